@@ -1,0 +1,215 @@
+//! The command line.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Parser;
+use clap::error::ErrorKind;
+use common::address::{Address, parse_host};
+use common::error::{Error, Result};
+use common::units::Span;
+
+use crate::request::Message;
+
+/// More connections than any machine gives to one process; a typing error, not a wish.
+const MAX_CONNECTIONS: u64 = 1_000_000;
+
+/// What is left to the user to decide.
+#[derive(Debug)]
+pub struct Options {
+    /// The server as it was written, for people.
+    pub server: String,
+    /// The server's address.
+    pub address: Address,
+    /// Simultaneous connections asked for.
+    pub threads: usize,
+    /// What is sent.
+    pub message: Message,
+    /// When it is enough.
+    pub extent: Extent,
+    /// Whether a connection serves more than one request.
+    pub keep_alive: bool,
+    /// How long a request may take.
+    pub timeout: Option<Duration>,
+    /// Threads that wait for readiness.
+    pub event_threads: usize,
+    /// One JSON object instead of lines for people.
+    pub json: bool,
+    /// No lines for people, no progress bar.
+    pub quiet: bool,
+    /// The spool whose journal is held against the replies.
+    pub check: Option<PathBuf>,
+}
+
+/// How much is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Extent {
+    /// So many requests over all connections.
+    Requests(u64),
+    /// As many as go into this time.
+    Lasting(Duration),
+}
+
+/// Send messages to a Holdfast server over many connections at once and report what was acknowledged
+#[derive(Parser, Debug)]
+#[command(name = "cclient", version, about, max_term_width = 110, after_help = AFTER_HELP)]
+struct Arguments {
+    /// Name or address of the server; every address of a name is tried
+    host: String,
+    /// Port of the server
+    #[arg(value_parser = clap::value_parser!(u16).range(1..))]
+    port: u16,
+    /// Simultaneous connections
+    #[arg(value_parser = clap::value_parser!(u64).range(1..=MAX_CONNECTIONS))]
+    threads: u64,
+    /// USER:MESSAGE; a token unique to each request is appended
+    message: Message,
+    /// Requests in total, over all connections [default: one per connection]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..), conflicts_with = "duration")]
+    requests: Option<u64>,
+    /// Send for this long, each connection its next request once the last is answered
+    #[arg(long, value_name = "D")]
+    duration: Option<Span>,
+    /// Use a connection for more than one request
+    #[arg(long)]
+    keep_alive: bool,
+    /// How long a request may take, connecting included; 0 waits for ever
+    #[arg(long, value_name = "D", default_value = "30s")]
+    timeout: Span,
+    /// Threads that wait for readiness [default: half the processors, at most 8]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
+    event_threads: Option<u16>,
+    /// Print one JSON object instead of lines for people
+    #[arg(long)]
+    json: bool,
+    /// Read the journal in this spool afterwards and report lost, duplicated and altered messages
+    #[arg(long, value_name = "SPOOL_DIR")]
+    check: Option<PathBuf>,
+    /// Print no lines for people and no progress bar
+    #[arg(long)]
+    quiet: bool,
+}
+
+const AFTER_HELP: &str = "\
+A request counts as handled only when its own reply came. Nothing is ever sent twice.
+Durations are written 250ms, 3s or 2m. Exit code: 0 all handled and nothing lost, 1 something failed, 2 wrong usage.
+
+Example: cclient localhost 31337 1000 \"arijort:message for you\"";
+
+/// Reads the command line; prints help or version and ends the program if that was asked for.
+pub fn parse() -> Result<Options> {
+    match Arguments::try_parse() {
+        Ok(arguments) => arguments.check(),
+        Err(error) if !error.use_stderr() => error.exit(),
+        Err(error) => Err(Error::usage(sentence(&error))),
+    }
+}
+
+impl Arguments {
+    fn check(self) -> Result<Options> {
+        let host = parse_host_or_bare_ipv6(&self.host)?;
+        let extent = match (self.requests, self.duration) {
+            (Some(requests), _) => Extent::Requests(requests),
+            (None, Some(Span(Duration::ZERO))) => {
+                return Err(Error::usage("--duration must be longer than 0: write for example 10s"));
+            }
+            (None, Some(Span(duration))) => Extent::Lasting(duration),
+            (None, None) => Extent::Requests(self.threads),
+        };
+        Ok(Options {
+            server: format!("{}:{}", self.host, self.port),
+            address: Address::Tcp { host, port: self.port },
+            threads: usize::try_from(self.threads).unwrap_or(usize::MAX),
+            message: self.message,
+            extent,
+            keep_alive: self.keep_alive,
+            timeout: self.timeout.limit(),
+            event_threads: self.event_threads.map_or_else(default_event_threads, usize::from),
+            json: self.json,
+            quiet: self.quiet,
+            check: self.check,
+        })
+    }
+}
+
+/// The port is an argument of its own here, so an IPv6 address needs no brackets.
+fn parse_host_or_bare_ipv6(text: &str) -> Result<String> {
+    let bracketed = format!("[{text}]");
+    match parse_host(text).or_else(|why| parse_host(&bracketed).map_err(|_| why)) {
+        Ok(host) => Ok(host.to_owned()),
+        Err(why) => Err(Error::usage(format!("HOST cannot be used ({why}): give a name or an address"))),
+    }
+}
+
+/// The server runs on the same processors in most measurements, and one thread drives tens of thousands of
+/// connections a second: on two processors a second thread only takes time from the server.
+fn default_event_threads() -> usize {
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    (processors / 2).clamp(1, 8)
+}
+
+/// The first paragraph of clap's message, on one line.
+fn sentence(error: &clap::Error) -> String {
+    if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        return "arguments are missing; see cclient --help".to_owned();
+    }
+    let text = error.to_string();
+    let paragraph = text.split("\n\n").next().unwrap_or_default();
+    let words: Vec<&str> = paragraph.split_whitespace().collect();
+    let joined = words.join(" ");
+    format!("{}; see cclient --help", joined.strip_prefix("error: ").unwrap_or(&joined))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options(arguments: &[&str]) -> std::result::Result<Options, String> {
+        let all = ["cclient"].iter().chain(arguments);
+        let parsed = Arguments::try_parse_from(all).map_err(|error| sentence(&error))?;
+        parsed.check().map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn the_definition_is_sound() {
+        use clap::CommandFactory;
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn defaults() {
+        let options = options(&["localhost", "31337", "1000", "arijort:message for you"]).unwrap();
+        assert_eq!(options.server, "localhost:31337");
+        assert_eq!(options.extent, Extent::Requests(1000));
+        assert_eq!(options.timeout, Some(Duration::from_secs(30)));
+        assert!(!options.keep_alive && !options.json && !options.quiet && options.check.is_none());
+    }
+
+    #[test]
+    fn hosts_with_and_without_brackets() {
+        for host in ["::1", "[::1]"] {
+            let options = options(&[host, "1", "1", "a:b"]).unwrap();
+            assert_eq!(options.address, Address::Tcp { host: "::1".to_owned(), port: 1 });
+        }
+        assert!(options(&["a:b", "1", "1", "a:b"]).unwrap_err().contains("HOST"));
+        assert!(options(&["", "1", "1", "a:b"]).unwrap_err().contains("HOST"));
+    }
+
+    #[test]
+    fn errors_are_one_line() {
+        for arguments in [
+            &[][..],
+            &["localhost", "0", "1", "a:b"],
+            &["localhost", "1", "0", "a:b"],
+            &["localhost", "1", "1", "no colon"],
+            &["localhost", "1", "1", "a:b", "--requests", "0"],
+            &["localhost", "1", "1", "a:b", "--requests", "1", "--duration", "1s"],
+            &["localhost", "1", "1", "a:b", "--duration", "0"],
+            &["localhost", "1", "1", "a:b", "--timeout", "3 parsecs"],
+            &["localhost", "1", "1", "a:b", "--no-such-option"],
+        ] {
+            let error = options(arguments).unwrap_err();
+            assert!(!error.contains('\n') && !error.starts_with("error"), "{error}");
+        }
+    }
+}

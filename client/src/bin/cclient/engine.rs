@@ -1,0 +1,431 @@
+//! One event thread and its share of the connections. Each connection has at most one request outstanding.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::time::{Duration, Instant};
+
+use common::error::{Context, Result};
+use crossbeam_channel::Sender;
+use nix::errno::Errno;
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+
+use crate::failure::Failure;
+use crate::reply::{Scanner, Verdict};
+use crate::request::Requests;
+use crate::schedule::{Schedule, Ticket};
+use crate::socket::{Peer, Socket};
+use crate::tally::Tally;
+
+/// What all event threads share.
+#[derive(Debug)]
+pub struct Job {
+    /// The server's addresses, in the order they are tried.
+    pub peers: Vec<Peer>,
+    /// What is sent.
+    pub requests: Requests,
+    /// When it is sent.
+    pub schedule: Schedule,
+    /// Whether a connection serves more than one request.
+    pub keep_alive: bool,
+    /// How long a request may take.
+    pub timeout: Option<Duration>,
+    /// How long a connection rests when the server could not be reached.
+    pub rest: Duration,
+    /// Whether to remember which requests were acknowledged.
+    pub remember: bool,
+}
+
+/// What an event thread tells the main thread.
+#[derive(Debug)]
+pub enum Note {
+    /// So many more requests are handled, or have failed.
+    Progress(u64),
+    /// The thread is through.
+    Done(Box<Result<Tally>>),
+}
+
+/// New connections between two looks at what has arrived, so that replies are not kept waiting by a long start.
+const STARTS_PER_TURN: usize = 64;
+/// Reads from one connection before the others have their turn, however much a hostile server sends.
+const READS_PER_TURN: usize = 16;
+const EVENTS_PER_TURN: usize = 1024;
+const RECEIVE_BUFFER: usize = 64 * 1024;
+/// The longest the loop sleeps: progress is reported, and a stop noticed, this often.
+const TICK: Duration = Duration::from_millis(100);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// No request.
+    Idle,
+    /// Connecting; nothing is sent.
+    Dialing,
+    /// Part of the request is sent.
+    Sending,
+    /// All of it is sent.
+    Waiting,
+}
+
+#[derive(Debug)]
+struct Connection {
+    phase: Phase,
+    socket: Option<Socket>,
+    /// What the socket is registered for; nothing while it is not registered.
+    interest: EpollFlags,
+    ticket: Ticket,
+    deadline: Option<Instant>,
+    /// Bytes of the request that are sent.
+    sent: usize,
+    /// The first of the server's addresses that was tried for this request, and how many were.
+    first_peer: usize,
+    tried: usize,
+    scanner: Scanner,
+}
+
+/// One event thread.
+pub struct Engine<'a> {
+    job: &'a Job,
+    notes: Sender<Note>,
+    epoll: Epoll,
+    connections: Vec<Connection>,
+    /// Idle connections that may take the next request.
+    ready: VecDeque<usize>,
+    /// Idle connections that rest until an instant; the rest is always the same, so the first is due first.
+    resting: VecDeque<(Instant, usize)>,
+    /// Connections with a request outstanding.
+    active: usize,
+    /// The address that accepted the last connection.
+    preferred_peer: usize,
+    next_sweep: Instant,
+    reported: u64,
+    tally: Tally,
+    outgoing: Vec<u8>,
+    expected: Vec<u8>,
+    received: Vec<u8>,
+}
+
+const READABLE: EpollFlags = EpollFlags::EPOLLIN.union(EpollFlags::EPOLLRDHUP);
+const BOTH: EpollFlags = READABLE.union(EpollFlags::EPOLLOUT);
+
+impl<'a> Engine<'a> {
+    /// Runs one event thread to its end and reports it.
+    pub fn run(job: &'a Job, connections: usize, notes: &Sender<Note>) {
+        let result = Self::new(job, connections, notes.clone()).and_then(Self::work);
+        if result.is_err() {
+            job.schedule.stop();
+        }
+        // Nobody listens any more only if the main thread has failed, and then it has said so.
+        let _ = notes.send(Note::Done(Box::new(result)));
+    }
+
+    fn new(job: &'a Job, connections: usize, notes: Sender<Note>) -> Result<Self> {
+        let now = Instant::now();
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).context(|| "cannot create an epoll".to_owned())?;
+        Ok(Self {
+            job,
+            notes,
+            epoll,
+            connections: (0..connections).map(|_| Connection::new(now)).collect(),
+            ready: (0..connections).collect(),
+            resting: VecDeque::new(),
+            active: 0,
+            preferred_peer: 0,
+            next_sweep: now,
+            reported: 0,
+            tally: Tally::new(job.remember)?,
+            outgoing: Vec::with_capacity(job.requests.longest()),
+            expected: Vec::new(),
+            received: vec![0; RECEIVE_BUFFER],
+        })
+    }
+
+    fn work(mut self) -> Result<Tally> {
+        let mut events = vec![EpollEvent::empty(); EVENTS_PER_TURN];
+        loop {
+            for _ in 0..STARTS_PER_TURN {
+                let Some(index) = self.ready.pop_front() else { break };
+                self.begin(index);
+            }
+            if self.active == 0 && self.ready.is_empty() && self.resting.is_empty() {
+                return Ok(self.tally);
+            }
+            let count = match self.epoll.wait(&mut events, self.sleep()) {
+                Err(Errno::EINTR) => 0,
+                other => other.context(|| "cannot wait for connections".to_owned())?,
+            };
+            for event in &events[..count] {
+                self.on_event(event);
+            }
+            self.on_time();
+        }
+    }
+
+    /// How long to wait for events.
+    fn sleep(&self) -> EpollTimeout {
+        if !self.ready.is_empty() {
+            return EpollTimeout::ZERO;
+        }
+        let now = Instant::now();
+        let rested = self.resting.front().map_or(TICK, |(due, _)| due.saturating_duration_since(now));
+        let sleep = self.next_sweep.saturating_duration_since(now).min(rested).min(TICK);
+        // Rounded up: waking too early would mean waking twice.
+        EpollTimeout::try_from(sleep + Duration::from_micros(999)).unwrap_or(EpollTimeout::ZERO)
+    }
+
+    fn on_event(&mut self, event: &EpollEvent) {
+        // The number came from this thread, through the kernel.
+        let index = usize::try_from(event.data()).unwrap_or(usize::MAX);
+        let flags = event.events();
+        match self.connections[index].phase {
+            // It hung up, or talks without being asked; the next request will tell.
+            Phase::Idle => {}
+            Phase::Dialing => self.transmit(index),
+            Phase::Sending => {
+                self.transmit(index);
+                // A server that refuses a long request answers before it has read all of it.
+                if self.connections[index].phase == Phase::Sending && flags.contains(EpollFlags::EPOLLIN) {
+                    self.receive(index, flags);
+                }
+            }
+            Phase::Waiting => self.receive(index, flags),
+        }
+    }
+
+    /// Takes the next request, if there is one. The connection is idle.
+    fn begin(&mut self, index: usize) {
+        let now = Instant::now();
+        let connection = &mut self.connections[index];
+        let Some(ticket) = self.job.schedule.next(now) else {
+            // A socket that was kept has had its last reply.
+            if let Some(socket) = connection.take_socket() {
+                socket.abort();
+            }
+            return;
+        };
+        self.active += 1;
+        connection.ticket = ticket;
+        connection.deadline = self.job.timeout.and_then(|timeout| ticket.planned.checked_add(timeout));
+        connection.sent = 0;
+        connection.first_peer = self.preferred_peer;
+        connection.tried = 0;
+        if connection.socket.is_some() && self.job.keep_alive {
+            connection.phase = Phase::Sending;
+            self.transmit(index);
+        } else {
+            self.dial(index, Failure::Connecting);
+        }
+    }
+
+    /// Connects to the first of the addresses not yet tried that does not refuse at once.
+    fn dial(&mut self, index: usize, mut failure: Failure) {
+        let peers = &self.job.peers;
+        let connection = &mut self.connections[index];
+        while connection.tried < peers.len() {
+            let peer = &peers[(connection.first_peer + connection.tried) % peers.len()];
+            match connection.connect(peer, self.job.requests.longest()) {
+                Ok(()) => {
+                    connection.phase = Phase::Dialing;
+                    // Often the connection is there by now; if not, this only asks to be told.
+                    return self.transmit(index);
+                }
+                Err(cause) => failure = Failure::of_connecting(cause),
+            }
+            connection.tried += 1;
+        }
+        self.finish(index, Err(failure), EpollFlags::empty());
+    }
+
+    /// Sends what is left of the request.
+    fn transmit(&mut self, index: usize) {
+        let connection = &mut self.connections[index];
+        let Some(socket) = &connection.socket else { return };
+        self.job.requests.write(connection.ticket.sequence, &mut self.outgoing);
+        let cause = loop {
+            match socket.send(&self.outgoing[connection.sent..]) {
+                Ok(count) => {
+                    if connection.phase == Phase::Dialing {
+                        self.preferred_peer = (connection.first_peer + connection.tried) % self.job.peers.len();
+                        connection.phase = Phase::Sending;
+                    }
+                    connection.sent += count;
+                    if connection.sent == self.outgoing.len() {
+                        connection.phase = Phase::Waiting;
+                        return self.watch(index, READABLE);
+                    }
+                }
+                Err(Errno::EAGAIN) => return self.watch(index, BOTH),
+                Err(Errno::EINTR) => {}
+                Err(cause) => break cause,
+            }
+        };
+        if connection.phase == Phase::Dialing {
+            connection.take_socket();
+            connection.tried += 1;
+            self.dial(index, Failure::of_connecting(cause));
+        } else {
+            self.receive_last(index, Failure::of_transfer(cause));
+        }
+    }
+
+    /// Nothing more can be sent, but the server may have said why.
+    fn receive_last(&mut self, index: usize, failure: Failure) {
+        let request = self.connections[index].ticket.sequence;
+        self.receive(index, EpollFlags::EPOLLRDHUP);
+        let connection = &self.connections[index];
+        if connection.phase != Phase::Idle && connection.ticket.sequence == request {
+            self.finish(index, Err(failure), EpollFlags::EPOLLRDHUP);
+        }
+    }
+
+    /// Reads what has arrived and acts on it.
+    fn receive(&mut self, index: usize, flags: EpollFlags) {
+        let connection = &mut self.connections[index];
+        let Some(socket) = &connection.socket else { return };
+        self.job.requests.write_expected(connection.ticket.sequence, &mut self.expected);
+        for _ in 0..READS_PER_TURN {
+            let verdict = match socket.receive(&mut self.received) {
+                Ok(0) => connection.scanner.finish(&self.expected),
+                Ok(count) => connection.scanner.feed(&self.received[..count], &self.expected),
+                Err(Errno::EAGAIN) => return,
+                Err(Errno::EINTR) => continue,
+                Err(cause) => Verdict::Failed(Failure::of_transfer(cause)),
+            };
+            match verdict {
+                Verdict::Pending => {}
+                Verdict::Handled => return self.finish(index, Ok(()), flags),
+                Verdict::Failed(failure) => return self.finish(index, Err(failure), flags),
+            }
+        }
+    }
+
+    /// The request is decided. The next one follows at once after a reply, and after its turn otherwise: failures can
+    /// come so fast that one connection would use up all requests.
+    fn finish(&mut self, index: usize, outcome: std::result::Result<(), Failure>, flags: EpollFlags) {
+        let connection = &mut self.connections[index];
+        connection.phase = Phase::Idle;
+        self.active -= 1;
+        connection.settle(outcome, self.job.keep_alive && !flags.contains(EpollFlags::EPOLLRDHUP));
+        match outcome {
+            Ok(()) => {
+                let Ticket { sequence, planned } = connection.ticket;
+                self.tally.handled(sequence, planned.elapsed());
+                self.begin(index);
+            }
+            Err(failure) => {
+                self.tally.failed(failure);
+                if failure.is_of_connecting() && !self.job.rest.is_zero() {
+                    self.resting.push_back((Instant::now() + self.job.rest, index));
+                } else {
+                    self.ready.push_back(index);
+                }
+            }
+        }
+    }
+
+    fn watch(&mut self, index: usize, interest: EpollFlags) {
+        if let Err(cause) = self.connections[index].watch(&self.epoll, interest, index) {
+            self.finish(index, Err(Failure::of_transfer(cause)), EpollFlags::EPOLLRDHUP);
+        }
+    }
+
+    /// What is due: connections that have rested, requests whose time is up, progress.
+    fn on_time(&mut self) {
+        let now = Instant::now();
+        while let Some((_, index)) = self.resting.pop_front_if(|(due, _)| *due <= now) {
+            self.ready.push_back(index);
+        }
+        if now < self.next_sweep {
+            return;
+        }
+        self.next_sweep = now + self.sweep_interval();
+        if self.job.timeout.is_some() {
+            self.sweep(0..self.connections.len(), now);
+        }
+        let decided = self.tally.handled + self.tally.errors();
+        // The main thread may have given up; the end of this thread will show it.
+        let _ = self.notes.send(Note::Progress(decided - self.reported));
+        self.reported = decided;
+    }
+
+    /// Every connection is looked at, a few times within a timeout: cheaper than keeping deadlines in order, which every
+    /// request would have to pay for.
+    fn sweep(&mut self, range: Range<usize>, now: Instant) {
+        for index in range {
+            let connection = &self.connections[index];
+            if connection.phase != Phase::Idle && connection.deadline.is_some_and(|deadline| deadline <= now) {
+                self.finish(index, Err(Failure::TimedOut), EpollFlags::EPOLLRDHUP);
+            }
+        }
+    }
+
+    fn sweep_interval(&self) -> Duration {
+        self.job.timeout.map_or(TICK, |timeout| (timeout / 20).clamp(Duration::from_millis(1), TICK))
+    }
+}
+
+impl Connection {
+    fn new(now: Instant) -> Self {
+        Self {
+            phase: Phase::Idle,
+            socket: None,
+            interest: EpollFlags::empty(),
+            ticket: Ticket { sequence: 0, planned: now },
+            deadline: None,
+            sent: 0,
+            first_peer: 0,
+            tried: 0,
+            scanner: Scanner::default(),
+        }
+    }
+
+    /// Begins a fresh connection, from the socket of the last one if that was answered.
+    fn connect(&mut self, peer: &Peer, request_size: usize) -> std::result::Result<(), Errno> {
+        if self.socket.as_ref().is_some_and(|socket| socket.reconnect(peer).is_ok()) {
+            return Ok(());
+        }
+        self.take_socket();
+        self.socket = Some(Socket::connect(peer, request_size)?);
+        Ok(())
+    }
+
+    /// Decides what becomes of the socket after a request: kept for the next one, reset, or closed.
+    fn settle(&mut self, outcome: std::result::Result<(), Failure>, reusable: bool) {
+        let open = match outcome {
+            Ok(()) => true,
+            Err(failure) => failure.is_answer() && !failure.ends_connection(),
+        };
+        if reusable && open {
+            return;
+        }
+        self.scanner.clear();
+        match outcome {
+            // Kept for a fresh connection from the same socket, which resets this one.
+            Ok(()) => {}
+            Err(failure) if failure.is_answer() => {
+                if let Some(socket) = self.take_socket() {
+                    socket.abort();
+                }
+            }
+            Err(_) => drop(self.take_socket()),
+        }
+    }
+
+    fn take_socket(&mut self) -> Option<Socket> {
+        self.interest = EpollFlags::empty();
+        self.socket.take()
+    }
+
+    fn watch(&mut self, epoll: &Epoll, interest: EpollFlags, index: usize) -> nix::Result<()> {
+        let Some(socket) = &self.socket else { return Ok(()) };
+        if self.interest == interest {
+            return Ok(());
+        }
+        let mut event = EpollEvent::new(interest, index as u64);
+        if self.interest.is_empty() {
+            epoll.add(socket, event)?;
+        } else {
+            epoll.modify(socket, &mut event)?;
+        }
+        self.interest = interest;
+        Ok(())
+    }
+}

@@ -1,0 +1,287 @@
+//! The format of the region file, byte for byte. LAYOUT.md beside this crate says what each word is for and what
+//! recovery sees if a process dies between any two stores.
+//!
+//! Every field is an atomic: other processes write here at any moment, so nobody may ever hold a plain reference.
+
+use std::mem::{offset_of, size_of};
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64};
+
+use crate::limits::{DOING_SIZE, JOURNAL_RING, MAX_HELD};
+
+/// The first eight bytes of a region, read as a little-endian word.
+pub const MAGIC: u64 = u64::from_le_bytes(*b"HOLDFAST");
+
+/// The version of this format. Another one is refused.
+pub const FORMAT_VERSION: u32 = 1;
+
+/// Reads back as itself only on a machine of the same byte order.
+pub const ENDIAN_MARK: u32 = 0x0102_0304;
+
+/// Bytes of the header; the slot table follows.
+pub const HEADER_SIZE: u64 = 4096;
+
+/// Bytes of a slot.
+pub const SLOT_SIZE: u64 = 1024;
+
+/// The header of a region: one page.
+#[derive(Debug)]
+#[repr(C, align(64))]
+pub struct Header {
+    /// What the region is: written once, covered by its checksum.
+    pub identity: Identity,
+    /// What the supervisor alone writes.
+    pub supervision: Supervision,
+    /// Where the journal stands.
+    pub journal: JournalState,
+}
+
+/// What the region is. Never changes after creation.
+#[derive(Debug)]
+#[repr(C, align(64))]
+pub struct Identity {
+    /// [`MAGIC`].
+    pub magic: AtomicU64,
+    /// [`FORMAT_VERSION`].
+    pub version: AtomicU32,
+    /// [`ENDIAN_MARK`].
+    pub endian: AtomicU32,
+    /// Bytes of the whole file.
+    pub length: AtomicU64,
+    /// Slots in the table.
+    pub slot_count: AtomicU32,
+    /// [`SLOT_SIZE`].
+    pub slot_size: AtomicU32,
+    /// Offset of the undo logs, one per slot.
+    pub logs: AtomicU64,
+    /// Offset of what follows the undo logs: the room of the object table and the heap.
+    pub heap: AtomicU64,
+    /// Random, new for every region file; part of every journal record's id.
+    pub epoch: AtomicU64,
+    /// When the region was created, in nanoseconds since the epoch.
+    pub created_ns: AtomicU64,
+    /// Zero.
+    pub reserved: [AtomicU32; 15],
+    /// CRC-32C of the bytes of `Identity` before this word.
+    pub checksum: AtomicU32,
+}
+
+/// The words that the supervisor alone writes.
+#[derive(Debug)]
+#[repr(C, align(64))]
+pub struct Supervision {
+    /// How many supervisors have owned this region.
+    pub life: AtomicU64,
+    /// The kernel's boot id when the region was last taken into use. Stored before `clean` becomes 0: a region of
+    /// another boot that is not clean was not stopped, it lost power.
+    pub boot_id: [AtomicU64; 2],
+    /// 1 while nobody is attached and everything is repaired and sealed.
+    pub clean: AtomicU32,
+    /// 1 once a slot could not be repaired: nobody serves from this region.
+    pub damaged: AtomicU32,
+    /// Changes when log files are to be opened again.
+    pub log_epoch: AtomicU32,
+    /// 1 while the instance drains.
+    pub draining: AtomicU32,
+    /// Zero.
+    pub reserved: [AtomicU64; 3],
+}
+
+/// Where the journal stands.
+#[derive(Debug)]
+#[repr(C, align(64))]
+pub struct JournalState {
+    /// The minute being written, and whether it is closed; see `journal::OpenMinute`.
+    pub open: AtomicU64,
+    /// Every minute up to this one is sealed. Copy of the durable `SPOOL/sealed`.
+    pub sealed: AtomicU64,
+    /// Bytes of the spool's files that nobody writes any more.
+    pub closed_bytes: AtomicU64,
+    /// The oldest minute file in the spool; 0 = none.
+    pub oldest: AtomicU64,
+    /// `--spool-limit` in bytes; 0 = by the free space of the file system.
+    pub limit: AtomicU64,
+    /// Zero.
+    pub reserved: [AtomicU64; 3],
+    /// The unsealed minutes, each at its number modulo the ring's length.
+    pub ring: [MinuteState; JOURNAL_RING],
+}
+
+/// One unsealed minute. Both words carry the low bits of the minute's number above the offset, so that one
+/// compare-and-swap both claims a range and proves that the entry is still this minute's.
+#[derive(Debug)]
+#[repr(C)]
+pub struct MinuteState {
+    /// Next free offset of the file.
+    pub tail: AtomicU64,
+    /// Disk space is reserved up to here.
+    pub reserved: AtomicU64,
+}
+
+/// One owner's place. Whatever a process can leave half-done is described here.
+#[derive(Debug)]
+#[repr(C, align(64))]
+pub struct Slot {
+    /// `generation << 32 | state`, so that no transition is made in another's generation.
+    pub owner: AtomicU64,
+    /// The owner's pid, stored by the kernel while it clones; 0 before.
+    pub pid: AtomicU32,
+    /// What the owner is at, see `slots::Activity`. For display.
+    pub activity: AtomicU32,
+    /// When this generation went live, in nanoseconds since the epoch.
+    pub live_since_ns: AtomicU64,
+    /// `template generation`: which template this owner was cloned from. For display.
+    pub template: AtomicU32,
+    /// Zero.
+    pub pad0: AtomicU32,
+    /// Zero.
+    pub pad1: [AtomicU64; 4],
+    /// Cumulative over all generations; changed in transactions.
+    pub counters: Counters,
+    /// The counters as last committed: what readers of status see.
+    pub published: Counters,
+    /// The counters when this generation began.
+    pub base: Counters,
+    /// Where this owner's journal record is to stand.
+    pub intent: Intent,
+    /// The undo log's state and length, see `undo`.
+    pub undo: AtomicU64,
+    /// The same for the small log of a mini-transaction.
+    pub mini: AtomicU64,
+    /// `generation << 32 | count`: deaths without a clean detach. Written by repair.
+    pub crashes: AtomicU64,
+    /// `generation << 32 | count`: repairs. Written by repair.
+    pub recoveries: AtomicU64,
+    /// Zero.
+    pub pad2: [AtomicU64; 4],
+    /// How many entries of `held` count.
+    pub held_count: AtomicU32,
+    /// Indices of the locks that this owner holds or is about to take.
+    pub held: [AtomicU32; MAX_HELD],
+    /// What the owner is doing, as text ended by NUL. For display and crash reports.
+    pub doing: [AtomicU8; DOING_SIZE],
+    /// Zero.
+    pub pad3: [AtomicU64; 48],
+}
+
+/// A set of counters: one cache line.
+#[derive(Debug)]
+#[repr(C, align(64))]
+pub struct Counters {
+    /// The counters, at the positions that `slots::Counter` names.
+    pub words: [AtomicU64; 8],
+}
+
+/// A journal intent. In force while `minute` is not 0.
+#[derive(Debug)]
+#[repr(C, align(64))]
+pub struct Intent {
+    /// Sequence number of the record; only grows, over all generations of the slot.
+    pub seq: AtomicU64,
+    /// The minute written to; 0 = no intent.
+    pub minute: AtomicU64,
+    /// Bytes of the record.
+    pub len: AtomicU64,
+    /// Where the record is to stand, or [`NO_OFFSET`].
+    pub off: AtomicU64,
+    /// Zero.
+    pub reserved: [AtomicU64; 4],
+}
+
+/// `Intent::off` before a range of the file has been claimed.
+pub const NO_OFFSET: u64 = u64::MAX;
+
+// The format is what these lines say. A change here is a new FORMAT_VERSION.
+const _: () = {
+    assert!(size_of::<Identity>() == 128);
+    assert!(offset_of!(Identity, magic) == 0);
+    assert!(offset_of!(Identity, version) == 8);
+    assert!(offset_of!(Identity, endian) == 12);
+    assert!(offset_of!(Identity, length) == 16);
+    assert!(offset_of!(Identity, slot_count) == 24);
+    assert!(offset_of!(Identity, slot_size) == 28);
+    assert!(offset_of!(Identity, logs) == 32);
+    assert!(offset_of!(Identity, heap) == 40);
+    assert!(offset_of!(Identity, epoch) == 48);
+    assert!(offset_of!(Identity, created_ns) == 56);
+    assert!(offset_of!(Identity, reserved) == 64);
+    assert!(offset_of!(Identity, checksum) == 124);
+
+    assert!(size_of::<Supervision>() == 64);
+    assert!(size_of::<JournalState>() == 64 + 16 * JOURNAL_RING);
+    assert!(size_of::<Header>() == 384 && size_of::<Header>() as u64 <= HEADER_SIZE);
+    assert!(offset_of!(Header, supervision) == 128);
+    assert!(offset_of!(Header, journal) == 192);
+    assert!(offset_of!(JournalState, ring) == 64);
+
+    assert!(size_of::<Slot>() as u64 == SLOT_SIZE);
+    assert!(offset_of!(Slot, owner) == 0);
+    assert!(offset_of!(Slot, pid) == 8);
+    assert!(offset_of!(Slot, counters) == 64);
+    assert!(offset_of!(Slot, published) == 128);
+    assert!(offset_of!(Slot, base) == 192);
+    assert!(offset_of!(Slot, intent) == 256);
+    assert!(offset_of!(Slot, undo) == 320);
+    assert!(offset_of!(Slot, mini) == 328);
+    assert!(offset_of!(Slot, crashes) == 336);
+    assert!(offset_of!(Slot, recoveries) == 344);
+    assert!(offset_of!(Slot, held_count) == 384);
+    assert!(offset_of!(Slot, doing) == 512);
+    assert!(offset_of!(Slot, pad3) == 640);
+    assert!(HEADER_SIZE.is_multiple_of(4096) && SLOT_SIZE.is_multiple_of(64));
+};
+
+/// Where the parts of a region of a given length lie. Computed, never read from the file: the file's own words are
+/// compared with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Geometry {
+    /// Bytes of the whole region.
+    pub length: u64,
+    /// Slots in the table.
+    pub slot_count: u32,
+    /// Offset of the undo logs.
+    pub logs: u64,
+    /// Offset of what follows them.
+    pub heap: u64,
+}
+
+impl Geometry {
+    /// The layout of a region of `length` bytes; `None` where the length is out of bounds.
+    pub fn of(length: u64) -> Option<Self> {
+        use crate::limits::{MAX_SLOTS, REGION_PER_SLOT, REGION_SIZES, UNDO_LOG_SIZE};
+        if !REGION_SIZES.contains(&length) || !length.is_multiple_of(4096) {
+            return None;
+        }
+        let slot_count = (length / REGION_PER_SLOT).min(u64::from(MAX_SLOTS));
+        let logs = (HEADER_SIZE + slot_count * SLOT_SIZE).next_multiple_of(4096);
+        let heap = logs + slot_count * UNDO_LOG_SIZE;
+        Some(Self { length, slot_count: slot_count as u32, logs, heap })
+    }
+
+    /// The smallest region with room for so many slots.
+    pub fn length_for(slots: u32) -> u64 {
+        (u64::from(slots) * crate::limits::REGION_PER_SLOT).next_power_of_two()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_do_not_overlap_and_fit() {
+        for length in [1 << 20, 1 << 21, 64 << 20, (64 << 20) + 4096, 1 << 30, 1 << 42] {
+            let geometry = Geometry::of(length).unwrap();
+            assert!(geometry.logs >= HEADER_SIZE + u64::from(geometry.slot_count) * SLOT_SIZE);
+            assert!(geometry.heap < length, "{length}");
+        }
+        assert_eq!(Geometry::of(64 << 20).unwrap().slot_count, 2048);
+        assert_eq!(Geometry::of(Geometry::length_for(4000)).unwrap().slot_count, 4096);
+    }
+
+    #[test]
+    fn lengths_out_of_bounds_have_no_layout() {
+        for length in [0, 1, 4096, (1 << 20) + 1, u64::MAX, 1 << 43] {
+            assert_eq!(Geometry::of(length), None, "{length}");
+        }
+    }
+}

@@ -1,0 +1,28 @@
+//! What every Holdfast process shares. In reading order: the bounds and names of things, the region and its
+//! protocols, the journal, the wire, and underneath them the only raw system calls.
+
+pub mod limits;
+
+pub mod ids;
+
+pub mod error;
+
+pub mod units;
+
+pub mod address;
+
+pub mod layout;
+
+pub mod region;
+
+pub mod slots;
+
+pub mod undo;
+
+pub mod txn;
+
+pub mod journal;
+
+pub mod wire;
+
+pub mod sys;

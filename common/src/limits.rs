@@ -1,0 +1,49 @@
+//! Every bound in one place. What comes from outside is held against these before it is used.
+
+/// Longest request, without its terminator, in bytes.
+pub const MAX_REQUEST: usize = 64 * 1024;
+
+/// Longest journal record in bytes: a request of control characters only, each escaped to six bytes, and the fields around it.
+pub const MAX_RECORD: usize = 6 * MAX_REQUEST + 1024;
+
+/// Longest control frame in bytes.
+pub const MAX_FRAME: usize = 48 * 1024;
+
+/// Most file descriptors that one control frame carries (the kernel's own bound is 253).
+pub const MAX_FRAME_FDS: usize = 80;
+
+/// Most owners named in one repair frame, so that the frame stays far below [`MAX_FRAME`].
+pub const MAX_REPAIRS_PER_FRAME: usize = 2048;
+
+/// Most listening sockets.
+pub const MAX_LISTENERS: usize = 64;
+
+/// Most slots of a region.
+pub const MAX_SLOTS: u32 = 65_536;
+
+/// Smallest and largest region in bytes.
+pub const REGION_SIZES: std::ops::RangeInclusive<u64> = (1 << 20)..=(1 << 42);
+
+/// Bytes of undo log per slot.
+pub const UNDO_LOG_SIZE: u64 = 16 * 1024;
+
+/// One slot for so many bytes of region: half of it goes to the slots' undo logs.
+pub const REGION_PER_SLOT: u64 = 2 * UNDO_LOG_SIZE;
+
+/// Most locks that one owner holds at a time.
+pub const MAX_HELD: usize = 31;
+
+/// Bytes of the text that says what a slot's owner is doing.
+pub const DOING_SIZE: usize = 128;
+
+/// Minute files that may be open or unsealed at a time.
+pub const JOURNAL_RING: usize = 8;
+
+/// Disk space is reserved in steps of so many bytes.
+pub const RESERVE_STEP: u64 = 1 << 20;
+
+/// Largest minute file in bytes: what the offset part of a tail word holds.
+pub const MAX_MINUTE_FILE: u64 = 1 << 44;
+
+/// Longest name of a user in bytes, as it stands in a users file.
+pub const MAX_USER: usize = 255;

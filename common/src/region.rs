@@ -1,0 +1,357 @@
+//! The region: one file, mapped whole, reached by checked offsets. An [`UnverifiedRegion`] is a file that says it is a
+//! region of this format; only verification or repair makes it a [`Region`].
+
+use std::fs::File;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
+
+use crate::error::{Context, Error, Result};
+use crate::ids::{Offset, SlotIndex};
+use crate::layout::{
+    ENDIAN_MARK, FORMAT_VERSION, Geometry, HEADER_SIZE, Header, Identity, MAGIC, SLOT_SIZE, Slot,
+};
+use crate::limits::UNDO_LOG_SIZE;
+use crate::slots::Totals;
+use crate::sys::map::Mapping;
+use crate::sys::{file, process};
+
+/// A mapped region. Its geometry was computed when it was opened and is never read from the file again.
+#[derive(Debug)]
+pub struct Region {
+    mapping: Mapping,
+    geometry: Geometry,
+}
+
+/// A region that nobody has looked at yet: its identity is right, its contents are allegations.
+#[derive(Debug)]
+pub struct UnverifiedRegion(Region);
+
+impl Region {
+    /// Makes an empty region of `length` bytes in an empty file. Every byte has its disk space: a full file system
+    /// fails here, not as SIGBUS later.
+    ///
+    /// # Errors
+    /// A length out of bounds (usage); no space for it.
+    pub fn create(file: &File, length: u64) -> Result<Self> {
+        let geometry = Geometry::of(length).ok_or_else(|| {
+            Error::usage(format!(
+                "a region cannot have {length} bytes: choose a multiple of 4KiB between 1MiB and 4TiB"
+            ))
+        })?;
+        file::allocate_whole(file, length)
+            .context(|| format!("cannot reserve {length} bytes for the region; free some space or choose a smaller --region-size"))?;
+        let mapping = Mapping::writable(file).context(|| "cannot map the region".to_owned())?;
+        let region = Self { mapping, geometry };
+        region.write_identity()?;
+        Ok(region)
+    }
+
+    fn write_identity(&self) -> Result<()> {
+        let identity = &self.header().identity;
+        identity.version.store(FORMAT_VERSION, Relaxed);
+        identity.endian.store(ENDIAN_MARK, Relaxed);
+        identity.length.store(self.geometry.length, Relaxed);
+        identity.slot_count.store(self.geometry.slot_count, Relaxed);
+        identity.slot_size.store(SLOT_SIZE as u32, Relaxed);
+        identity.logs.store(self.geometry.logs, Relaxed);
+        identity.heap.store(self.geometry.heap, Relaxed);
+        let epoch = process::random_word().context(|| "cannot draw a random epoch".to_owned())?;
+        identity.epoch.store(epoch, Relaxed);
+        identity.created_ns.store(process::now_ns(), Relaxed);
+        identity.magic.store(MAGIC, Relaxed);
+        identity.checksum.store(checksum(identity), Relaxed);
+        self.header().supervision.clean.store(1, SeqCst);
+        Ok(())
+    }
+
+    /// Maps a region that the supervisor has vetted and handed over.
+    ///
+    /// # Errors
+    /// A file that is not a region of this format (exit 4).
+    pub fn attach(file: &File) -> Result<Self> {
+        Ok(UnverifiedRegion::open(file)?.0)
+    }
+
+    /// Maps a vetted region for reading only.
+    ///
+    /// # Errors
+    /// As [`Region::attach`].
+    pub fn attach_read_only(file: &File) -> Result<Self> {
+        Ok(UnverifiedRegion::open_read_only(file)?.0)
+    }
+
+    /// The header.
+    ///
+    /// # Panics
+    /// Never: a region is longer than its header.
+    pub fn header(&self) -> &Header {
+        self.mapping.at(Offset(0)).expect("a region is longer than its header")
+    }
+
+    /// The slot at `index`, if the region has it.
+    pub fn slot(&self, index: SlotIndex) -> Option<&Slot> {
+        if index.0 >= self.geometry.slot_count {
+            return None;
+        }
+        self.mapping.at(Offset(HEADER_SIZE + u64::from(index.0) * SLOT_SIZE))
+    }
+
+    /// Every slot with its index.
+    pub fn slots(&self) -> impl Iterator<Item = (SlotIndex, &Slot)> {
+        (0..self.geometry.slot_count).map(SlotIndex).filter_map(|index| Some((index, self.slot(index)?)))
+    }
+
+    /// The words of a slot's undo log.
+    pub fn undo_area(&self, index: SlotIndex) -> Option<&[AtomicU64]> {
+        if index.0 >= self.geometry.slot_count {
+            return None;
+        }
+        let offset = self.geometry.logs + u64::from(index.0) * UNDO_LOG_SIZE;
+        self.mapping.slice(Offset(offset), UNDO_LOG_SIZE as usize / size_of::<AtomicU64>())
+    }
+
+    /// The word at `offset`; `None` where it would leave the region or is not aligned.
+    pub fn word(&self, offset: Offset) -> Option<&AtomicU64> {
+        self.mapping.at(offset)
+    }
+
+    /// Where a slot lies.
+    pub fn slot_offset(&self, index: SlotIndex) -> Offset {
+        Offset(HEADER_SIZE + u64::from(index.0) * SLOT_SIZE)
+    }
+
+    /// Where the parts lie.
+    pub fn geometry(&self) -> Geometry {
+        self.geometry
+    }
+
+    /// Random, and different for every region file.
+    pub fn epoch(&self) -> u64 {
+        self.header().identity.epoch.load(Relaxed)
+    }
+
+    /// The totals over all slots, as published.
+    pub fn totals(&self) -> Totals {
+        Totals::of(self.slots().map(|(_, slot)| slot))
+    }
+
+    /// Takes the region into use: from here on it is not clean until [`Region::mark_clean`].
+    ///
+    /// # Errors
+    /// Where the kernel does not tell its boot id.
+    pub fn mark_in_use(&self) -> Result<()> {
+        let boot = process::boot_id().context(|| "cannot read this boot's id".to_owned())?;
+        let supervision = &self.header().supervision;
+        supervision.boot_id[0].store(boot as u64, SeqCst);
+        supervision.boot_id[1].store((boot >> 64) as u64, SeqCst);
+        supervision.clean.store(0, SeqCst);
+        supervision.draining.store(0, SeqCst);
+        supervision.life.store(supervision.life.load(SeqCst).wrapping_add(1), SeqCst);
+        Ok(())
+    }
+
+    /// Nobody is attached any more, and everything is repaired and sealed.
+    ///
+    /// # Errors
+    /// Where the file cannot be written back.
+    pub fn mark_clean(&self) -> Result<()> {
+        self.header().supervision.clean.store(1, SeqCst);
+        self.mapping.flush().context(|| "cannot write the region back".to_owned())
+    }
+
+    /// Whether the last owner stopped cleanly.
+    pub fn is_clean(&self) -> bool {
+        self.header().supervision.clean.load(SeqCst) == 1
+    }
+}
+
+impl UnverifiedRegion {
+    /// Maps a file that should be a region.
+    ///
+    /// # Errors
+    /// A file that is not a region of this format: a sentence that says what to do (exit 4).
+    pub fn open(file: &File) -> Result<Self> {
+        Self::vet(file, Mapping::writable)
+    }
+
+    /// The same for reading only.
+    ///
+    /// # Errors
+    /// As [`UnverifiedRegion::open`].
+    pub fn open_read_only(file: &File) -> Result<Self> {
+        Self::vet(file, Mapping::read_only)
+    }
+
+    fn vet(file: &File, map: impl Fn(&File) -> std::io::Result<Mapping>) -> Result<Self> {
+        let length = file.metadata().context(|| "cannot examine the region".to_owned())?.len();
+        let Some(geometry) = Geometry::of(length) else {
+            return Err(refused(&format!("its length of {length} bytes is none that a region has")));
+        };
+        let mapping = map(file).context(|| "cannot map the region".to_owned())?;
+        let region = Self(Region { mapping, geometry });
+        region.check_identity()?;
+        Ok(region)
+    }
+
+    fn check_identity(&self) -> Result<()> {
+        let identity = &self.0.header().identity;
+        let geometry = self.0.geometry;
+        if identity.magic.load(Relaxed) != MAGIC {
+            return Err(refused("it does not begin as a region does"));
+        }
+        let version = identity.version.load(Relaxed);
+        if version != FORMAT_VERSION {
+            return Err(refused(&format!(
+                "its format version is {version}, this program's is {FORMAT_VERSION}"
+            )));
+        }
+        if identity.endian.load(Relaxed) != ENDIAN_MARK {
+            return Err(refused("it was written by a machine of another byte order"));
+        }
+        if identity.checksum.load(Relaxed) != checksum(identity) {
+            return Err(refused("the checksum of its header does not match"));
+        }
+        let said = (identity.length.load(Relaxed), identity.slot_count.load(Relaxed));
+        if said != (geometry.length, geometry.slot_count) {
+            let (length, said) = (geometry.length, said.0);
+            return Err(refused(&format!("it has {length} bytes and was made with {said}")));
+        }
+        if u64::from(identity.slot_size.load(Relaxed)) != SLOT_SIZE
+            || identity.logs.load(Relaxed) != geometry.logs
+            || identity.heap.load(Relaxed) != geometry.heap
+        {
+            return Err(refused("its parts do not lie where this format has them"));
+        }
+        Ok(())
+    }
+
+    /// The contents, to be looked at and not to be believed.
+    pub fn contents(&self) -> &Region {
+        &self.0
+    }
+
+    /// Whether the region was in use when another boot ended: its last stores may be lost.
+    ///
+    /// # Errors
+    /// Where the kernel does not tell its boot id.
+    pub fn lost_power(&self) -> Result<bool> {
+        let boot = process::boot_id().context(|| "cannot read this boot's id".to_owned())?;
+        let said = &self.0.header().supervision.boot_id;
+        let said = u128::from(said[0].load(SeqCst)) | u128::from(said[1].load(SeqCst)) << 64;
+        Ok(!self.0.is_clean() && said != boot)
+    }
+
+    /// A region once `check` (a verification or a repair) has passed.
+    ///
+    /// # Errors
+    /// What `check` finds.
+    pub fn once<E>(
+        self,
+        check: impl FnOnce(&Region) -> std::result::Result<(), E>,
+    ) -> std::result::Result<Region, E> {
+        check(&self.0)?;
+        Ok(self.0)
+    }
+}
+
+fn refused(why: &str) -> Error {
+    Error::region(format!("the region is refused: {why}; move the file away to start with an empty one"))
+}
+
+/// CRC-32C of the identity's bytes before the checksum.
+fn checksum(identity: &Identity) -> u32 {
+    let mut bytes = Vec::with_capacity(128);
+    let wide = |word: &AtomicU64| word.load(Relaxed).to_le_bytes();
+    let narrow = |word: &std::sync::atomic::AtomicU32| word.load(Relaxed).to_le_bytes();
+    bytes.extend(wide(&identity.magic));
+    bytes.extend(narrow(&identity.version));
+    bytes.extend(narrow(&identity.endian));
+    bytes.extend(wide(&identity.length));
+    bytes.extend(narrow(&identity.slot_count));
+    bytes.extend(narrow(&identity.slot_size));
+    bytes.extend(wide(&identity.logs));
+    bytes.extend(wide(&identity.heap));
+    bytes.extend(wide(&identity.epoch));
+    bytes.extend(wide(&identity.created_ns));
+    identity.reserved.iter().for_each(|word| bytes.extend(narrow(word)));
+    crc32c::crc32c(&bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::FileExt;
+
+    use super::*;
+    use crate::error::Exit;
+
+    fn fresh() -> File {
+        let file = tempfile::tempfile().unwrap();
+        Region::create(&file, 1 << 20).unwrap();
+        file
+    }
+
+    fn refusal(file: &File) -> Error {
+        let error = UnverifiedRegion::open(file).expect_err("refused");
+        assert_eq!(error.exit(), Exit::Region);
+        error
+    }
+
+    #[test]
+    fn a_region_comes_back() {
+        let file = fresh();
+        let region = UnverifiedRegion::open(&file).unwrap();
+        assert!(region.contents().is_clean());
+        assert!(!region.lost_power().unwrap());
+        assert_eq!(region.contents().geometry().slot_count, 32);
+    }
+
+    #[test]
+    fn every_broken_identity_byte_is_refused() {
+        let file = fresh();
+        for offset in 0..128 {
+            let mut byte = [0];
+            file.read_exact_at(&mut byte, offset).unwrap();
+            file.write_all_at(&[byte[0] ^ 0x40], offset).unwrap();
+            refusal(&file);
+            file.write_all_at(&byte, offset).unwrap();
+        }
+        UnverifiedRegion::open(&file).unwrap();
+    }
+
+    #[test]
+    fn another_version_is_named() {
+        let file = fresh();
+        file.write_all_at(&77_u32.to_le_bytes(), 8).unwrap();
+        assert!(refusal(&file).to_string().contains("version is 77"));
+    }
+
+    #[test]
+    fn other_lengths_are_refused() {
+        let file = fresh();
+        for length in [0, 100, 4096, (1 << 20) - 1, 2 << 20] {
+            file.set_len(length).unwrap();
+            refusal(&file);
+        }
+    }
+
+    #[test]
+    fn a_region_in_use_on_another_boot_lost_power() {
+        let file = fresh();
+        let region = UnverifiedRegion::open(&file).unwrap();
+        region.contents().mark_in_use().unwrap();
+        assert!(!region.lost_power().unwrap());
+        region.contents().header().supervision.boot_id[0].fetch_add(1, SeqCst);
+        assert!(region.lost_power().unwrap());
+        region.contents().mark_clean().unwrap();
+        assert!(!region.lost_power().unwrap());
+    }
+
+    #[test]
+    fn what_the_region_does_not_have_is_none() {
+        let file = fresh();
+        let region = Region::attach(&file).unwrap();
+        assert!(region.slot(SlotIndex(31)).is_some() && region.undo_area(SlotIndex(31)).is_some());
+        assert!(region.slot(SlotIndex(32)).is_none() && region.undo_area(SlotIndex(u32::MAX)).is_none());
+        assert!(region.word(Offset(1 << 20)).is_none());
+    }
+}

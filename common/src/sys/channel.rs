@@ -1,0 +1,199 @@
+//! A sequenced-packet socket: one frame a packet, descriptors beside it.
+
+use std::cell::RefCell;
+use std::io::{self, IoSlice, IoSliceMut};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::path::Path;
+
+use nix::sys::socket::{
+    self, AddressFamily, Backlog, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr,
+};
+
+use crate::limits::{MAX_FRAME, MAX_FRAME_FDS};
+
+/// One end of a channel.
+#[derive(Debug)]
+pub struct Channel {
+    socket: OwnedFd,
+    /// Where frames are received; kept, because a frame may be long and most are short.
+    buffer: RefCell<Vec<u8>>,
+}
+
+/// What one receive gave.
+#[derive(Debug)]
+pub enum Received {
+    /// A frame and the descriptors that came with it.
+    Frame(Vec<u8>, Vec<OwnedFd>),
+    /// Nothing now.
+    Nothing,
+    /// The other end is gone.
+    Closed,
+}
+
+impl Channel {
+    /// Two connected ends.
+    ///
+    /// # Errors
+    /// What socketpair reports.
+    pub fn pair() -> io::Result<(Self, Self)> {
+        let (one, other) =
+            socket::socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?;
+        Ok((Self::from_descriptor(one), Self::from_descriptor(other)))
+    }
+
+    /// Connects to the listening socket at `path`.
+    ///
+    /// # Errors
+    /// What connect reports.
+    pub fn connect(path: &Path) -> io::Result<Self> {
+        let socket = socket::socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None)?;
+        socket::connect(socket.as_raw_fd(), &UnixAddr::new(path)?)?;
+        Ok(Self::from_descriptor(socket))
+    }
+
+    /// The channel in an inherited or received descriptor.
+    pub fn from_descriptor(socket: OwnedFd) -> Self {
+        Self { socket, buffer: RefCell::new(Vec::new()) }
+    }
+
+    /// The descriptor, to be handed to a child.
+    pub fn into_descriptor(self) -> OwnedFd {
+        self.socket
+    }
+
+    /// Sends one frame whole or not at all, waiting for room.
+    ///
+    /// # Errors
+    /// What sendmsg reports; EPIPE where the other end is gone.
+    pub fn send(&self, frame: &[u8], descriptors: &[RawFd]) -> io::Result<()> {
+        self.send_with(frame, descriptors, MsgFlags::empty())
+    }
+
+    /// Sends one frame whole or not at all; never waits.
+    ///
+    /// # Errors
+    /// As [`Channel::send`]; `WouldBlock` where there is no room.
+    pub fn try_send(&self, frame: &[u8], descriptors: &[RawFd]) -> io::Result<()> {
+        self.send_with(frame, descriptors, MsgFlags::MSG_DONTWAIT)
+    }
+
+    fn send_with(&self, frame: &[u8], descriptors: &[RawFd], flags: MsgFlags) -> io::Result<()> {
+        let rights = [ControlMessage::ScmRights(descriptors)];
+        let control = if descriptors.is_empty() { &rights[..0] } else { &rights[..] };
+        let parts = [IoSlice::new(frame)];
+        let flags = flags | MsgFlags::MSG_NOSIGNAL;
+        loop {
+            match socket::sendmsg::<()>(self.socket.as_raw_fd(), &parts, control, flags, None) {
+                Err(nix::errno::Errno::EINTR) => {}
+                Ok(sent) if sent == frame.len() => return Ok(()),
+                Ok(_) => return Err(io::ErrorKind::WriteZero.into()),
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Receives one frame, waiting for it.
+    ///
+    /// # Errors
+    /// What recvmsg reports; a frame or a set of descriptors beyond the limits.
+    pub fn receive(&self) -> io::Result<Received> {
+        self.receive_with(MsgFlags::empty())
+    }
+
+    /// Receives one frame if there is one.
+    ///
+    /// # Errors
+    /// As [`Channel::receive`].
+    pub fn try_receive(&self) -> io::Result<Received> {
+        self.receive_with(MsgFlags::MSG_DONTWAIT)
+    }
+
+    fn receive_with(&self, flags: MsgFlags) -> io::Result<Received> {
+        let mut frame = self.buffer.borrow_mut();
+        frame.resize(MAX_FRAME, 0);
+        let mut control = nix::cmsg_space!([RawFd; MAX_FRAME_FDS]);
+        let (length, descriptors, cut) = loop {
+            let mut parts = [IoSliceMut::new(&mut frame)];
+            let flags = flags | MsgFlags::MSG_CMSG_CLOEXEC;
+            match socket::recvmsg::<()>(self.socket.as_raw_fd(), &mut parts, Some(&mut control), flags) {
+                Err(nix::errno::Errno::EINTR) => {}
+                Err(nix::errno::Errno::EAGAIN) => return Ok(Received::Nothing),
+                Err(nix::errno::Errno::ECONNRESET) => return Ok(Received::Closed),
+                Err(error) => return Err(error.into()),
+                Ok(message) => {
+                    let cut = message.flags.intersects(MsgFlags::MSG_TRUNC | MsgFlags::MSG_CTRUNC);
+                    break (message.bytes, adopt_rights(message.cmsgs()?), cut);
+                }
+            }
+        };
+        if cut {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "a control frame is longer than its limit",
+            ));
+        }
+        if length == 0 {
+            return Ok(Received::Closed);
+        }
+        Ok(Received::Frame(frame[..length].to_vec(), descriptors))
+    }
+}
+
+impl AsFd for Channel {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+fn adopt_rights<'a>(messages: impl Iterator<Item = ControlMessageOwned> + 'a) -> Vec<OwnedFd> {
+    let numbers = messages.flat_map(|message| match message {
+        ControlMessageOwned::ScmRights(numbers) => numbers,
+        _ => Vec::new(),
+    });
+    // SAFETY: the kernel has just opened these descriptors for this process, and nobody else knows their numbers.
+    numbers.map(|number| unsafe { OwnedFd::from_raw_fd(number) }).collect()
+}
+
+/// A listening socket for channels.
+#[derive(Debug)]
+pub struct ChannelListener {
+    socket: OwnedFd,
+}
+
+impl ChannelListener {
+    /// Listens at `path`, which must not exist. Nobody but this user can connect.
+    ///
+    /// # Errors
+    /// What bind and listen report.
+    pub fn bind(path: &Path) -> io::Result<Self> {
+        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+        let socket = socket::socket(AddressFamily::Unix, SockType::SeqPacket, flags, None)?;
+        socket::bind(socket.as_raw_fd(), &UnixAddr::new(path)?)?;
+        socket::listen(&socket, Backlog::new(128)?)?;
+        Ok(Self { socket })
+    }
+
+    /// Takes a waiting connection and the uid of its other end; `None` where none waits.
+    ///
+    /// # Errors
+    /// What accept reports.
+    pub fn accept(&self) -> io::Result<Option<(Channel, u32)>> {
+        let flags = SockFlag::SOCK_CLOEXEC;
+        let accepted = match socket::accept4(self.socket.as_raw_fd(), flags) {
+            Err(nix::errno::Errno::EAGAIN | nix::errno::Errno::EINTR | nix::errno::Errno::ECONNABORTED) => {
+                return Ok(None);
+            }
+            accepted => accepted?,
+        };
+        // SAFETY: the kernel has just opened this descriptor for this process.
+        let socket = unsafe { OwnedFd::from_raw_fd(accepted) };
+        let peer = socket::getsockopt(&socket, socket::sockopt::PeerCredentials)?;
+        Ok(Some((Channel::from_descriptor(socket), peer.uid())))
+    }
+}
+
+impl AsFd for ChannelListener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}

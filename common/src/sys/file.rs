@@ -1,0 +1,137 @@
+//! Files: kernel locks, reserved space, whole writes at an offset.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::time::Duration;
+
+use nix::fcntl::{FallocateFlags, OFlag};
+use nix::sys::stat::Mode;
+
+/// How a kernel lock is taken. It belongs to the open file description: everyone who inherited it holds it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lock {
+    /// Together with others.
+    Shared,
+    /// Alone.
+    Exclusive,
+}
+
+/// Takes the kernel's lock (flock) on an open file, without waiting. False where another holds it.
+///
+/// # Errors
+/// What flock reports besides "another holds it".
+pub fn try_lock(file: &impl AsFd, lock: Lock) -> io::Result<bool> {
+    let operation = match lock {
+        Lock::Shared => libc::LOCK_SH,
+        Lock::Exclusive => libc::LOCK_EX,
+    };
+    // SAFETY: flock takes a descriptor and flags; the descriptor is open as long as the borrow.
+    let returned = unsafe { libc::flock(file.as_fd().as_raw_fd(), operation | libc::LOCK_NB) };
+    match super::cerr(returned.into()) {
+        Ok(_) => Ok(true),
+        Err(error) if error.raw_os_error() == Some(libc::EWOULDBLOCK) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Reserves disk space for a range without changing the file's size, so that a later write cannot meet a full disk.
+///
+/// # Errors
+/// ENOSPC, EDQUOT, EFBIG; EOPNOTSUPP where the file system cannot reserve.
+pub fn reserve(file: &File, offset: u64, length: u64) -> io::Result<()> {
+    allocate(file, FallocateFlags::FALLOC_FL_KEEP_SIZE, offset, length)
+}
+
+/// Gives a file its size and the disk space for it.
+///
+/// # Errors
+/// As [`reserve`].
+pub fn allocate_whole(file: &File, length: u64) -> io::Result<()> {
+    allocate(file, FallocateFlags::empty(), 0, length)
+}
+
+fn allocate(file: &File, flags: FallocateFlags, offset: u64, length: u64) -> io::Result<()> {
+    let signed = |value: u64| i64::try_from(value).map_err(|_| io::Error::from_raw_os_error(libc::EFBIG));
+    let (offset, length) = (signed(offset)?, signed(length)?);
+    loop {
+        match nix::fcntl::fallocate(file, flags, offset, length) {
+            Err(nix::errno::Errno::EINTR) => {}
+            outcome => return outcome.map_err(Into::into),
+        }
+    }
+}
+
+/// Writes all of `bytes` at `offset`.
+///
+/// # Errors
+/// What pwrite reports; a write that makes no progress.
+pub fn write_whole_at(file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
+    file.write_all_at(bytes, offset)
+}
+
+/// Bytes of a file system that an unprivileged process may still use, and bytes in all.
+///
+/// # Errors
+/// What fstatvfs reports.
+pub fn free_space(file: &impl AsFd) -> io::Result<(u64, u64)> {
+    let stat = nix::sys::statvfs::fstatvfs(file)?;
+    let unit = stat.fragment_size();
+    Ok((unit.saturating_mul(stat.blocks_available()), unit.saturating_mul(stat.blocks())))
+}
+
+/// Opens a directory, refusing a symbolic link in the last place of its name.
+///
+/// # Errors
+/// What open reports; ELOOP or ENOTDIR for a link.
+pub fn open_directory(path: &Path) -> io::Result<File> {
+    let flags = OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    Ok(File::from(nix::fcntl::open(path, flags, Mode::empty())?))
+}
+
+/// Whether a directory lies in memory (tmpfs or ramfs) and not on a disk.
+///
+/// # Errors
+/// What fstatfs reports.
+pub fn is_in_memory(directory: &File) -> io::Result<bool> {
+    let kind = nix::sys::statfs::fstatfs(directory)?.filesystem_type();
+    Ok(kind == nix::sys::statfs::TMPFS_MAGIC || kind.0 == 0x8584_58f6)
+}
+
+/// Opens the same file once more, read-only, as a description of its own.
+///
+/// # Errors
+/// What open reports.
+pub fn reopen_read_only(file: &File) -> io::Result<File> {
+    File::open(format!("/proc/self/fd/{}", file.as_raw_fd()))
+}
+
+/// Takes over a descriptor that another program left open for this one, by its number.
+///
+/// # Errors
+/// EBADF where nothing is open under that number.
+pub fn adopt(number: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: fcntl on a number only asks; nothing is touched where it is not open.
+    super::cerr(unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) }.into())?;
+    // SAFETY: the number is open (checked above) and, by the programs' agreement, nobody else in this process owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+/// Waits until `attempt` gives true or the time is over; false then. For locks whose holders are about to die.
+///
+/// # Errors
+/// What `attempt` reports.
+pub fn wait_for(limit: Duration, mut attempt: impl FnMut() -> io::Result<bool>) -> io::Result<bool> {
+    let deadline = std::time::Instant::now() + limit;
+    loop {
+        if attempt()? {
+            return Ok(true);
+        }
+        if std::time::Instant::now() >= deadline {
+            return Ok(false);
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}

@@ -1,0 +1,123 @@
+//! A shared mapping of a file, reached only through atomics.
+
+use std::fs::File;
+use std::io;
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64};
+
+use memmap2::{MmapOptions, MmapRaw};
+
+use crate::ids::Offset;
+
+/// A shared mapping. Other processes write to it at any moment, so it hands out atomics and nothing else, each
+/// checked against the mapping's bounds.
+#[derive(Debug)]
+pub struct Mapping {
+    raw: MmapRaw,
+    writable: bool,
+}
+
+/// A type made of nothing but atomic integers, valid for every pattern of bytes.
+///
+/// # Safety
+/// The type must be `repr(C)`, consist of atomic integers only, have no padding, and need an alignment of at most 64.
+pub unsafe trait Shared {}
+
+// SAFETY: an atomic integer.
+unsafe impl Shared for AtomicU8 {}
+// SAFETY: an atomic integer.
+unsafe impl Shared for AtomicU32 {}
+// SAFETY: an atomic integer.
+unsafe impl Shared for AtomicU64 {}
+// SAFETY: repr(C), atomics only, no padding: the size assertions in layout.rs account for every byte.
+unsafe impl Shared for crate::layout::Header {}
+// SAFETY: as above.
+unsafe impl Shared for crate::layout::Slot {}
+
+impl Mapping {
+    /// Maps the whole of `file`, writable.
+    ///
+    /// # Errors
+    /// What mmap reports; a file that is not readable and writable.
+    pub fn writable(file: &File) -> io::Result<Self> {
+        Ok(Self { raw: MmapOptions::new().map_raw(file)?, writable: true })
+    }
+
+    /// Maps the whole of `file` so that no store through this mapping is possible.
+    ///
+    /// # Errors
+    /// What mmap reports.
+    pub fn read_only(file: &File) -> io::Result<Self> {
+        Ok(Self { raw: MmapOptions::new().map_raw_read_only(file)?, writable: false })
+    }
+
+    /// Bytes of the mapping.
+    pub fn length(&self) -> u64 {
+        self.raw.len() as u64
+    }
+
+    /// Whether stores are possible. A store through a read-only mapping is a SIGSEGV.
+    pub fn is_writable(&self) -> bool {
+        self.writable
+    }
+
+    /// The `T` at `offset`; `None` where it would leave the mapping or is not aligned.
+    pub fn at<T: Shared>(&self, offset: Offset) -> Option<&T> {
+        self.slice(offset, 1).map(|slice: &[T]| &slice[0])
+    }
+
+    /// `count` of `T` from `offset` on; `None` where they would leave the mapping or are not aligned.
+    pub fn slice<T: Shared>(&self, offset: Offset, count: usize) -> Option<&[T]> {
+        let start = usize::try_from(offset.0).ok()?;
+        let bytes = size_of::<T>().checked_mul(count)?;
+        let end = start.checked_add(bytes)?;
+        if end > self.raw.len() || !start.is_multiple_of(align_of::<T>()) {
+            return None;
+        }
+        let first = self.raw.as_ptr().wrapping_add(start);
+        // SAFETY: in bounds and aligned (checked above; the mapping begins at a page). T is made of atomics, so
+        // concurrent stores by other processes are allowed, and the mapping lives as long as &self.
+        Some(unsafe { std::slice::from_raw_parts(first.cast::<T>(), count) })
+    }
+
+    /// Writes the mapping back to its file and waits for it.
+    ///
+    /// # Errors
+    /// What msync reports.
+    pub fn flush(&self) -> io::Result<()> {
+        self.raw.flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::Ordering::Relaxed;
+
+    use super::*;
+
+    fn mapped(length: u64) -> Mapping {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(length).unwrap();
+        Mapping::writable(&file).unwrap()
+    }
+
+    #[test]
+    fn refuses_what_leaves_the_mapping() {
+        let mapping = mapped(4096);
+        assert!(mapping.at::<AtomicU64>(Offset(4088)).is_some());
+        for offset in [4089, 4092, 4096, u64::MAX, u64::MAX - 7] {
+            assert!(mapping.at::<AtomicU64>(Offset(offset)).is_none(), "{offset}");
+        }
+        assert!(mapping.slice::<AtomicU64>(Offset(0), usize::MAX).is_none());
+        assert!(mapping.at::<AtomicU64>(Offset(4)).is_none(), "misaligned");
+    }
+
+    #[test]
+    fn stores_are_seen_by_another_mapping_of_the_file() {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(4096).unwrap();
+        let (one, other) = (Mapping::writable(&file).unwrap(), Mapping::read_only(&file).unwrap());
+        one.at::<AtomicU64>(Offset(8)).unwrap().store(7, Relaxed);
+        assert_eq!(other.at::<AtomicU64>(Offset(8)).unwrap().load(Relaxed), 7);
+        assert!(!other.is_writable());
+    }
+}

@@ -1,0 +1,14 @@
+//! The only place of raw calls. Everything above speaks of owned descriptors, newtypes and `io::Result`.
+
+pub mod channel;
+pub mod clone;
+pub mod file;
+pub mod map;
+pub mod process;
+pub mod signal;
+pub mod socket;
+
+/// Turns the C convention of -1 and errno into a result.
+pub(crate) fn cerr(returned: libc::c_long) -> std::io::Result<libc::c_long> {
+    if returned == -1 { Err(std::io::Error::last_os_error()) } else { Ok(returned) }
+}

@@ -1,0 +1,244 @@
+//! Stream sockets: listening, accepting, and the few options that matter.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::path::Path;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::socket::{
+    self, AddressFamily, Backlog, MsgFlags, SockFlag, SockType, SockaddrStorage, UnixAddr, sockopt,
+};
+use nix::sys::time::TimeVal;
+
+/// Waiting connections asked for; the kernel caps it at net.core.somaxconn.
+const BACKLOG: i32 = 65_535;
+
+/// A listening socket, non-blocking, and where it really listens.
+#[derive(Debug)]
+pub struct Listener {
+    /// The socket.
+    pub socket: OwnedFd,
+    /// Whether it speaks TCP.
+    pub tcp: bool,
+}
+
+/// Listens on a TCP address.
+///
+/// # Errors
+/// What bind and listen report (EADDRINUSE, EACCES, EADDRNOTAVAIL).
+pub fn listen_tcp(address: SocketAddr) -> io::Result<Listener> {
+    let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let socket = socket::socket(family, SockType::Stream, flags, None)?;
+    socket::setsockopt(&socket, sockopt::ReuseAddr, &true)?;
+    if address.is_ipv6() {
+        // Every address is listened on by itself: "all addresses of a name" has both families where both exist.
+        socket::setsockopt(&socket, sockopt::Ipv6V6Only, &true)?;
+    }
+    socket::bind(socket.as_raw_fd(), &SockaddrStorage::from(address))?;
+    socket::listen(&socket, Backlog::new(BACKLOG)?)?;
+    Ok(Listener { socket, tcp: true })
+}
+
+/// Listens on a path. A socket file that nobody listens on any more is replaced; a live one is EADDRINUSE.
+///
+/// # Errors
+/// What bind and listen report.
+pub fn listen_unix(path: &Path) -> io::Result<Listener> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let socket = socket::socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+    let address = UnixAddr::new(path)?;
+    match socket::bind(socket.as_raw_fd(), &address) {
+        Err(Errno::EADDRINUSE) if is_abandoned(path, &address)? => {
+            std::fs::remove_file(path)?;
+            socket::bind(socket.as_raw_fd(), &address)?;
+        }
+        bound => bound?,
+    }
+    socket::listen(&socket, Backlog::new(BACKLOG)?)?;
+    Ok(Listener { socket, tcp: false })
+}
+
+/// Whether `path` is a socket that refuses connections.
+fn is_abandoned(path: &Path, address: &UnixAddr) -> io::Result<bool> {
+    use std::os::unix::fs::FileTypeExt;
+    if !std::fs::symlink_metadata(path)?.file_type().is_socket() {
+        return Ok(false);
+    }
+    let probe = socket::socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_NONBLOCK, None)?;
+    Ok(socket::connect(probe.as_raw_fd(), address) == Err(Errno::ECONNREFUSED))
+}
+
+/// Takes over a socket that somebody else opened and that listens.
+///
+/// # Errors
+/// `InvalidInput` where it is not a listening stream socket.
+pub fn adopt_listener(socket: OwnedFd) -> io::Result<Listener> {
+    let listens = socket::getsockopt(&socket, sockopt::AcceptConn).unwrap_or(false);
+    let stream = matches!(socket::getsockopt(&socket, sockopt::SockType), Ok(SockType::Stream));
+    if !listens || !stream {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a listening stream socket"));
+    }
+    let flags = nix::fcntl::OFlag::from_bits_retain(nix::fcntl::fcntl(&socket, nix::fcntl::F_GETFL)?);
+    nix::fcntl::fcntl(&socket, nix::fcntl::F_SETFL(flags | nix::fcntl::OFlag::O_NONBLOCK))?;
+    let address: SockaddrStorage = socket::getsockname(socket.as_raw_fd())?;
+    let tcp = address.as_sockaddr_in().is_some() || address.as_sockaddr_in6().is_some();
+    Ok(Listener { socket, tcp })
+}
+
+impl Listener {
+    /// The TCP port that the kernel gave; `None` for other sockets.
+    pub fn port(&self) -> Option<u16> {
+        self.tcp_address().map(|address| address.port())
+    }
+
+    /// The TCP address that it listens on; `None` for other sockets.
+    pub fn tcp_address(&self) -> Option<SocketAddr> {
+        let address: SockaddrStorage = socket::getsockname(self.socket.as_raw_fd()).ok()?;
+        let four = address.as_sockaddr_in().map(|four| SocketAddr::V4((*four).into()));
+        four.or_else(|| address.as_sockaddr_in6().map(|six| SocketAddr::V6((*six).into())))
+    }
+
+    /// Sets what every accepted connection starts with. Linux copies a TCP listener's timeouts and options to the
+    /// sockets it accepts, so no connection costs a system call for them.
+    ///
+    /// # Errors
+    /// What setsockopt reports.
+    pub fn set_defaults(&self, timeout: Duration) -> io::Result<()> {
+        if self.tcp {
+            socket::setsockopt(&self.socket, sockopt::TcpNoDelay, &true)?;
+        }
+        set_timeouts(self.socket.as_fd(), timeout)
+    }
+}
+
+/// Bounds every blocking read and write on a socket.
+///
+/// # Errors
+/// What setsockopt reports.
+pub fn set_timeouts(socket: BorrowedFd<'_>, timeout: Duration) -> io::Result<()> {
+    set_read_timeout(socket, timeout)?;
+    Ok(socket::setsockopt(&socket, sockopt::SendTimeout, &timeval(timeout))?)
+}
+
+/// Bounds every blocking read on a socket; at least a microsecond, since zero would mean for ever.
+///
+/// # Errors
+/// What setsockopt reports.
+pub fn set_read_timeout(socket: BorrowedFd<'_>, timeout: Duration) -> io::Result<()> {
+    Ok(socket::setsockopt(&socket, sockopt::ReceiveTimeout, &timeval(timeout))?)
+}
+
+fn timeval(duration: Duration) -> TimeVal {
+    let micros = duration.subsec_micros().max(u32::from(duration.as_secs() == 0));
+    TimeVal::new(duration.as_secs().try_into().unwrap_or(i64::MAX), micros.into())
+}
+
+/// The listening sockets of one worker behind one wait. Each worker has its own: with EPOLLEXCLUSIVE the kernel wakes
+/// one waiting worker for a connection, the same ones first, so that few are warm instead of all lukewarm.
+#[derive(Debug)]
+pub struct Doorbell {
+    epoll: Epoll,
+}
+
+impl Doorbell {
+    /// Waits on all of these from now on.
+    ///
+    /// # Errors
+    /// What epoll reports.
+    pub fn new(listeners: &[OwnedFd]) -> io::Result<Self> {
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        for (index, listener) in listeners.iter().enumerate() {
+            let event = EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLEXCLUSIVE, index as u64);
+            epoll.add(listener, event)?;
+        }
+        Ok(Self { epoll })
+    }
+
+    /// Waits until a connection may be waiting and gives the index of its listener; `None` when interrupted.
+    ///
+    /// # Errors
+    /// What `epoll_wait` reports.
+    pub fn wait(&self) -> io::Result<Option<usize>> {
+        let mut events = [EpollEvent::empty()];
+        match self.epoll.wait(&mut events, EpollTimeout::NONE) {
+            Err(Errno::EINTR) | Ok(0) => Ok(None),
+            Err(error) => Err(error.into()),
+            Ok(_) => Ok(Some(events[0].data() as usize)),
+        }
+    }
+}
+
+/// Takes a waiting connection; `None` where another worker was faster or the peer has gone.
+///
+/// # Errors
+/// What accept reports besides (EMFILE, ENFILE, ENOBUFS, ENOMEM).
+pub fn accept(listener: BorrowedFd<'_>) -> io::Result<Option<OwnedFd>> {
+    match socket::accept4(listener.as_raw_fd(), SockFlag::SOCK_CLOEXEC) {
+        // SAFETY: the kernel has just opened this descriptor for this process.
+        Ok(accepted) => Ok(Some(unsafe { OwnedFd::from_raw_fd(accepted) })),
+        // Errors of the connection, not of the listener: accept(2) says to treat them like EAGAIN.
+        Err(
+            Errno::EAGAIN
+            | Errno::EINTR
+            | Errno::ECONNABORTED
+            | Errno::ENETDOWN
+            | Errno::EPROTO
+            | Errno::ENOPROTOOPT
+            | Errno::EHOSTDOWN
+            | Errno::ENONET
+            | Errno::EHOSTUNREACH
+            | Errno::EOPNOTSUPP
+            | Errno::ENETUNREACH,
+        ) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Reads what has come, waiting for something; 0 at the end. A peer that reset the connection has ended it too.
+///
+/// # Errors
+/// `WouldBlock` at the socket's timeout; what recv reports.
+pub fn receive(connection: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
+    loop {
+        match socket::recv(connection.as_raw_fd(), buffer, MsgFlags::empty()) {
+            Err(Errno::EINTR) => {}
+            Err(Errno::ECONNRESET) => return Ok(0),
+            received => return Ok(received?),
+        }
+    }
+}
+
+/// Sends all of `bytes`.
+///
+/// # Errors
+/// `WouldBlock` at the socket's timeout; EPIPE or ECONNRESET where the peer is gone.
+pub fn send_whole(connection: BorrowedFd<'_>, mut bytes: &[u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match socket::send(connection.as_raw_fd(), bytes, MsgFlags::MSG_NOSIGNAL) {
+            Err(Errno::EINTR) => {}
+            Err(error) => return Err(error.into()),
+            Ok(sent) => bytes = &bytes[sent..],
+        }
+    }
+    Ok(())
+}
+
+/// Ends a connection so that the last line sent still arrives: no more writing, then reading what the peer had on the
+/// way for at most `limit`. Closing at once would reset the connection and with it what the peer has not read yet.
+pub fn close_gently(connection: OwnedFd, limit: Duration) {
+    let deadline = std::time::Instant::now() + limit;
+    let _ = socket::shutdown(connection.as_raw_fd(), socket::Shutdown::Write);
+    let mut scrap = [0; 16 * 1024];
+    loop {
+        let left = deadline.saturating_duration_since(std::time::Instant::now());
+        let bounded = !left.is_zero() && set_read_timeout(connection.as_fd(), left).is_ok();
+        if !bounded || !matches!(receive(connection.as_fd(), &mut scrap), Ok(1..)) {
+            break;
+        }
+    }
+    drop(connection);
+}

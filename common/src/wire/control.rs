@@ -1,0 +1,278 @@
+//! Control frames: what the supervisor and its children, and the control socket and its clients, say to each other.
+//! The only place that knows bincode; every decode is bounded.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{Owner, Pid};
+use crate::limits::MAX_FRAME;
+
+/// What a child is told first. With it come the descriptors of [`Endowment`], in order.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Start {
+    /// The supervisor: a child whose parent is another process leaves.
+    pub supervisor: Pid,
+    /// Which template this is, counted from 1; 0 for other children.
+    pub template: u32,
+    /// The journal's directory.
+    pub spool_dir: PathBuf,
+    /// How the service is to behave.
+    pub settings: Settings,
+    /// How many listening sockets come along.
+    pub listeners: u32,
+}
+
+/// The descriptors that come with [`Start`], in this order; listening sockets follow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(usize)]
+pub enum Endowment {
+    /// The region's file.
+    Region,
+    /// The spool's directory.
+    Spool,
+    /// `SPOOL/.writers` under its shared lock.
+    Writers,
+    /// `RUN/alive` under its shared lock.
+    Alive,
+    /// An eventfd: written to when the supervisor should look at the slots.
+    Bell,
+}
+
+/// Descriptors before the listening sockets.
+pub const ENDOWMENTS: usize = 5;
+
+/// What the supervisor's options say of the service.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Settings {
+    /// `--users`.
+    pub users: Option<PathBuf>,
+    /// `--latency`.
+    pub latency: Duration,
+    /// `--access-log`.
+    pub access_log: Option<PathBuf>,
+    /// `--read-timeout`.
+    pub read_timeout: Duration,
+    /// `--sync`.
+    pub sync: Sync,
+}
+
+/// When the journal goes to the disk.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Sync {
+    /// Only when a minute is sealed.
+    Never,
+    /// Once a second.
+    #[default]
+    Interval,
+    /// Before every reply.
+    Always,
+}
+
+/// Frames from the supervisor to a child.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Order {
+    /// The first frame to every child.
+    Start(Box<Start>),
+    /// To the template: clone a worker for this owner.
+    Spawn(Owner),
+    /// To recovery: repair these. The flag: the owner crashed (and was not lost with its supervisor).
+    Repair(Vec<(Owner, bool)>),
+    /// To recovery, before anything else runs: repair every slot that is not free.
+    TakeOver,
+    /// To the journal keeper: close and seal every minute.
+    SealAll,
+}
+
+/// Frames from a child to the supervisor.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Report {
+    /// Loaded; orders may come.
+    Ready,
+    /// The child cannot do its work and leaves; why.
+    Failed(String),
+    /// From the template: the owner's process.
+    Spawned(Owner, Pid),
+    /// From the template: the kernel refused; errno.
+    SpawnFailed(Owner, i32),
+    /// From recovery: the slot is free again.
+    Repaired(Owner),
+    /// From recovery: what the slot holds cannot be repaired; why.
+    Refused(Owner, String),
+    /// From recovery: so many slots were repaired, and the region can be used.
+    TakenOver(u32),
+    /// From the journal keeper: every minute is sealed.
+    Sealed,
+}
+
+/// Requests on the control socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Request {
+    /// What the daemon alone knows, and the region's descriptor, read-only.
+    Status,
+    /// Drain and stop, or stop at once. The connection closes when every child is gone.
+    Stop {
+        /// Without draining.
+        fast: bool,
+    },
+    /// A template with what the files now say, and every worker replaced.
+    Reload,
+    /// Another number of workers.
+    Scale(u32),
+}
+
+/// Replies on the control socket.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Response {
+    /// To [`Request::Status`].
+    Status(Box<DaemonStatus>),
+    /// It has been done, or for a stop: it has begun.
+    Done,
+    /// It will not be done; why.
+    Refused(String),
+}
+
+/// What the daemon alone knows of itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DaemonStatus {
+    /// What the instance is doing.
+    pub state: DaemonState,
+    /// Its pid.
+    pub supervisor: Pid,
+    /// The serving template's pid; 0 = none now.
+    pub template: Pid,
+    /// Recovery's pid; 0 = none now.
+    pub recovery: Pid,
+    /// The serving template's generation.
+    pub generation: u32,
+    /// Where it listens, as `--listen` takes it.
+    pub listen: Vec<String>,
+    /// Workers wanted.
+    pub configured: u32,
+    /// How long repairs took.
+    pub recovery_us: Microseconds,
+}
+
+/// A summary of durations in microseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Microseconds {
+    /// The last one.
+    pub last: u64,
+    /// The median.
+    pub p50: u64,
+    /// The 99th percentile.
+    pub p99: u64,
+    /// The longest.
+    pub max: u64,
+}
+
+/// What an instance is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DaemonState {
+    /// Not every worker has been ready yet.
+    Starting,
+    /// Serving as configured.
+    Running,
+    /// Serving with less than configured, and why is in the log.
+    Degraded,
+    /// Finishing what was begun; nothing is accepted.
+    Draining,
+}
+
+/// A frame that cannot be encoded or decoded.
+#[derive(Debug)]
+pub struct BadFrame(String);
+
+impl std::fmt::Display for BadFrame {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "bad control frame: {}", self.0)
+    }
+}
+
+impl std::error::Error for BadFrame {}
+
+impl From<BadFrame> for std::io::Error {
+    fn from(bad: BadFrame) -> Self {
+        Self::new(std::io::ErrorKind::InvalidData, bad)
+    }
+}
+
+fn bounded() -> impl bincode::config::Config {
+    bincode::config::standard().with_limit::<MAX_FRAME>()
+}
+
+/// The bytes of a frame.
+///
+/// # Errors
+/// A frame beyond [`MAX_FRAME`].
+pub fn encode<T: Serialize>(frame: &T) -> Result<Vec<u8>, BadFrame> {
+    let bytes =
+        bincode::serde::encode_to_vec(frame, bounded()).map_err(|error| BadFrame(error.to_string()))?;
+    if bytes.len() > MAX_FRAME {
+        return Err(BadFrame(format!("{} bytes are more than {MAX_FRAME}", bytes.len())));
+    }
+    Ok(bytes)
+}
+
+/// The frame in `bytes`, which must hold nothing else.
+///
+/// # Errors
+/// Anything that is not exactly one frame.
+pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, BadFrame> {
+    let (frame, used) =
+        bincode::serde::decode_from_slice(bytes, bounded()).map_err(|error| BadFrame(error.to_string()))?;
+    if used != bytes.len() {
+        return Err(BadFrame(format!("{} bytes follow it", bytes.len() - used)));
+    }
+    Ok(frame)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::ids::{Generation, SlotIndex};
+    use crate::limits::MAX_REPAIRS_PER_FRAME;
+
+    #[test]
+    fn frames_come_back() {
+        let start = Start {
+            supervisor: Pid(7),
+            template: 2,
+            spool_dir: "/spool".into(),
+            settings: Settings { users: Some("/users".into()), ..Settings::default() },
+            listeners: 2,
+        };
+        let order = Order::Start(Box::new(start));
+        assert_eq!(decode::<Order>(&encode(&order).unwrap()).unwrap(), order);
+    }
+
+    #[test]
+    fn the_longest_repair_order_fits() {
+        let owner = Owner { slot: SlotIndex(u32::MAX), generation: Generation(u32::MAX) };
+        let order = Order::Repair(vec![(owner, true); MAX_REPAIRS_PER_FRAME]);
+        assert!(encode(&order).unwrap().len() < MAX_FRAME);
+    }
+
+    #[test]
+    fn more_than_one_frame_is_refused() {
+        let mut bytes = encode(&Request::Status).unwrap();
+        bytes.push(0);
+        assert!(decode::<Request>(&bytes).is_err());
+        assert!(encode(&Report::Failed("x".repeat(MAX_FRAME))).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn garbage_never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+            let _ = decode::<Order>(&bytes);
+            let _ = decode::<Report>(&bytes);
+            let _ = decode::<Request>(&bytes);
+            let _ = decode::<Response>(&bytes);
+        }
+    }
+}
