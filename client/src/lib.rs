@@ -1,1 +1,4 @@
-//! The other side of the socket.
+//! The other side of the socket: what joins a running instance from outside.
+#![forbid(unsafe_code)]
+
+pub mod attach;

@@ -11,6 +11,10 @@ pub mod units;
 
 pub mod address;
 
+pub mod places;
+
+pub mod logging;
+
 pub mod layout;
 
 pub mod region;

@@ -1,1 +1,27 @@
-//! x
+//! The supervisor: owns the run directory, the region's file, the listening sockets and every child. One thread, one
+//! poll loop. It knows slots, counters and process states; objects, locks and messages it does not know.
+#![forbid(unsafe_code)]
+
+pub mod cli;
+
+pub mod policy;
+
+pub mod pool;
+
+pub mod repairs;
+
+pub mod event_loop;
+
+pub mod children;
+
+pub mod rundir;
+
+pub mod listen;
+
+pub mod control;
+
+pub mod log_limit;
+
+pub mod status;
+
+pub use event_loop::run;

@@ -108,6 +108,15 @@ pub fn reopen_read_only(file: &File) -> io::Result<File> {
     File::open(format!("/proc/self/fd/{}", file.as_raw_fd()))
 }
 
+/// Makes stderr append to a file from now on, creating it if need be.
+///
+/// # Errors
+/// What open reports; then stderr is what it was.
+pub fn redirect_stderr(path: &Path) -> io::Result<()> {
+    let file = File::options().append(true).create(true).open(path)?;
+    Ok(nix::unistd::dup2_stderr(&file)?)
+}
+
 /// Takes over a descriptor that another program left open for this one, by its number.
 ///
 /// # Errors

@@ -6,6 +6,7 @@ use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
+use std::sync::atomic::{AtomicI32, Ordering};
 
 use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
@@ -56,6 +57,7 @@ pub fn start(program: &Path, arguments: &[&OsStr], channel: &OwnedFd) -> io::Res
 
 /// In the child between fork and exec: the channel gets its number and stays open; priorities and signals as usual.
 fn place_channel(raw: RawFd) -> io::Result<()> {
+    restore_priority();
     let placed = if raw == CHANNEL_FD {
         // SAFETY: clears the close-on-exec flag of an open descriptor.
         unsafe { libc::fcntl(CHANNEL_FD, libc::F_SETFD, 0) }
@@ -119,9 +121,28 @@ pub fn set_name(name: &OsStr) -> io::Result<()> {
     Ok(nix::sys::prctl::set_name(&name)?)
 }
 
-/// Sets the nice value of this process as far as it is permitted; says whether it was.
-pub fn set_nice(value: i32) -> bool {
-    rustix::process::setpriority_process(None, value).is_ok()
+/// The nice value that this process was started with, once it has changed its own.
+static FORMER_NICE: AtomicI32 = AtomicI32::new(UNCHANGED);
+const UNCHANGED: i32 = i32::MIN;
+
+/// Gives this process the highest priority that is permitted, so that a death is noticed also while every core is
+/// busy. Programs that it starts get the former priority back. Says whether it was permitted.
+pub fn raise_priority() -> bool {
+    let former = rustix::process::getpriority_process(None).unwrap_or(0);
+    let raised = rustix::process::setpriority_process(None, -20).is_ok();
+    if raised {
+        FORMER_NICE.store(former, Ordering::SeqCst);
+    }
+    raised
+}
+
+/// In the child between fork and exec.
+fn restore_priority() {
+    let former = FORMER_NICE.load(Ordering::SeqCst);
+    if former != UNCHANGED {
+        // SAFETY: sets this process's own nice value; lowering the priority is always permitted.
+        unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, former) };
+    }
 }
 
 /// Raises the soft limit of open descriptors to the hard one and returns it.

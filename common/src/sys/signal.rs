@@ -2,7 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, Ordering};
 
 use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, send, socketpair};
@@ -78,39 +78,53 @@ pub fn reset_to_default() {
     }
 }
 
-/// What a worker is at when SIGTERM asks it to leave; see [`Retirement`].
-mod station {
-    /// Waiting for a connection and holding none: the handler itself may leave.
-    pub const IDLE: i32 = -1;
-    /// Taking a connection, or between connections: the flag is looked at before the next wait.
-    pub const BUSY: i32 = -2;
+/// Signals that do nothing to this process from now on.
+pub fn ignore(signals: &[Signal]) {
+    for &signal in signals {
+        // SAFETY: ignoring a signal involves no handler of ours.
+        let _ = unsafe { nix::sys::signal::signal(signal, SigHandler::SigIgn) };
+    }
 }
 
-static ASKED: AtomicBool = AtomicBool::new(false);
-static STATION: AtomicI32 = AtomicI32::new(station::BUSY);
-static SLOT: AtomicPtr<Slot> = AtomicPtr::new(std::ptr::null_mut());
-static OWNER: AtomicU64 = AtomicU64::new(0);
+/// The number that stands for "no connection".
+const NOBODY: i32 = -1;
 
-/// A worker's SIGTERM, without a descriptor, a system call or a race: while the worker is idle the handler detaches
-/// and leaves; while it has a connection the handler shuts the connection's reading side, so that a blocked read
-/// returns now and a read not yet begun returns at once. What has been received is still answered.
+static ASKED: AtomicBool = AtomicBool::new(false);
+static SLOT: AtomicPtr<Slot> = AtomicPtr::new(std::ptr::null_mut());
+static DOORBELL: AtomicI32 = AtomicI32::new(NOBODY);
+static ALWAYS_READY: AtomicI32 = AtomicI32::new(NOBODY);
+static CONNECTION: AtomicI32 = AtomicI32::new(NOBODY);
+
+/// A worker's SIGTERM, without a system call per connection and without a race. The handler leaves the waiting to the
+/// code that waits: it makes every wait end, the one under way and the one not yet begun.
+///
+/// For new connections it adds something that is always ready to the worker's own doorbell. It must not leave on the
+/// spot: the kernel may just have woken this worker, and nobody else, for a connection. For a connection it makes the
+/// timeout of reads the shortest there is: what has arrived is still read, and nothing is waited for.
 #[derive(Debug)]
 pub struct Retirement(());
 
 impl Retirement {
-    /// Arms the handler for the owner of `slot`, whose region stays mapped for the life of the process.
+    /// Arms the handler. `slot`, whose region stays mapped, shows that the worker leaves; `doorbell` is its epoll;
+    /// `always_ready` is a descriptor that can be written to without waiting, such as an eventfd. Both stay open for
+    /// the life of the process.
     ///
     /// # Errors
     /// What sigaction reports.
-    pub fn arm(slot: &'static Slot, owner_word: u64) -> io::Result<Self> {
+    pub fn arm(
+        slot: &'static Slot,
+        doorbell: BorrowedFd<'_>,
+        always_ready: BorrowedFd<'_>,
+    ) -> io::Result<Self> {
         SLOT.store(std::ptr::from_ref(slot).cast_mut(), Ordering::SeqCst);
-        OWNER.store(owner_word, Ordering::SeqCst);
+        DOORBELL.store(doorbell.as_raw_fd(), Ordering::SeqCst);
+        ALWAYS_READY.store(always_ready.as_raw_fd(), Ordering::SeqCst);
         let action = nix::sys::signal::SigAction::new(
             SigHandler::Handler(on_term),
             nix::sys::signal::SaFlags::SA_RESTART,
             SigSet::empty(),
         );
-        // SAFETY: the handler uses atomics, shutdown(2) and _exit(2) only.
+        // SAFETY: the handler uses atomics, epoll_ctl(2) and setsockopt(2) only, and keeps errno.
         unsafe { nix::sys::signal::sigaction(Signal::SIGTERM, &action) }?;
         Ok(Self(()))
     }
@@ -120,45 +134,53 @@ impl Retirement {
         ASKED.load(Ordering::SeqCst)
     }
 
-    /// From here to the next call the worker holds nothing: SIGTERM ends it on the spot.
-    pub fn idle(&self) {
-        STATION.store(station::IDLE, Ordering::SeqCst);
-    }
-
-    /// From here to the next call SIGTERM sets the flag only.
-    pub fn busy(&self) {
-        STATION.store(station::BUSY, Ordering::SeqCst);
-    }
-
-    /// From here to the next call SIGTERM also ends the reading side of this connection.
+    /// From here until [`Retirement::alone`] SIGTERM also ends the waiting for what this connection sends. Who sets
+    /// the connection's timeout asks [`Retirement::asked`] afterwards.
     pub fn serving(&self, connection: BorrowedFd<'_>) {
-        STATION.store(connection.as_raw_fd(), Ordering::SeqCst);
-        if self.asked() {
-            shut_reading(connection.as_raw_fd());
-        }
+        CONNECTION.store(connection.as_raw_fd(), Ordering::SeqCst);
+    }
+
+    /// The connection is about to be closed: its number may soon be another's.
+    pub fn alone(&self) {
+        CONNECTION.store(NOBODY, Ordering::SeqCst);
     }
 }
 
 extern "C" fn on_term(_: libc::c_int) {
+    // SAFETY: errno's place is valid in every thread; the interrupted code may be about to read it.
+    let errno = unsafe { *libc::__errno_location() };
     ASKED.store(true, Ordering::SeqCst);
-    match STATION.load(Ordering::SeqCst) {
-        station::IDLE => leave(),
-        station::BUSY => {}
-        connection => shut_reading(connection),
-    }
-}
-
-fn shut_reading(connection: i32) {
-    // SAFETY: shutdown of a descriptor number; at worst it is not a socket any more and the call fails.
-    unsafe { libc::shutdown(connection, libc::SHUT_RD) };
-}
-
-fn leave() {
     // SAFETY: `arm` stored a reference that lives as long as the process, before the handler was installed.
-    let slot = unsafe { SLOT.load(Ordering::SeqCst).as_ref() };
-    if let Some(slot) = slot {
-        crate::slots::detach(slot, OWNER.load(Ordering::SeqCst));
+    if let Some(slot) = unsafe { SLOT.load(Ordering::SeqCst).as_ref() } {
+        slot.activity.store(crate::slots::Activity::Retiring as u32, Ordering::Relaxed);
     }
-    // SAFETY: _exit ends the process without running anything of it.
-    unsafe { libc::_exit(0) };
+    ring(DOORBELL.load(Ordering::SeqCst), ALWAYS_READY.load(Ordering::SeqCst));
+    let connection = CONNECTION.load(Ordering::SeqCst);
+    if connection != NOBODY {
+        stop_waiting(connection);
+    }
+    // SAFETY: as above.
+    unsafe { *libc::__errno_location() = errno };
+}
+
+/// Makes an epoll ready for good. The second time it fails with EEXIST, which is as good.
+fn ring(doorbell: i32, always_ready: i32) {
+    let mut event = libc::epoll_event { events: libc::EPOLLOUT as u32, u64: u64::MAX };
+    // SAFETY: the kernel reads one event; at worst a number is no longer what it was, and the call fails.
+    unsafe { libc::epoll_ctl(doorbell, libc::EPOLL_CTL_ADD, always_ready, &raw mut event) };
+}
+
+fn stop_waiting(connection: i32) {
+    let shortest = libc::timeval { tv_sec: 0, tv_usec: 1 };
+    let size = size_of::<libc::timeval>() as libc::socklen_t;
+    // SAFETY: the kernel reads one timeval; at worst the number is not a socket any more, and the call fails.
+    unsafe {
+        libc::setsockopt(
+            connection,
+            libc::SOL_SOCKET,
+            libc::SO_RCVTIMEO,
+            (&raw const shortest).cast(),
+            size,
+        );
+    }
 }

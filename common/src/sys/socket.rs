@@ -4,7 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
@@ -158,7 +158,8 @@ impl Doorbell {
         Ok(Self { epoll })
     }
 
-    /// Waits until a connection may be waiting and gives the index of its listener; `None` when interrupted.
+    /// Waits until a connection may be waiting and gives the index of its listener; `None` when interrupted, or asked
+    /// to leave (see [`Retirement`](crate::sys::signal::Retirement)).
     ///
     /// # Errors
     /// What `epoll_wait` reports.
@@ -167,8 +168,14 @@ impl Doorbell {
         match self.epoll.wait(&mut events, EpollTimeout::NONE) {
             Err(Errno::EINTR) | Ok(0) => Ok(None),
             Err(error) => Err(error.into()),
-            Ok(_) => Ok(Some(events[0].data() as usize)),
+            Ok(_) => Ok(usize::try_from(events[0].data()).ok().filter(|&index| index != usize::MAX)),
         }
+    }
+}
+
+impl AsFd for Doorbell {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.epoll.0.as_fd()
     }
 }
 
@@ -212,16 +219,29 @@ pub fn receive(connection: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usiz
     }
 }
 
-/// Sends all of `bytes`.
+/// Bytes that have arrived and wait to be read.
 ///
 /// # Errors
-/// `WouldBlock` at the socket's timeout; EPIPE or ECONNRESET where the peer is gone.
-pub fn send_whole(connection: BorrowedFd<'_>, mut bytes: &[u8]) -> io::Result<()> {
+/// What ioctl reports.
+pub fn arrived(connection: BorrowedFd<'_>) -> io::Result<usize> {
+    Ok(usize::try_from(rustix::io::ioctl_fionread(connection)?).unwrap_or(usize::MAX))
+}
+
+/// Sends all of `bytes`. A peer that takes them in drips has `limit` for the rest once the socket's own timeout has
+/// cut a send short.
+///
+/// # Errors
+/// `WouldBlock` at the socket's timeout, `TimedOut` at the limit; EPIPE or ECONNRESET where the peer is gone.
+pub fn send_whole(connection: BorrowedFd<'_>, mut bytes: &[u8], limit: Duration) -> io::Result<()> {
+    let mut cut_short: Option<Instant> = None;
     while !bytes.is_empty() {
         match socket::send(connection.as_raw_fd(), bytes, MsgFlags::MSG_NOSIGNAL) {
             Err(Errno::EINTR) => {}
             Err(error) => return Err(error.into()),
             Ok(sent) => bytes = &bytes[sent..],
+        }
+        if !bytes.is_empty() && cut_short.get_or_insert_with(Instant::now).elapsed() > limit {
+            return Err(io::ErrorKind::TimedOut.into());
         }
     }
     Ok(())
@@ -229,12 +249,14 @@ pub fn send_whole(connection: BorrowedFd<'_>, mut bytes: &[u8]) -> io::Result<()
 
 /// Ends a connection so that the last line sent still arrives: no more writing, then reading what the peer had on the
 /// way for at most `limit`. Closing at once would reset the connection and with it what the peer has not read yet.
+#[cold]
+#[inline(never)] // The buffer below would otherwise stand in the stack of who calls, and cost each worker its pages.
 pub fn close_gently(connection: OwnedFd, limit: Duration) {
-    let deadline = std::time::Instant::now() + limit;
+    let deadline = Instant::now() + limit;
     let _ = socket::shutdown(connection.as_raw_fd(), socket::Shutdown::Write);
     let mut scrap = [0; 16 * 1024];
     loop {
-        let left = deadline.saturating_duration_since(std::time::Instant::now());
+        let left = deadline.saturating_duration_since(Instant::now());
         let bounded = !left.is_zero() && set_read_timeout(connection.as_fd(), left).is_ok();
         if !bounded || !matches!(receive(connection.as_fd(), &mut scrap), Ok(1..)) {
             break;

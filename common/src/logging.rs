@@ -1,0 +1,95 @@
+//! The log: one line a record, one write a line, so that lines of many processes in one file never mix.
+
+use std::fmt;
+use std::io::Write as _;
+use std::sync::{PoisonError, RwLock};
+
+use log::LevelFilter;
+
+/// The environment variable that sets the level: off, error, warn, info, debug or trace.
+pub const LEVEL_VARIABLE: &str = "HOLDFAST_LOG_LEVEL";
+
+static PROGRAM: RwLock<&str> = RwLock::new("");
+
+/// Logs to stderr from now on, in the name of `program`, at the level that [`LEVEL_VARIABLE`] sets (info without it).
+pub fn init(program: &'static str) {
+    rename(program);
+    let _ = env_logger::Builder::new()
+        // The level is log's own maximum alone, so that it can be changed later.
+        .filter_level(LevelFilter::Trace)
+        .target(env_logger::Target::Stderr)
+        .format(|buffer, record| {
+            let name = *PROGRAM.read().unwrap_or_else(PoisonError::into_inner);
+            writeln!(buffer, "{}", line(jiff::Timestamp::now(), name, record))
+        })
+        .try_init();
+    set_level(LevelFilter::Info);
+    let Ok(asked) = std::env::var(LEVEL_VARIABLE) else { return };
+    match asked.parse() {
+        Ok(level) => set_level(level),
+        Err(_) => log::warn!(
+            "{LEVEL_VARIABLE}={asked} is no log level; choose off, error, warn, info, debug or trace"
+        ),
+    }
+}
+
+/// Changes the name in the lines: a worker is cloned from a template that has another.
+pub fn rename(program: &'static str) {
+    *PROGRAM.write().unwrap_or_else(PoisonError::into_inner) = program;
+}
+
+/// Changes the level.
+pub fn set_level(level: LevelFilter) {
+    log::set_max_level(level);
+}
+
+/// Time, level, program and pid (asked for each time, since processes are cloned), message.
+fn line(now: jiff::Timestamp, program: &str, record: &log::Record<'_>) -> String {
+    let (level, pid) = (record.level(), std::process::id());
+    format!("{now:.6} {level:5} {program}[{pid}]: {}", OneLine(record.args()))
+}
+
+/// A text without line breaks and other control characters: what is logged may come from anybody.
+struct OneLine<'a>(&'a fmt::Arguments<'a>);
+
+impl fmt::Display for OneLine<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::write(&mut Escaping(f), *self.0)
+    }
+}
+
+struct Escaping<'a, 'f>(&'a mut fmt::Formatter<'f>);
+
+impl fmt::Write for Escaping<'_, '_> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for part in text.split_inclusive(char::is_control) {
+            match part.chars().next_back().filter(|last| last.is_control()) {
+                Some(last) => {
+                    self.0.write_str(&part[..part.len() - last.len_utf8()])?;
+                    write!(self.0, "{}", last.escape_default())?;
+                }
+                None => self.0.write_str(part)?,
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_is_one_line() {
+        let hostile = "a\nb\u{1b}[31mc\u{9b}d";
+        let arguments = format_args!("doing: {hostile}, ü");
+        let record = log::Record::builder().level(log::Level::Warn).args(arguments).build();
+        let now = jiff::Timestamp::from_microsecond(1_594_054_584_270_823).unwrap();
+        let expected = format!(
+            "2020-07-06T16:56:24.270823Z WARN  recovery[{}]: doing: a\\nb\\u{{1b}}[31mc\\u{{9b}}d, ü",
+            std::process::id()
+        );
+        // format_args borrows its arguments only as long as the statement lives.
+        assert_eq!(line(now, "recovery", &record), expected);
+    }
+}

@@ -1,0 +1,176 @@
+//! The supervisor's own children: the template, recovery and the journal's keeper. Each is a program of its own behind
+//! a channel; all of them get the same endowment.
+
+use std::ffi::OsStr;
+use std::os::fd::{AsFd, BorrowedFd, RawFd};
+use std::path::{Path, PathBuf};
+
+use common::error::{Context, Error, Result};
+use common::ids::Pid;
+use common::sys::channel::{Channel, Received};
+use common::sys::process;
+use common::wire::control::{self, Order, Report, Start};
+
+use crate::policy::{Backoff, Clock};
+
+/// A running child.
+#[derive(Debug)]
+pub struct Child {
+    /// Its process.
+    pub pid: Pid,
+    /// Whether it has said that it is ready.
+    pub ready: bool,
+    /// By when it must have done what it was last asked to.
+    pub deadline: Option<Clock>,
+    channel: Channel,
+    broken: bool,
+}
+
+impl Child {
+    /// Starts a program in a role and tells it what it needs to know.
+    ///
+    /// # Errors
+    /// A program that cannot be started.
+    pub fn start(program: &Path, role: &[&str], start: Start, endowment: &[RawFd]) -> Result<Self> {
+        let doing = || format!("cannot start {}", program.display());
+        let (ours, theirs) = Channel::pair().context(doing)?;
+        let role: Vec<&OsStr> = role.iter().map(OsStr::new).collect();
+        let pid = process::start(program, &role, &theirs.into_descriptor()).context(doing)?;
+        let child = Self { pid, ready: false, deadline: None, channel: ours, broken: false };
+        let frame = control::encode(&Order::Start(Box::new(start))).context(doing)?;
+        child.channel.send(&frame, endowment).context(doing)?;
+        Ok(child)
+    }
+
+    /// Sends an order without waiting. False where there is no room for it now or the child is going.
+    pub fn order(&self, order: &Order) -> bool {
+        match control::encode(order) {
+            Ok(frame) => self.channel.try_send(&frame, &[]).is_ok(),
+            Err(error) => {
+                log::error!("an order cannot be sent: {error}");
+                false
+            }
+        }
+    }
+
+    /// The next report that has arrived. A child that speaks nonsense or has closed its channel is on its way out:
+    /// its death will say the rest.
+    pub fn report(&mut self) -> Option<Report> {
+        if self.broken {
+            return None;
+        }
+        let frame = match self.channel.try_receive() {
+            Ok(Received::Frame(frame, _)) => frame,
+            Ok(Received::Nothing) => return None,
+            Ok(Received::Closed) => {
+                self.broken = true;
+                return None;
+            }
+            Err(error) => {
+                log::warn!("process {} sent what cannot be read: {error}", self.pid);
+                self.give_up();
+                return None;
+            }
+        };
+        match control::decode(&frame) {
+            Ok(report) => Some(report),
+            Err(error) => {
+                log::warn!("process {} sent what cannot be read: {error}", self.pid);
+                self.give_up();
+                None
+            }
+        }
+    }
+
+    /// Ends the process; its death is seen by the event loop as any other.
+    pub fn give_up(&mut self) {
+        self.broken = true;
+        kill(self.pid);
+    }
+
+    /// The descriptor to poll for reading; none where nothing more will come.
+    pub fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        (!self.broken).then(|| self.channel.as_fd())
+    }
+}
+
+/// Kills a child; one that is dead already is just as well.
+pub fn kill(pid: Pid) {
+    signal(pid, nix::sys::signal::Signal::SIGKILL);
+}
+
+/// Signals a child; one that is dead already is just as well.
+pub fn signal(pid: Pid, signal: nix::sys::signal::Signal) {
+    if let Err(error) = process::signal_child(pid, signal) {
+        log::debug!("cannot send {signal} to process {pid}: {error}");
+    }
+}
+
+/// A child that is started again whenever it is gone: at once if it had been ready, later and later if not.
+#[derive(Debug, Default)]
+pub struct Kept {
+    /// The child, while there is one.
+    pub child: Option<Child>,
+    backoff: Backoff,
+}
+
+impl Kept {
+    /// Whether this process is the child.
+    pub fn is(&self, pid: Pid) -> bool {
+        self.child.as_ref().is_some_and(|child| child.pid == pid)
+    }
+
+    /// The child, if it is ready.
+    pub fn ready(&self) -> Option<&Child> {
+        self.child.as_ref().filter(|child| child.ready)
+    }
+
+    /// The child's pid; 0 without one.
+    pub fn pid(&self) -> Pid {
+        self.child.as_ref().map_or(Pid(0), |child| child.pid)
+    }
+
+    /// Whether a child is missing and its start is due.
+    pub fn is_due(&self, now: Clock) -> bool {
+        self.child.is_none() && self.backoff.due() <= now
+    }
+
+    /// When a missing child's start is due.
+    pub fn due(&self) -> Option<Clock> {
+        self.child.is_none().then(|| self.backoff.due())
+    }
+
+    /// The child has said that it is ready.
+    pub fn now_ready(&mut self) {
+        self.backoff.reset();
+        if let Some(child) = &mut self.child {
+            child.ready = true;
+            child.deadline = None;
+        }
+    }
+
+    /// The child is dead, or could not be started.
+    pub fn lost(&mut self, now: Clock) {
+        if !self.child.take().is_some_and(|child| child.ready) {
+            self.backoff.failed(now);
+        }
+    }
+
+    /// Whether it keeps failing.
+    pub fn is_backing_off(&self) -> bool {
+        self.backoff.failures() > 0
+    }
+}
+
+/// Finds a program beside this one's real path, then in `../lib/holdfast`.
+///
+/// # Errors
+/// Where it is in neither place (exit 2).
+pub fn find_program(name: &str) -> Result<PathBuf> {
+    let here = std::env::current_exe().context(|| "cannot find this program's own path".to_owned())?;
+    let beside = here.with_file_name(name);
+    let library = here.parent().and_then(Path::parent).map(|prefix| prefix.join("lib/holdfast").join(name));
+    [Some(beside.clone()), library].into_iter().flatten().find(|path| path.is_file()).ok_or_else(|| {
+        Error::usage(format!("cannot find {}; install it there or name it by option", beside.display()))
+    })
+}

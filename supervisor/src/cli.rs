@@ -1,0 +1,232 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use common::address::Address;
+use common::error::{Error, Result};
+use common::layout::Geometry;
+use common::limits::MAX_SLOTS;
+use common::places;
+use common::units::{Size, Span};
+use common::wire::control::Sync;
+
+/// Owns the region, the listening sockets and every process: a pre-forking server whose state survives any of them.
+#[derive(Debug, Parser)]
+#[command(name = "supervisor", version, args_conflicts_with_subcommands = true)]
+pub struct Cli {
+    /// What to do; without one, run in the foreground.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    /// How to run.
+    #[command(flatten)]
+    pub options: Options,
+}
+
+/// What can be asked of a running instance.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Show what the running instance is doing
+    Status {
+        /// Which instance
+        #[command(flatten)]
+        instance: Instance,
+        /// One JSON object
+        #[arg(long)]
+        json: bool,
+        /// With every slot in use
+        #[arg(long)]
+        slots: bool,
+    },
+    /// Drain and stop; returns once every process is gone
+    Stop {
+        /// Which instance
+        #[command(flatten)]
+        instance: Instance,
+        /// Without draining
+        #[arg(long)]
+        fast: bool,
+    },
+    /// Read the users again and replace the workers one by one
+    Reload {
+        /// Which instance
+        #[command(flatten)]
+        instance: Instance,
+    },
+    /// Want another number of workers
+    Scale {
+        /// Which instance
+        #[command(flatten)]
+        instance: Instance,
+        /// Workers wanted
+        workers: u32,
+    },
+}
+
+/// Which instance is meant.
+#[derive(Debug, Args)]
+pub struct Instance {
+    /// Its run directory [default: /run/holdfast as root, else $XDG_RUNTIME_DIR/holdfast or /dev/shm/holdfast-UID]
+    #[arg(long, value_name = "DIR")]
+    pub run_dir: Option<PathBuf>,
+}
+
+impl Instance {
+    /// The run directory.
+    pub fn run_dir(&self) -> PathBuf {
+        self.run_dir.clone().unwrap_or_else(places::default_run_dir)
+    }
+}
+
+/// How recovery is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Recovery {
+    /// One process waits, mapped and warm
+    Standby,
+    /// One process is started for each crash
+    Spawn,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum SyncPolicy {
+    /// Only when a minute is sealed
+    Never,
+    /// Once a second
+    Interval,
+    /// Before every reply
+    Always,
+}
+
+/// How to run.
+#[derive(Debug, Args)]
+pub struct Options {
+    /// Workers
+    #[arg(short, long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..))]
+    pub workers: u32,
+    /// Where to listen: tcp:HOST:PORT, unix:PATH or fd:N; may be repeated [default: tcp:localhost:31337]
+    #[arg(short, long, value_name = "ADDR")]
+    listen: Vec<Address>,
+    /// Where the region and the control socket live [default: /run/holdfast as root, else $XDG_RUNTIME_DIR/holdfast or /dev/shm/holdfast-UID]
+    #[arg(long, value_name = "DIR")]
+    run_dir: Option<PathBuf>,
+    /// Where the journal lives [default: /var/lib/holdfast as root, else ${XDG_STATE_HOME:-~/.local/state}/holdfast]
+    #[arg(long, value_name = "DIR")]
+    spool_dir: Option<PathBuf>,
+    /// Bound of the spool [default: while 1 GiB or 5 % of the file system is free, whichever is less]
+    #[arg(long, value_name = "SIZE")]
+    spool_limit: Option<Size>,
+    /// When the journal is written to the disk
+    #[arg(long, value_name = "WHEN", value_enum, default_value = "interval")]
+    sync: SyncPolicy,
+    /// Size of the region; another one takes effect after a clean stop
+    #[arg(long, value_name = "SIZE", default_value = "64MiB")]
+    region_size: Size,
+    /// Who may send messages: one name a line, # begins a comment [default: arijort and foobar]
+    #[arg(long, value_name = "FILE")]
+    pub users: Option<PathBuf>,
+    /// Imitated work for each message
+    #[arg(long, value_name = "D", default_value = "0")]
+    pub latency: Span,
+    /// Log every message here
+    #[arg(long, value_name = "FILE")]
+    pub access_log: Option<PathBuf>,
+    /// How recovery is kept
+    #[arg(long, value_name = "HOW", value_enum, default_value = "standby")]
+    pub recovery: Recovery,
+    /// The worker program [default: worker, beside this program or in ../lib/holdfast]
+    #[arg(long = "worker", value_name = "PATH")]
+    pub worker_program: Option<PathBuf>,
+    /// The recovery program [default: recovery, beside this program or in ../lib/holdfast]
+    #[arg(long, value_name = "PATH")]
+    pub recovery_program: Option<PathBuf>,
+    /// How long a line may be incomplete or a connection idle
+    #[arg(long, value_name = "D", default_value = "15s")]
+    pub read_timeout: Span,
+    /// How long a worker that is asked to leave may take
+    #[arg(long, value_name = "D", default_value = "10s")]
+    pub grace: Span,
+    /// Log to this file instead of stderr; USR1 opens it again
+    #[arg(long, value_name = "FILE")]
+    pub log: Option<PathBuf>,
+    /// What to log: error, warn, info, debug or trace
+    #[arg(long, value_name = "L", default_value = "info")]
+    pub log_level: log::LevelFilter,
+}
+
+impl Options {
+    /// Where to listen.
+    ///
+    /// # Errors
+    /// None today; the default is a valid address.
+    pub fn listen(&self) -> Result<Vec<Address>> {
+        if self.listen.is_empty() {
+            Ok(vec!["tcp:localhost:31337".parse()?])
+        } else {
+            Ok(self.listen.clone())
+        }
+    }
+
+    /// The run directory.
+    pub fn run_dir(&self) -> PathBuf {
+        self.run_dir.clone().unwrap_or_else(places::default_run_dir)
+    }
+
+    /// The spool directory.
+    ///
+    /// # Errors
+    /// Without `--spool-dir`, an environment that names no home (exit 2).
+    pub fn spool_dir(&self) -> Result<PathBuf> {
+        self.spool_dir.clone().map_or_else(places::default_spool_dir, Ok)
+    }
+
+    /// `--spool-limit` in bytes; 0 = by free space.
+    pub fn spool_limit(&self) -> u64 {
+        self.spool_limit.map_or(0, |Size(bytes)| bytes.max(1))
+    }
+
+    /// `--sync`.
+    pub fn sync(&self) -> Sync {
+        match self.sync {
+            SyncPolicy::Never => Sync::Never,
+            SyncPolicy::Interval => Sync::Interval,
+            SyncPolicy::Always => Sync::Always,
+        }
+    }
+
+    /// Bytes of the region, which must have room for the workers and, while they are replaced, for some more.
+    ///
+    /// # Errors
+    /// A size out of bounds, or too small for the workers (exit 2).
+    pub fn region_length(&self) -> Result<u64> {
+        let Size(length) = self.region_size;
+        let Some(geometry) = Geometry::of(length) else {
+            return Err(Error::usage(format!(
+                "--region-size {}: a region has a multiple of 4KiB between 1MiB and 4TiB",
+                self.region_size
+            )));
+        };
+        let wanted = self.workers.saturating_add(spare_slots(self.workers));
+        if wanted > MAX_SLOTS {
+            return Err(Error::usage(format!(
+                "--workers {}: at most {} are possible",
+                self.workers,
+                MAX_SLOTS - 1024
+            )));
+        }
+        if wanted > geometry.slot_count {
+            return Err(Error::usage(format!(
+                "--workers {}: a region of {} has {} slots; use --region-size {}",
+                self.workers,
+                self.region_size,
+                geometry.slot_count,
+                Size(Geometry::length_for(wanted))
+            )));
+        }
+        Ok(length)
+    }
+}
+
+/// Slots beyond the workers: for those being replaced or repaired.
+fn spare_slots(workers: u32) -> u32 {
+    (workers / 16).clamp(2, 1024)
+}

@@ -1,0 +1,204 @@
+//! The run directory and what owning it means: the kernel's lock on `supervisor.pid`. The lock ends with the process,
+//! however it ends, so nothing ever needs cleaning up.
+
+use std::fs::File;
+use std::io::{Seek as _, Write as _};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use common::error::{Context, Error, Result};
+use common::region::{Region, UnverifiedRegion};
+use common::slots::Totals;
+use common::sys::file::{self, Lock};
+
+/// How long the children of a dead instance may take to be gone. They die with it, so this is the kernel's time only.
+const CHILDREN_GONE: Duration = Duration::from_secs(10);
+
+/// An owned run directory.
+#[derive(Debug)]
+pub struct RunDir {
+    path: PathBuf,
+    directory: File,
+    pid_file: File,
+    /// Inherited by every child under one shared lock: it is free again when the last of them is gone.
+    pub alive: File,
+}
+
+/// A region and the file it is mapped from.
+#[derive(Debug)]
+pub struct RegionFile {
+    /// The file, readable and writable.
+    pub file: File,
+    /// The mapped region, whose slots nobody has looked at yet.
+    pub unverified: UnverifiedRegion,
+}
+
+impl RunDir {
+    /// Takes the directory, creating it if need be.
+    ///
+    /// # Errors
+    /// A link, a foreign owner or a directory that others may write to (exit 2); another instance (exit 3).
+    pub fn take(path: &Path) -> Result<Self> {
+        let directory = open_own_directory(path)?;
+        if !file::is_in_memory(&directory).unwrap_or(true) {
+            log::warn!(
+                "{} is not in memory (tmpfs): the region's pages will be written to a disk",
+                path.display()
+            );
+        }
+        let pid_file = open_own_file(&directory, "supervisor.pid")?;
+        if !file::try_lock(&pid_file, Lock::Exclusive).context(|| "cannot lock supervisor.pid".to_owned())? {
+            let owner = std::fs::read_to_string(path.join("supervisor.pid")).unwrap_or_default();
+            let (path, owner) = (path.display(), owner.trim());
+            return Err(Error::already_running(format!("another instance (pid {owner}) owns {path}")));
+        }
+        let alive = open_own_file(&directory, "alive")?;
+        let gone = file::wait_for(CHILDREN_GONE, || file::try_lock(&alive, Lock::Exclusive))
+            .context(|| "cannot lock RUN/alive".to_owned())?;
+        if !gone || !file::try_lock(&alive, Lock::Shared).context(|| "cannot lock RUN/alive".to_owned())? {
+            let path = path.display();
+            return Err(Error::already_running(format!("children of a former instance still use {path}")));
+        }
+        let mut this = Self { path: path.to_owned(), directory, pid_file, alive };
+        this.write_pid(&format!("{}\n", std::process::id()))?;
+        Ok(this)
+    }
+
+    /// The path of a file in the directory, short enough for a socket's address however long the directory's is.
+    pub fn short_path(&self, name: &str) -> PathBuf {
+        PathBuf::from(format!("/proc/self/fd/{}/{name}", self.directory.as_raw_fd()))
+    }
+
+    /// Removes a file of the directory if it is there.
+    ///
+    /// # Errors
+    /// What unlink reports.
+    pub fn remove(&self, name: &str) -> Result<()> {
+        match std::fs::remove_file(self.short_path(name)) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+        .context(|| format!("cannot remove {}", self.path.join(name).display()))
+    }
+
+    /// Opens the region, or creates an empty one of `length` bytes where there is none.
+    ///
+    /// # Errors
+    /// A region that is refused (exit 4); no space for a fresh one.
+    pub fn region(&self, length: u64) -> Result<RegionFile> {
+        let path = self.path.join("region");
+        let opened = File::options().read(true).write(true).custom_flags(nix::libc::O_NOFOLLOW).open(&path);
+        match opened {
+            Ok(file) => self.existing_region(file, &path, length),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                self.fresh_region(length, Totals::default())
+            }
+            Err(error) => Err(Error::region(format!("cannot open {}: {error}", path.display()))),
+        }
+    }
+
+    fn existing_region(&self, file: File, path: &Path, length: u64) -> Result<RegionFile> {
+        let named = |error: Error| Error::region(format!("{}: {error}", path.display()));
+        let unverified = UnverifiedRegion::open(&file).map_err(named)?;
+        let contents = unverified.contents();
+        if contents.header().supervision.damaged.load(std::sync::atomic::Ordering::SeqCst) != 0 {
+            return Err(named(Error::region(
+                "the region is damaged: a slot could not be repaired; move the file away to start with an empty one \
+                 (the journal has every acknowledged message)",
+            )));
+        }
+        if unverified.lost_power()? {
+            return Err(named(Error::region(
+                "the region was in use when the machine went down, and there is no checkpoint to go back to; move the \
+                 file away to start with an empty one (the journal has every acknowledged message)",
+            )));
+        }
+        let has = contents.geometry().length;
+        if has == length {
+            return Ok(RegionFile { file, unverified });
+        }
+        if !contents.is_clean() {
+            log::warn!(
+                "the region keeps its {has} bytes until a clean stop; --region-size asks for {length}"
+            );
+            return Ok(RegionFile { file, unverified });
+        }
+        log::info!("the region of {has} bytes gives way to one of {length}; its totals go along");
+        self.fresh_region(length, contents.totals())
+    }
+
+    /// Makes a region under another name first: one that is not complete is never found.
+    fn fresh_region(&self, length: u64, carried: Totals) -> Result<RegionFile> {
+        let (next, path) = (self.path.join("region.next"), self.path.join("region"));
+        self.remove("region.next")?;
+        let file = File::options()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&next)
+            .context(|| format!("cannot create {}", next.display()))?;
+        let made = Region::create(&file, length).inspect_err(|_| drop(self.remove("region.next")))?;
+        if let Some((_, slot)) = made.slots().next() {
+            carried.carry_into(slot);
+        }
+        std::fs::rename(&next, &path).context(|| format!("cannot create {}", path.display()))?;
+        Ok(RegionFile { unverified: UnverifiedRegion::open(&file)?, file })
+    }
+
+    /// Gives the directory back. The files stay: their locks are what counts.
+    pub fn release(mut self) {
+        let _ = self.write_pid("");
+    }
+
+    fn write_pid(&mut self, text: &str) -> Result<()> {
+        let write = |file: &mut File| {
+            file.set_len(0)?;
+            file.rewind()?;
+            file.write_all(text.as_bytes())
+        };
+        write(&mut self.pid_file).context(|| "cannot write supervisor.pid".to_owned())
+    }
+}
+
+fn open_own_directory(path: &Path) -> Result<File> {
+    let unusable = |why: &dyn std::fmt::Display| {
+        Error::usage(format!(
+            "cannot use {} as run directory: {why}; choose another --run-dir",
+            path.display()
+        ))
+    };
+    if let Some(parent) = path.parent() {
+        std::fs::create_dir_all(parent).map_err(|error| unusable(&error))?;
+    }
+    match std::fs::DirBuilder::new().mode(0o700).create(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => return Err(unusable(&error)),
+        _ => {}
+    }
+    let directory = file::open_directory(path).map_err(|error| match error.raw_os_error() {
+        Some(nix::libc::ELOOP | nix::libc::ENOTDIR) => unusable(&"it is a symbolic link or not a directory"),
+        _ => unusable(&error),
+    })?;
+    let metadata = directory.metadata().map_err(|error| unusable(&error))?;
+    if metadata.uid() != nix::unistd::geteuid().as_raw() {
+        return Err(unusable(&format!("it belongs to uid {}", metadata.uid())));
+    }
+    if metadata.mode() & 0o022 != 0 {
+        return Err(unusable(&"others may write to it"));
+    }
+    Ok(directory)
+}
+
+fn open_own_file(directory: &File, name: &str) -> Result<File> {
+    File::options()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .custom_flags(nix::libc::O_NOFOLLOW)
+        .open(format!("/proc/self/fd/{}/{name}", directory.as_raw_fd()))
+        .context(|| format!("cannot open {name} in the run directory"))
+}

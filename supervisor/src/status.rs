@@ -1,0 +1,158 @@
+//! `supervisor status`, `stop`, `reload` and `scale`: clients of a running instance. Counters and slots are read from
+//! the region itself; only what the daemon alone knows is asked for.
+
+use std::path::Path;
+
+use client::attach::{Attachment, StatusView};
+use common::error::{Error, Result};
+use common::slots::Totals;
+use common::wire::control::{DaemonState, Request, Response};
+use serde_json::{Value, json};
+
+use crate::cli::Command;
+
+/// Carries out a command.
+///
+/// # Errors
+/// No instance (exit 1); a request that the instance refuses.
+pub fn run(command: &Command) -> Result<()> {
+    match command {
+        Command::Status { instance, json, slots } => show(&instance.run_dir(), *json, *slots),
+        Command::Stop { instance, fast } => stop(&instance.run_dir(), *fast),
+        Command::Reload { instance } => ask(&instance.run_dir(), Request::Reload),
+        Command::Scale { instance, workers } => ask(&instance.run_dir(), Request::Scale(*workers)),
+    }
+}
+
+fn ask(run_dir: &Path, request: Request) -> Result<()> {
+    match Attachment::connect(run_dir)?.request(request)? {
+        Response::Done => Ok(()),
+        Response::Refused(why) => Err(Error::failure(why)),
+        Response::Status(_) => {
+            Err(Error::failure("the instance answered something else; is it of this version?"))
+        }
+    }
+}
+
+fn stop(run_dir: &Path, fast: bool) -> Result<()> {
+    let attachment = Attachment::connect(run_dir)?;
+    match attachment.request(Request::Stop { fast })? {
+        Response::Done => attachment.wait_until_gone(),
+        _ => Err(Error::failure("the instance refuses to stop; is it of this version?")),
+    }
+}
+
+fn show(run_dir: &Path, as_json: bool, with_slots: bool) -> Result<()> {
+    let view = Attachment::connect(run_dir)?.status()?;
+    if as_json {
+        println!("{}", to_json(&view, with_slots));
+    } else {
+        print!("{}", to_text(&view, with_slots));
+    }
+    Ok(())
+}
+
+fn to_json(view: &StatusView, with_slots: bool) -> Value {
+    let (daemon, workers, spool) = (&view.daemon, view.workers(), view.spool());
+    let Totals { connections, messages, bytes, errors, crashes, recoveries } = view.totals();
+    let mut status = json!({
+        "state": daemon.state,
+        "supervisor_pid": daemon.supervisor,
+        "template_pid": daemon.template,
+        "recovery_pid": daemon.recovery,
+        "generation": daemon.generation,
+        "listen": daemon.listen,
+        "workers": {
+            "configured": daemon.configured,
+            "live": workers.idle + workers.busy,
+            "idle": workers.idle,
+            "busy": workers.busy,
+        },
+        "totals": {
+            "connections": connections,
+            "messages": messages,
+            "bytes": bytes,
+            "errors": errors,
+            "crashes": crashes,
+            "recoveries": recoveries,
+        },
+        "recovery_us": {
+            "last": daemon.recovery_us.last,
+            "p50": daemon.recovery_us.p50,
+            "p99": daemon.recovery_us.p99,
+            "max": daemon.recovery_us.max,
+        },
+        "users": {},
+        "spool": { "bytes": spool.bytes, "limit": spool.limit, "oldest_minute": spool.oldest_minute },
+    });
+    if with_slots {
+        status["slots"] = view
+            .slots()
+            .iter()
+            .map(|slot| {
+                json!({
+                    "slot": slot.slot,
+                    "generation": slot.generation,
+                    "pid": slot.pid,
+                    "state": slot.state,
+                    "messages": slot.messages,
+                    "doing": slot.doing,
+                })
+            })
+            .collect();
+    }
+    status
+}
+
+fn to_text(view: &StatusView, with_slots: bool) -> String {
+    use std::fmt::Write as _;
+    let (daemon, workers, totals, spool) = (&view.daemon, view.workers(), view.totals(), view.spool());
+    let state = match daemon.state {
+        DaemonState::Starting => "starting",
+        DaemonState::Running => "running",
+        DaemonState::Degraded => "degraded",
+        DaemonState::Draining => "draining",
+    };
+    let mut text = format!(
+        "{state}: supervisor {}, template {} (generation {}), recovery {}\n",
+        daemon.supervisor, daemon.template, daemon.generation, daemon.recovery
+    );
+    let _ = writeln!(text, "listening on {}", daemon.listen.join(", "));
+    let _ = writeln!(
+        text,
+        "workers: {} wanted, {} live ({} idle, {} busy)",
+        daemon.configured,
+        workers.idle + workers.busy,
+        workers.idle,
+        workers.busy
+    );
+    let _ = writeln!(
+        text,
+        "totals: {} connections, {} messages, {} bytes, {} errors, {} crashes, {} recoveries",
+        totals.connections, totals.messages, totals.bytes, totals.errors, totals.crashes, totals.recoveries
+    );
+    let took = daemon.recovery_us;
+    let _ = writeln!(
+        text,
+        "recovery took: last {} µs, p50 {} µs, p99 {} µs, max {} µs",
+        took.last, took.p50, took.p99, took.max
+    );
+    let limit = spool.limit.map_or_else(|| "by free space".to_owned(), |limit| format!("{limit} bytes"));
+    let oldest = spool.oldest_minute.map_or_else(|| "none".to_owned(), |minute| minute.to_string());
+    let _ = writeln!(text, "spool: {} bytes, limit {limit}, oldest minute {oldest}", spool.bytes);
+    if with_slots {
+        let _ = writeln!(
+            text,
+            "{:>6} {:>10} {:>8} {:>9} {:>10} doing",
+            "slot", "generation", "pid", "state", "messages"
+        );
+        for slot in view.slots() {
+            let _ = writeln!(
+                text,
+                "{:>6} {:>10} {:>8} {:>9} {:>10} {}",
+                slot.slot, slot.generation, slot.pid, slot.state, slot.messages, slot.doing
+            );
+        }
+    }
+    text
+}
