@@ -475,6 +475,8 @@ impl Supervisor {
     fn worker_died(&mut self, now: Clock, pid: Pid, ending: Ending, death: Death) {
         match death {
             Death::Unknown | Death::Left => {}
+            // However it leaves, one that comes and goes is not replaced faster than one that crashes.
+            Death::LeftUnasked => self.policy.worker_died(now),
             Death::Young => {
                 self.policy.worker_failed(now, Cause::DiedYoung);
                 self.log_failure(now, &format!("worker {pid} {ending} before it was ready"));
@@ -495,6 +497,8 @@ impl Supervisor {
     }
 
     fn recovery_died(&mut self, now: Clock, pid: Pid, ending: Ending) {
+        // What it reported before it died still counts.
+        self.take_recovery_reports();
         let was_ready = self.recovery.ready().is_some();
         // One started for a single crash leaves when it has done its work.
         let done = ending == Ending::Exited(0) && self.options.recovery == Recovery::Spawn;
@@ -547,6 +551,7 @@ impl Supervisor {
     }
 
     fn keeper_died(&mut self, now: Clock, pid: Pid, ending: Ending) {
+        self.take_keeper_reports();
         let was_ready = self.keeper.ready().is_some();
         self.keeper.lost(now);
         if let Phase::Sealing { ordered, .. } = &mut self.phase {
@@ -628,6 +633,10 @@ impl Supervisor {
                 Report::TakenOver(repaired) => self.taken_over(repaired),
                 Report::Repaired(owner) => self.repaired(owner),
                 Report::Refused(owner, why) => self.repair_refused(owner, &why),
+                Report::Delayed(why) => {
+                    self.log_failure(self.now(), &format!("recovery waits and tries again: {why}"));
+                    self.extend_repair_deadline();
+                }
                 Report::Failed(why) => log::error!("recovery: {why}"),
                 other => log::warn!("recovery reports {other:?}"),
             }

@@ -2,21 +2,26 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU64, Ordering};
 
 use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, send, socketpair};
 
 use crate::layout::Slot;
 
-/// Signals that arrive as bytes on a socket, one byte each: its number. One order of arrival, one poll.
+/// Signals that have come and have not been taken, a bit each.
+static PENDING: AtomicU64 = AtomicU64::new(0);
+
+/// Signals that wake a poll. A byte on the socket says that some have come, a bit says which: however many come at
+/// once, the socket never fills, so that none is lost behind a thousand others.
 #[derive(Debug)]
 pub struct SignalPipe {
     receiver: OwnedFd,
+    caught: Vec<Signal>,
 }
 
 impl SignalPipe {
-    /// Catches the given signals from now on.
+    /// Catches the given signals from now on. Once in a process.
     ///
     /// # Errors
     /// What socketpair and sigaction report.
@@ -26,15 +31,16 @@ impl SignalPipe {
         // The sender lives as long as the handlers, which is as long as the process.
         let raw = std::mem::ManuallyDrop::new(sender).as_raw_fd();
         for &signal in signals {
-            let number = signal as i32;
+            let bit = 1 << signal as u64;
             let deliver = move || {
-                // A full socket means that plenty of wake-ups are waiting already.
-                let _ = send(raw, &[number as u8], MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL);
+                if PENDING.fetch_or(bit, Ordering::SeqCst) & bit == 0 {
+                    let _ = send(raw, &[0], MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL);
+                }
             };
             // SAFETY: send(2) is async-signal-safe, and the closure neither allocates nor panics.
-            unsafe { signal_hook::low_level::register(number, deliver) }?;
+            unsafe { signal_hook::low_level::register(signal as i32, deliver) }?;
         }
-        Ok(Self { receiver })
+        Ok(Self { receiver, caught: signals.to_vec() })
     }
 
     /// The descriptor to poll for reading.
@@ -42,11 +48,13 @@ impl SignalPipe {
         std::os::fd::AsFd::as_fd(&self.receiver)
     }
 
-    /// The signals that have arrived, in order; none waits.
+    /// The signals that have come since the last call, each once, in the order in which they were named.
     pub fn take(&self) -> Vec<Signal> {
-        let mut bytes = [0; 256];
-        let count = recv(self.receiver.as_raw_fd(), &mut bytes, MsgFlags::MSG_DONTWAIT).unwrap_or(0);
-        bytes[..count].iter().filter_map(|&number| Signal::try_from(i32::from(number)).ok()).collect()
+        // The bytes go first: a signal that comes after them leaves a byte for the next poll.
+        let mut bytes = [0; 64];
+        let _ = recv(self.receiver.as_raw_fd(), &mut bytes, MsgFlags::MSG_DONTWAIT);
+        let pending = PENDING.swap(0, Ordering::SeqCst);
+        self.caught.iter().copied().filter(|&signal| pending & 1 << signal as u64 != 0).collect()
     }
 }
 
@@ -175,12 +183,6 @@ fn stop_waiting(connection: i32) {
     let size = size_of::<libc::timeval>() as libc::socklen_t;
     // SAFETY: the kernel reads one timeval; at worst the number is not a socket any more, and the call fails.
     unsafe {
-        libc::setsockopt(
-            connection,
-            libc::SOL_SOCKET,
-            libc::SO_RCVTIMEO,
-            (&raw const shortest).cast(),
-            size,
-        );
+        libc::setsockopt(connection, libc::SOL_SOCKET, libc::SO_RCVTIMEO, (&raw const shortest).cast(), size);
     }
 }

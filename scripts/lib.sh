@@ -1,0 +1,40 @@
+# Shared by the scripts: what they need of the machine, and clear words where it is missing.
+
+fail() {
+    echo "$(basename "$0"): $*" >&2
+    exit 1
+}
+
+# need COMMAND PACKAGE...: installs Debian packages for a missing command, as root; says what to do otherwise.
+need() {
+    local command=$1
+    shift
+    command -v "$command" >/dev/null && return
+    if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
+        fail "$command is missing: install the packages $* and try again"
+    fi
+    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >/dev/null ||
+        fail "cannot install $*"
+}
+
+need_cargo() {
+    [ -f "$HOME/.cargo/env" ] && . "$HOME/.cargo/env"
+    command -v cargo >/dev/null || fail "cargo is missing: install Rust (https://rustup.rs) and try again"
+}
+
+# A thousand connections need as many descriptors on the client's side.
+raise_descriptor_limit() {
+    ulimit -n "$(ulimit -Hn)" 2>/dev/null || true
+}
+
+step() {
+    local name=$1
+    shift
+    echo "== $name: $*"
+    "$@"
+}
+
+# Where a run directory is in memory, as it should be.
+memory_dir() {
+    if [ -d /dev/shm ] && [ -w /dev/shm ]; then echo /dev/shm; else echo "${TMPDIR:-/tmp}"; fi
+}
