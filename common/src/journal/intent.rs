@@ -69,10 +69,32 @@ impl Intent {
     /// # Errors
     /// What the file system reports; an intent that no writer makes (`InvalidData`).
     pub fn decide(&self, spool: &Spool, epoch: u64, owner: Owner) -> io::Result<Verdict> {
+        match self.find(spool, epoch, owner)? {
+            Found::Nothing => Ok(Verdict::Back),
+            Found::Whole => Ok(Verdict::Forward),
+            Found::Torn { file, off, len } => {
+                blank(&file, off, len)?;
+                Ok(Verdict::Back)
+            }
+        }
+    }
+
+    /// Repair where the minute is sealed already: the same verdict, but a sealed file is not written any more.
+    ///
+    /// # Errors
+    /// As [`Intent::decide`].
+    pub fn read_verdict(&self, spool: &Spool, epoch: u64, owner: Owner) -> io::Result<Verdict> {
+        Ok(match self.find(spool, epoch, owner)? {
+            Found::Whole => Verdict::Forward,
+            Found::Nothing | Found::Torn { .. } => Verdict::Back,
+        })
+    }
+
+    fn find(&self, spool: &Spool, epoch: u64, owner: Owner) -> io::Result<Found> {
         let minute = Minute(self.minute.load(Acquire));
         let off = self.off.load(Acquire);
         if minute.0 == 0 || off == NO_OFFSET {
-            return Ok(Verdict::Back);
+            return Ok(Found::Nothing);
         }
         let len = self.len.load(Acquire);
         if len > MAX_RECORD as u64 || off > MAX_MINUTE_FILE - len {
@@ -80,16 +102,23 @@ impl Intent {
             return Err(io::Error::new(io::ErrorKind::InvalidData, text));
         }
         let file = match spool.open_minute(minute) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Verdict::Back),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Found::Nothing),
             opened => opened?,
         };
         let id = RecordId { epoch, owner, seq: self.seq.load(Acquire) };
-        if record::is_whole(&read_up_to(&file, off, len as usize)?, id) {
-            return Ok(Verdict::Forward);
-        }
-        blank(&file, off, len)?;
-        Ok(Verdict::Back)
+        let whole = record::is_whole(&read_up_to(&file, off, len as usize)?, id);
+        Ok(if whole { Found::Whole } else { Found::Torn { file, off, len } })
     }
+}
+
+/// What stands where an intent's record should.
+enum Found {
+    /// There is no range, or no file.
+    Nothing,
+    /// The record.
+    Whole,
+    /// Something else.
+    Torn { file: File, off: u64, len: u64 },
 }
 
 fn read_up_to(file: &File, offset: u64, length: usize) -> io::Result<Vec<u8>> {

@@ -95,6 +95,18 @@ impl JournalState {
         &self.ring[(minute.0 % JOURNAL_RING as u64) as usize]
     }
 
+    /// What each of the ring's entries says; `None` where it is free.
+    pub fn ring_claims(&self) -> [Option<Claims>; JOURNAL_RING] {
+        let near = self.open_minute().minute;
+        std::array::from_fn(|index| self.ring[index].claims(near))
+    }
+
+    /// How far the file of an unsealed minute is claimed; `None` where the ring has no entry for it.
+    pub fn claimed(&self, minute: Minute) -> Option<u64> {
+        let claims = self.entry(minute).claims(minute)?;
+        (claims.minute == minute).then_some(claims.tail)
+    }
+
     /// Bytes written to unsealed minutes, and bytes reserved for them on the disk.
     pub fn open_bytes(&self) -> (u64, u64) {
         self.ring.iter().fold((0, 0), |(written, reserved), entry| {
@@ -121,7 +133,27 @@ impl JournalState {
     }
 }
 
+/// What an entry of the ring says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Claims {
+    /// Whose entry it is, as far as the low bits tell.
+    pub minute: Minute,
+    /// The file is claimed up to here.
+    pub tail: u64,
+    /// Disk space is reserved up to here.
+    pub reserved: u64,
+}
+
 impl MinuteState {
+    /// What the entry says; the minute is the one nearest to `near`.
+    fn claims(&self, near: Minute) -> Option<Claims> {
+        let word = self.tail.load(SeqCst);
+        let tail = Tagged::from_word(word);
+        let reserved = Tagged::from_word(self.reserved.load(SeqCst));
+        let reserved = if reserved.tag == tail.tag { reserved.offset } else { 0 };
+        (word != 0).then(|| Claims { minute: tail.minute_near(near), tail: tail.offset, reserved })
+    }
+
     /// Makes the entry this minute's, empty. True where it is, whoever did it; false where another minute has it.
     fn prepare(&self, minute: Minute) -> bool {
         let fresh = Tagged::new(minute, 0).word();

@@ -151,6 +151,9 @@ impl Writer {
                 continue;
             }
             self.spool.create_minute(minute).map_err(|error| failed("open", &error))?;
+            if !self.may_be_written(journal, minute).map_err(|error| failed("open", &error))? {
+                continue;
+            }
             if self.sync == Sync::Always {
                 self.spool.sync().map_err(|error| failed("sync", &error))?;
             }
@@ -164,6 +167,18 @@ impl Writer {
             return Err(AppendError::Full("too many minutes of the journal wait to be sealed".to_owned()));
         }
         Ok(false)
+    }
+
+    /// Whether a minute that has just been created is ours alone: its lock is our link, and nothing stands in its file
+    /// that this region's writers did not write. They prepare the ring's entry first, so it is asked last.
+    fn may_be_written(&self, journal: &JournalState, minute: Minute) -> io::Result<bool> {
+        let size = match self.spool.open_minute(minute) {
+            // The keeper has cleared it away: it is sealed already.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            file => file?.metadata()?.len(),
+        };
+        let prepared = journal.entry(minute).tail.load(SeqCst) != 0;
+        Ok((size == 0 || prepared) && self.spool.lock_is_ours(minute)?)
     }
 
     /// Has the minute's file open. False where it is gone: the minute is closed then, and another one opened.
@@ -380,6 +395,23 @@ mod tests {
         }
         assert!(matches!(record(&mut seat, &mut writer, "text"), Err(AppendError::Full(_))));
         assert!(seat.slot().holds_nothing());
+    }
+
+    #[test]
+    fn a_minute_with_anothers_file_or_lock_is_passed_over() {
+        use crate::journal::spool::{data_name, lock_name};
+        let scene = Scene::new();
+        let first = Minute::now();
+        // A minute may pass meanwhile, so there is one of each kind at the next as well.
+        for (ahead, name) in [data_name, data_name, lock_name, lock_name].into_iter().enumerate() {
+            let path = scene.directory.path().join(name(Minute(first.0 + ahead as u64)));
+            std::fs::write(path, "another's").unwrap();
+        }
+        let mut seat = scene.seat(0);
+        record(&mut seat, &mut scene.writer(), "one").unwrap();
+        assert_eq!(scene.journal().open_minute().minute, Minute(first.0 + 4));
+        let found = std::fs::read(scene.directory.path().join(data_name(first))).unwrap();
+        assert_eq!(found, b"another's");
     }
 
     #[test]

@@ -13,8 +13,8 @@ use nix::sys::socket::{
 };
 use nix::sys::time::TimeVal;
 
-/// Waiting connections asked for; the kernel caps it at net.core.somaxconn.
-const BACKLOG: i32 = 65_535;
+/// As many waiting connections as the kernel allows: net.core.somaxconn.
+const BACKLOG: Backlog = Backlog::MAXALLOWABLE;
 
 /// A listening socket, non-blocking, and where it really listens.
 #[derive(Debug)]
@@ -39,7 +39,7 @@ pub fn listen_tcp(address: SocketAddr) -> io::Result<Listener> {
         socket::setsockopt(&socket, sockopt::Ipv6V6Only, &true)?;
     }
     socket::bind(socket.as_raw_fd(), &SockaddrStorage::from(address))?;
-    socket::listen(&socket, Backlog::new(BACKLOG)?)?;
+    socket::listen(&socket, BACKLOG)?;
     Ok(Listener { socket, tcp: true })
 }
 
@@ -58,7 +58,7 @@ pub fn listen_unix(path: &Path) -> io::Result<Listener> {
         }
         bound => bound?,
     }
-    socket::listen(&socket, Backlog::new(BACKLOG)?)?;
+    socket::listen(&socket, BACKLOG)?;
     Ok(Listener { socket, tcp: false })
 }
 
@@ -149,9 +149,9 @@ impl Doorbell {
     ///
     /// # Errors
     /// What epoll reports.
-    pub fn new(listeners: &[OwnedFd]) -> io::Result<Self> {
+    pub fn new<'fd>(listeners: impl IntoIterator<Item = BorrowedFd<'fd>>) -> io::Result<Self> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
-        for (index, listener) in listeners.iter().enumerate() {
+        for (index, listener) in listeners.into_iter().enumerate() {
             let event = EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLEXCLUSIVE, index as u64);
             epoll.add(listener, event)?;
         }

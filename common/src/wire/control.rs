@@ -105,6 +105,9 @@ pub enum Report {
     TakenOver(u32),
     /// From the journal keeper: every minute is sealed.
     Sealed,
+    /// From recovery: the file system keeps it from deciding about what it was ordered to repair; why. It tries
+    /// again, and says so each time. No fault of the region's or of recovery's: only the deadline begins anew.
+    Delayed(String),
 }
 
 /// Requests on the control socket.

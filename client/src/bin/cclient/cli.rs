@@ -17,7 +17,7 @@ const MAX_CONNECTIONS: u64 = 1_000_000;
 /// What is left to the user to decide.
 #[derive(Debug)]
 pub struct Options {
-    /// The server as it was written, for people.
+    /// The server for people, `HOST:PORT`.
     pub server: String,
     /// The server's address.
     pub address: Address,
@@ -52,7 +52,7 @@ pub enum Extent {
 
 /// Send messages to a Holdfast server over many connections at once and report what was acknowledged
 #[derive(Parser, Debug)]
-#[command(name = "cclient", version, about, max_term_width = 110, after_help = AFTER_HELP)]
+#[command(name = "cclient", version, max_term_width = 110, after_help = AFTER_HELP)]
 struct Arguments {
     /// Name or address of the server; every address of a name is tried
     host: String,
@@ -116,9 +116,10 @@ impl Arguments {
             (None, Some(Span(duration))) => Extent::Lasting(duration),
             (None, None) => Extent::Requests(self.threads),
         };
+        let address = Address::Tcp { host, port: self.port };
         Ok(Options {
-            server: format!("{}:{}", self.host, self.port),
-            address: Address::Tcp { host, port: self.port },
+            server: address.to_string().split_off("tcp:".len()),
+            address,
             threads: usize::try_from(self.threads).unwrap_or(usize::MAX),
             message: self.message,
             extent,
@@ -190,6 +191,7 @@ mod tests {
         for host in ["::1", "[::1]"] {
             let options = options(&[host, "1", "1", "a:b"]).unwrap();
             assert_eq!(options.address, Address::Tcp { host: "::1".to_owned(), port: 1 });
+            assert_eq!(options.server, "[::1]:1");
         }
         assert!(options(&["a:b", "1", "1", "a:b"]).unwrap_err().contains("HOST"));
         assert!(options(&["", "1", "1", "a:b"]).unwrap_err().contains("HOST"));

@@ -1,7 +1,6 @@
 //! One event thread and its share of the connections. Each connection has at most one request outstanding.
 
 use std::collections::VecDeque;
-use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use common::error::{Context, Result};
@@ -69,6 +68,8 @@ enum Phase {
 struct Connection {
     phase: Phase,
     socket: Option<Socket>,
+    /// The socket's connection has had its last reply: the socket can serve only another connection.
+    spent: bool,
     /// What the socket is registered for; nothing while it is not registered.
     interest: EpollFlags,
     ticket: Ticket,
@@ -105,6 +106,7 @@ pub struct Engine<'a> {
 
 const READABLE: EpollFlags = EpollFlags::EPOLLIN.union(EpollFlags::EPOLLRDHUP);
 const BOTH: EpollFlags = READABLE.union(EpollFlags::EPOLLOUT);
+const HANGUP: EpollFlags = EpollFlags::EPOLLRDHUP.union(EpollFlags::EPOLLHUP).union(EpollFlags::EPOLLERR);
 
 impl<'a> Engine<'a> {
     /// Runs one event thread to its end and reports it.
@@ -119,7 +121,8 @@ impl<'a> Engine<'a> {
 
     fn new(job: &'a Job, connections: usize, notes: Sender<Note>) -> Result<Self> {
         let now = Instant::now();
-        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).context(|| "cannot create an epoll".to_owned())?;
+        let epoll =
+            Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).context(|| "cannot create an epoll".to_owned())?;
         Ok(Self {
             job,
             notes,
@@ -174,7 +177,7 @@ impl<'a> Engine<'a> {
     fn on_event(&mut self, event: &EpollEvent) {
         // The number came from this thread, through the kernel.
         let index = usize::try_from(event.data()).unwrap_or(usize::MAX);
-        let flags = event.events();
+        let hangup = event.events().intersects(HANGUP);
         match self.connections[index].phase {
             // It hung up, or talks without being asked; the next request will tell.
             Phase::Idle => {}
@@ -182,11 +185,13 @@ impl<'a> Engine<'a> {
             Phase::Sending => {
                 self.transmit(index);
                 // A server that refuses a long request answers before it has read all of it.
-                if self.connections[index].phase == Phase::Sending && flags.contains(EpollFlags::EPOLLIN) {
-                    self.receive(index, flags);
+                if self.connections[index].phase == Phase::Sending
+                    && event.events().contains(EpollFlags::EPOLLIN)
+                {
+                    self.receive(index, hangup);
                 }
             }
-            Phase::Waiting => self.receive(index, flags),
+            Phase::Waiting => self.receive(index, hangup),
         }
     }
 
@@ -207,7 +212,7 @@ impl<'a> Engine<'a> {
         connection.sent = 0;
         connection.first_peer = self.preferred_peer;
         connection.tried = 0;
-        if connection.socket.is_some() && self.job.keep_alive {
+        if connection.socket.is_some() && !connection.spent {
             connection.phase = Phase::Sending;
             self.transmit(index);
         } else {
@@ -231,7 +236,7 @@ impl<'a> Engine<'a> {
             }
             connection.tried += 1;
         }
-        self.finish(index, Err(failure), EpollFlags::empty());
+        self.finish(index, Err(failure), false);
     }
 
     /// Sends what is left of the request.
@@ -243,7 +248,8 @@ impl<'a> Engine<'a> {
             match socket.send(&self.outgoing[connection.sent..]) {
                 Ok(count) => {
                     if connection.phase == Phase::Dialing {
-                        self.preferred_peer = (connection.first_peer + connection.tried) % self.job.peers.len();
+                        self.preferred_peer =
+                            (connection.first_peer + connection.tried) % self.job.peers.len();
                         connection.phase = Phase::Sending;
                     }
                     connection.sent += count;
@@ -269,41 +275,57 @@ impl<'a> Engine<'a> {
     /// Nothing more can be sent, but the server may have said why.
     fn receive_last(&mut self, index: usize, failure: Failure) {
         let request = self.connections[index].ticket.sequence;
-        self.receive(index, EpollFlags::EPOLLRDHUP);
+        self.receive(index, true);
         let connection = &self.connections[index];
         if connection.phase != Phase::Idle && connection.ticket.sequence == request {
-            self.finish(index, Err(failure), EpollFlags::EPOLLRDHUP);
+            self.finish(index, Err(failure), false);
         }
     }
 
     /// Reads what has arrived and acts on it.
-    fn receive(&mut self, index: usize, flags: EpollFlags) {
+    fn receive(&mut self, index: usize, mut hangup: bool) {
         let connection = &mut self.connections[index];
         let Some(socket) = &connection.socket else { return };
         self.job.requests.write_expected(connection.ticket.sequence, &mut self.expected);
+        let mut verdict = Verdict::Pending;
         for _ in 0..READS_PER_TURN {
-            let verdict = match socket.receive(&mut self.received) {
-                Ok(0) => connection.scanner.finish(&self.expected),
-                Ok(count) => connection.scanner.feed(&self.received[..count], &self.expected),
+            verdict = match socket.receive(&mut self.received) {
+                Ok(0) => {
+                    hangup = true;
+                    connection.scanner.finish(&self.expected)
+                }
+                Ok(count) => {
+                    let verdict = connection.scanner.feed(&self.received[..count], &self.expected);
+                    if verdict == Verdict::Pending && count < self.received.len() && !hangup {
+                        // That was all; asking again would only be told so.
+                        return;
+                    }
+                    verdict
+                }
                 Err(Errno::EAGAIN) => return,
-                Err(Errno::EINTR) => continue,
+                Err(Errno::EINTR) => Verdict::Pending,
                 Err(cause) => Verdict::Failed(Failure::of_transfer(cause)),
             };
-            match verdict {
-                Verdict::Pending => {}
-                Verdict::Handled => return self.finish(index, Ok(()), flags),
-                Verdict::Failed(failure) => return self.finish(index, Err(failure), flags),
+            if verdict != Verdict::Pending {
+                break;
             }
+        }
+        match verdict {
+            Verdict::Pending => {}
+            Verdict::Handled => self.finish(index, Ok(()), !hangup),
+            Verdict::Failed(failure) => self.finish(index, Err(failure), !hangup),
         }
     }
 
     /// The request is decided. The next one follows at once after a reply, and after its turn otherwise: failures can
     /// come so fast that one connection would use up all requests.
-    fn finish(&mut self, index: usize, outcome: std::result::Result<(), Failure>, flags: EpollFlags) {
+    fn finish(&mut self, index: usize, outcome: std::result::Result<(), Failure>, open: bool) {
         let connection = &mut self.connections[index];
+        // A connection on which part of a request is still unsent is no good for the next one.
+        let reusable = open && self.job.keep_alive && connection.phase == Phase::Waiting;
         connection.phase = Phase::Idle;
         self.active -= 1;
-        connection.settle(outcome, self.job.keep_alive && !flags.contains(EpollFlags::EPOLLRDHUP));
+        connection.settle(outcome.err(), reusable);
         match outcome {
             Ok(()) => {
                 let Ticket { sequence, planned } = connection.ticket;
@@ -323,22 +345,22 @@ impl<'a> Engine<'a> {
 
     fn watch(&mut self, index: usize, interest: EpollFlags) {
         if let Err(cause) = self.connections[index].watch(&self.epoll, interest, index) {
-            self.finish(index, Err(Failure::of_transfer(cause)), EpollFlags::EPOLLRDHUP);
+            self.finish(index, Err(Failure::of_transfer(cause)), false);
         }
     }
 
     /// What is due: connections that have rested, requests whose time is up, progress.
     fn on_time(&mut self) {
         let now = Instant::now();
-        while let Some((_, index)) = self.resting.pop_front_if(|(due, _)| *due <= now) {
-            self.ready.push_back(index);
+        while self.resting.front().is_some_and(|(due, _)| *due <= now) {
+            self.ready.extend(self.resting.pop_front().map(|(_, index)| index));
         }
         if now < self.next_sweep {
             return;
         }
         self.next_sweep = now + self.sweep_interval();
         if self.job.timeout.is_some() {
-            self.sweep(0..self.connections.len(), now);
+            self.sweep(now);
         }
         let decided = self.tally.handled + self.tally.errors();
         // The main thread may have given up; the end of this thread will show it.
@@ -348,11 +370,12 @@ impl<'a> Engine<'a> {
 
     /// Every connection is looked at, a few times within a timeout: cheaper than keeping deadlines in order, which every
     /// request would have to pay for.
-    fn sweep(&mut self, range: Range<usize>, now: Instant) {
-        for index in range {
+    fn sweep(&mut self, now: Instant) {
+        for index in 0..self.connections.len() {
             let connection = &self.connections[index];
-            if connection.phase != Phase::Idle && connection.deadline.is_some_and(|deadline| deadline <= now) {
-                self.finish(index, Err(Failure::TimedOut), EpollFlags::EPOLLRDHUP);
+            if connection.phase != Phase::Idle && connection.deadline.is_some_and(|deadline| deadline <= now)
+            {
+                self.finish(index, Err(Failure::TimedOut), false);
             }
         }
     }
@@ -367,6 +390,7 @@ impl Connection {
         Self {
             phase: Phase::Idle,
             socket: None,
+            spent: false,
             interest: EpollFlags::empty(),
             ticket: Ticket { sequence: 0, planned: now },
             deadline: None,
@@ -380,32 +404,26 @@ impl Connection {
     /// Begins a fresh connection, from the socket of the last one if that was answered.
     fn connect(&mut self, peer: &Peer, request_size: usize) -> std::result::Result<(), Errno> {
         if self.socket.as_ref().is_some_and(|socket| socket.reconnect(peer).is_ok()) {
+            self.spent = false;
             return Ok(());
         }
-        self.take_socket();
+        if let Some(socket) = self.take_socket() {
+            socket.abort();
+        }
         self.socket = Some(Socket::connect(peer, request_size)?);
+        self.spent = false;
         Ok(())
     }
 
-    /// Decides what becomes of the socket after a request: kept for the next one, reset, or closed.
-    fn settle(&mut self, outcome: std::result::Result<(), Failure>, reusable: bool) {
-        let open = match outcome {
-            Ok(()) => true,
-            Err(failure) => failure.is_answer() && !failure.ends_connection(),
-        };
-        if reusable && open {
-            return;
+    /// Decides what becomes of the socket after a request: kept for the next one, kept to be reset when a fresh
+    /// connection is made from it, or closed.
+    fn settle(&mut self, failure: Option<Failure>, reusable: bool) {
+        self.spent = !reusable || failure.is_some_and(Failure::ends_connection);
+        if self.spent {
+            self.scanner.clear();
         }
-        self.scanner.clear();
-        match outcome {
-            // Kept for a fresh connection from the same socket, which resets this one.
-            Ok(()) => {}
-            Err(failure) if failure.is_answer() => {
-                if let Some(socket) = self.take_socket() {
-                    socket.abort();
-                }
-            }
-            Err(_) => drop(self.take_socket()),
+        if failure.is_some_and(|failure| !failure.is_answer()) {
+            drop(self.take_socket());
         }
     }
 
@@ -427,5 +445,102 @@ impl Connection {
         }
         self.interest = interest;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{BufRead, BufReader, Read, Write};
+    use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+
+    use super::*;
+    use crate::schedule::Goal;
+
+    /// Answers each connection's one request.
+    fn serve(listener: &TcpListener, connections: usize) {
+        for stream in listener.incoming().take(connections) {
+            let (stream, mut line) = (stream.unwrap(), String::new());
+            BufReader::new(&stream).read_line(&mut line).unwrap();
+            let (user, message) = line.trim_end().split_once(':').unwrap();
+            writeln!(&stream, "server 1 recvd message \"{message}\" from user {user}").unwrap();
+        }
+    }
+
+    fn tally(peers: Vec<Peer>, requests: u64, message: &str) -> Tally {
+        let job = Job {
+            peers,
+            requests: Requests::new(message.parse().unwrap()).unwrap(),
+            schedule: Schedule::new(Goal::Requests(requests)),
+            keep_alive: false,
+            timeout: Some(Duration::from_secs(60)),
+            rest: Duration::ZERO,
+            remember: false,
+        };
+        let (sender, notes) = crossbeam_channel::unbounded();
+        Engine::run(&job, 2, &sender);
+        let last = notes.try_iter().last();
+        let Some(Note::Done(tally)) = last else { panic!("ended without results: {last:?}") };
+        tally.unwrap()
+    }
+
+    #[test]
+    fn the_next_address_of_a_name_is_tried() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let good = listener.local_addr().unwrap();
+        let server = std::thread::spawn(move || serve(&listener, 10));
+        // Nothing listens on port 1 of these, or on any address of the other family.
+        let refusing = [SocketAddr::from((Ipv4Addr::LOCALHOST, 1)), "[::1]:1".parse().unwrap()];
+        let peers = refusing.into_iter().chain([good]).map(Peer::from).collect();
+        let tally = tally(peers, 10, "arijort:hi");
+        assert_eq!((tally.handled, tally.errors()), (10, 0));
+        server.join().unwrap();
+    }
+
+    #[test]
+    fn every_address_refuses() {
+        let peers = [1, 1].map(|port| Peer::from(SocketAddr::from((Ipv4Addr::LOCALHOST, port))));
+        let tally = tally(peers.to_vec(), 10, "arijort:hi");
+        assert_eq!(tally.handled, 0);
+        assert_eq!(tally.errors_by_kind(), [(Failure::Refused, 10)]);
+    }
+
+    /// Longer than all buffers between client and server, so that sending takes several turns.
+    fn long_message() -> String {
+        format!("arijort:{}", "x".repeat(16 << 20))
+    }
+
+    #[test]
+    fn a_long_request_is_sent_piece_by_piece() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let peer = Peer::from(listener.local_addr().unwrap());
+        let server = std::thread::spawn(move || {
+            for stream in listener.incoming().take(4) {
+                let (stream, mut line) = (stream.unwrap(), String::new());
+                BufReader::new(&stream).read_line(&mut line).unwrap();
+                assert!(line.starts_with(&long_message()));
+                let token = line.trim_end().rsplit_once(' ').unwrap().1;
+                writeln!(&stream, "server 1 recvd message \"{token}\" from user arijort").unwrap();
+            }
+        });
+        let tally = tally(vec![peer], 4, &long_message());
+        assert_eq!((tally.handled, tally.errors()), (4, 0));
+        server.join().unwrap();
+    }
+
+    #[test]
+    fn the_reason_is_read_although_sending_failed() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let peer = Peer::from(listener.local_addr().unwrap());
+        let server = std::thread::spawn(move || {
+            for stream in listener.incoming().take(20) {
+                let mut stream = stream.unwrap();
+                stream.read_exact(&mut [0; 10]).unwrap();
+                writeln!(stream, "error too-long: at most 64 KiB").unwrap();
+                // Dropped with unread data, which resets the connection while the request is still being sent.
+            }
+        });
+        let tally = tally(vec![peer], 20, &long_message());
+        assert_eq!(tally.errors_by_kind(), [(Failure::ServerTooLong, 20)]);
+        server.join().unwrap();
     }
 }

@@ -148,7 +148,7 @@ impl Failure {
         (self as usize) >= ServerUnauthorized as usize
     }
 
-    /// Whether the server closes the connection after this answer.
+    /// Whether the connection is of no use after this: the server closes it after some answers.
     pub fn ends_connection(self) -> bool {
         !matches!(self, ServerUnauthorized | ServerMalformed | ServerFull | ServerBusy)
     }

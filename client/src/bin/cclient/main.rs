@@ -22,5 +22,5 @@ mod socket;
 mod tally;
 
 fn main() -> std::process::ExitCode {
-    common::error::run("cclient", || run::run(cli::parse()?))
+    common::error::run("cclient", || run::run(&cli::parse()?))
 }

@@ -162,7 +162,8 @@ mod tests {
             format!("hello world\0\n\0\0{REPLY}\n"),
             format!("\n\n{REPLY}\n"),
             "server 1 recvd message \"00ab-7\" from user arijort\n".to_owned(),
-            "server 1 recvd message \"a \"quoted\" 00ab-7\" from user x 00ab-7\" from user arijort\n".to_owned(),
+            "server 1 recvd message \"a \"quoted\" 00ab-7\" from user x 00ab-7\" from user arijort\n"
+                .to_owned(),
         ] {
             assert_eq!(all_at_once(&text), Verdict::Handled, "{text:?}");
         }

@@ -56,7 +56,12 @@ impl Requests {
 
     /// Bytes of the longest request.
     pub fn longest(&self) -> usize {
-        self.message.user.len() + self.message.text.len() + self.run.len() + ": -\n".len() + u64::MAX.ilog10() as usize + 1
+        self.message.user.len()
+            + self.message.text.len()
+            + self.run.len()
+            + ": -\n".len()
+            + u64::MAX.ilog10() as usize
+            + 1
     }
 
     /// Writes request `sequence` as it goes over the wire into `buffer`, in place of what was there.

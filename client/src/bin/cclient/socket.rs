@@ -3,8 +3,8 @@
 
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
 
-use libc::linger;
 use nix::errno::Errno;
 use nix::sys::socket::{
     self, AddressFamily, MsgFlags, SockFlag, SockType, SockaddrStorage, setsockopt, sockopt,
@@ -70,7 +70,8 @@ impl Socket {
         if peer.family != self.family {
             return Err(Errno::EAFNOSUPPORT);
         }
-        rustix::net::connect_unspec(&self.descriptor).map_err(|cause| Errno::from_raw(cause.raw_os_error()))?;
+        rustix::net::connect_unspec(&self.descriptor)
+            .map_err(|cause| Errno::from_raw(cause.raw_os_error()))?;
         self.begin(peer)
     }
 
@@ -83,7 +84,7 @@ impl Socket {
     /// nothing is outstanding in either direction. Every other connection is dropped, which closes it in the ordinary way.
     pub fn abort(self) {
         // If the option is refused the connection closes in the ordinary way: a port less for a minute, nothing lost.
-        let _ = setsockopt(&self.descriptor, sockopt::Linger, &linger { l_onoff: 1, l_linger: 0 });
+        let _ = rustix::net::sockopt::set_socket_linger(&self.descriptor, Some(Duration::ZERO));
     }
 }
 
