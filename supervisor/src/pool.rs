@@ -65,6 +65,10 @@ pub struct Pool {
     unknown_dead: HashMap<Pid, Ending>,
     /// Workers of templates before this one are outdated.
     oldest_serving: u32,
+    /// What the policy wants to know, kept up with every change: the loop asks at each turn.
+    counts: Counts,
+    /// How many are asked to leave.
+    retiring: u32,
 }
 
 impl Pool {
@@ -75,29 +79,47 @@ impl Pool {
             .map(|(_, slot)| Entry { generation: slot.standing().0, template: 0, standing: Standing::Free })
             .collect();
         // The lowest slot last, since the free ones are taken from the end.
-        let free = (0..entries.len() as u32).rev().map(SlotIndex).collect();
+        let free: Vec<_> = (0..entries.len() as u32).rev().map(SlotIndex).collect();
         Self {
             entries,
             by_pid: HashMap::new(),
+            counts: Counts { free_slots: free.len() as u32, ..Counts::default() },
             free,
             starting: Vec::new(),
             unknown_dead: HashMap::new(),
             oldest_serving: 0,
+            retiring: 0,
         }
     }
 
     /// What the policy wants to know.
     pub fn counts(&self) -> Counts {
-        let mut counts = Counts { free_slots: self.free.len() as u32, ..Counts::default() };
-        for entry in &self.entries {
-            match entry.standing {
-                Standing::Reserved | Standing::Starting(_) => counts.starting += 1,
-                Standing::Ready(_) if entry.template < self.oldest_serving => counts.outdated += 1,
-                Standing::Ready(_) => counts.ready += 1,
-                Standing::Free | Standing::Retiring(..) | Standing::Killed(_) | Standing::Dead => {}
-            }
+        self.counts
+    }
+
+    /// The one way for a slot to change its standing.
+    fn stand(&mut self, index: SlotIndex, standing: Standing) -> Standing {
+        let entry = &mut self.entries[index.0 as usize];
+        let before = std::mem::replace(&mut entry.standing, standing);
+        let outdated = entry.template < self.oldest_serving;
+        for (standing, change) in [(before, u32::MAX), (standing, 1)] {
+            let count = match standing {
+                Standing::Free => &mut self.counts.free_slots,
+                Standing::Reserved | Standing::Starting(_) => &mut self.counts.starting,
+                Standing::Ready(_) if outdated => &mut self.counts.outdated,
+                Standing::Ready(_) => &mut self.counts.ready,
+                Standing::Retiring(..) => &mut self.retiring,
+                Standing::Killed(_) | Standing::Dead => continue,
+            };
+            *count = count.wrapping_add(change);
         }
-        counts
+        before
+    }
+
+    /// The slot of an owner, if the book has it in that generation, and how it stands.
+    fn standing(&self, owner: Owner) -> Option<Standing> {
+        let entry = self.entries.get(owner.slot.0 as usize)?;
+        (entry.generation == owner.generation).then_some(entry.standing)
     }
 
     /// Whether every process is gone and every slot repaired.
@@ -108,6 +130,10 @@ impl Pool {
     /// Workers cloned from templates before this one are outdated from now on.
     pub fn outdate_before(&mut self, template: u32) {
         self.oldest_serving = template;
+        let ready = |entry: &&Entry| matches!(entry.standing, Standing::Ready(_));
+        let serving = self.entries.iter().filter(ready).filter(|entry| entry.template >= template).count();
+        self.counts.outdated += self.counts.ready - serving as u32;
+        self.counts.ready = serving as u32;
     }
 
     /// Promises a free slot to a process that `template` is to make.
@@ -116,19 +142,19 @@ impl Pool {
         let entry = &mut self.entries[index.0 as usize];
         entry.generation = Generation(entry.generation.0.wrapping_add(1));
         entry.template = template;
-        entry.standing = Standing::Reserved;
-        region.slot(index)?.reserve(entry.generation, template);
+        let owner = slots::owner(index, entry.generation);
+        region.slot(index)?.reserve(owner.generation, template);
+        self.stand(index, Standing::Reserved);
         self.starting.push(index);
-        Some(slots::owner(index, entry.generation))
+        Some(owner)
     }
 
     /// The promised process exists. Gives how it ended if it has done so already.
     pub fn spawned(&mut self, owner: Owner, pid: Pid) -> Option<Ending> {
-        let entry = self.entry(owner)?;
-        if entry.standing != Standing::Reserved {
+        if self.standing(owner)? != Standing::Reserved {
             return None;
         }
-        entry.standing = Standing::Starting(pid);
+        self.stand(owner.slot, Standing::Starting(pid));
         self.by_pid.insert(pid, owner.slot);
         let ended = self.unknown_dead.remove(&pid);
         // One spawn is outstanding at a time, so no other reply can name any of these: forget them before their pids
@@ -149,8 +175,7 @@ impl Pool {
     /// The promised process could not be made, or it is not known whether it was: the slot is taken back. False
     /// where a process has taken it: then it is repaired when that process ends.
     pub fn withdraw(&mut self, region: &Region, owner: Owner) -> bool {
-        let Some(entry) = self.entry(owner) else { return false };
-        if entry.standing != Standing::Reserved {
+        if self.standing(owner) != Some(Standing::Reserved) {
             return false;
         }
         let taken_back = region
@@ -168,12 +193,12 @@ impl Pool {
         let mut ready = 0;
         let mut index = 0;
         while index < self.starting.len() {
-            let slot = self.starting[index];
-            let entry = &mut self.entries[slot.0 as usize];
-            let live = region.slot(slot).is_some_and(|slot| slot.is(entry.generation, State::Live));
-            match entry.standing {
+            let place = self.starting[index];
+            let Entry { generation, standing, .. } = self.entries[place.0 as usize];
+            let live = region.slot(place).is_some_and(|slot| slot.is(generation, State::Live));
+            match standing {
                 Standing::Starting(pid) if live => {
-                    entry.standing = Standing::Ready(pid);
+                    self.stand(place, Standing::Ready(pid));
                     self.starting.swap_remove(index);
                     ready += 1;
                 }
@@ -194,9 +219,8 @@ impl Pool {
             }
             return Death::Unknown;
         };
-        let entry = &mut self.entries[index.0 as usize];
-        let owner = slots::owner(index, entry.generation);
-        let before = std::mem::replace(&mut entry.standing, Standing::Dead);
+        let owner = slots::owner(index, self.entries[index.0 as usize].generation);
+        let before = self.stand(index, Standing::Dead);
         let Some(slot) = region.slot(index) else { return Death::Crashed(owner) };
         if slot.shift(owner.generation, State::Reserved, State::Free) {
             self.release(index);
@@ -213,9 +237,7 @@ impl Pool {
 
     /// Whether a slot waits for repair in this generation.
     pub fn awaits_repair(&self, owner: Owner) -> bool {
-        self.entries
-            .get(owner.slot.0 as usize)
-            .is_some_and(|entry| entry.generation == owner.generation && entry.standing == Standing::Dead)
+        self.standing(owner) == Some(Standing::Dead)
     }
 
     /// A dead slot has been repaired.
@@ -229,12 +251,15 @@ impl Pool {
     pub fn retire(&mut self, outdated: u32, surplus: u32, deadline: Clock) -> Vec<Pid> {
         let (mut outdated, mut surplus) = (outdated, surplus);
         let mut leaving = Vec::new();
-        for entry in self.entries.iter_mut().rev() {
-            let Standing::Ready(pid) = entry.standing else { continue };
-            let quota = if entry.template < self.oldest_serving { &mut outdated } else { &mut surplus };
+        for index in (0..self.entries.len() as u32).rev().map(SlotIndex) {
+            let Entry { template, standing: Standing::Ready(pid), .. } = self.entries[index.0 as usize]
+            else {
+                continue;
+            };
+            let quota = if template < self.oldest_serving { &mut outdated } else { &mut surplus };
             if *quota > 0 {
                 *quota -= 1;
-                entry.standing = Standing::Retiring(pid, deadline);
+                self.stand(index, Standing::Retiring(pid, deadline));
                 leaving.push(pid);
             }
         }
@@ -248,17 +273,20 @@ impl Pool {
 
     /// Retiring workers whose time is over are to be killed now.
     pub fn fell_overdue(&mut self, now: Clock) -> Vec<Pid> {
+        if self.retiring == 0 {
+            return Vec::new();
+        }
         self.fell(|standing| matches!(standing, Standing::Retiring(_, deadline) if deadline <= now))
     }
 
     fn fell(&mut self, chosen: impl Fn(Standing) -> bool) -> Vec<Pid> {
         let mut felled = Vec::new();
-        for entry in &mut self.entries {
-            if let Standing::Starting(pid) | Standing::Ready(pid) | Standing::Retiring(pid, _) =
-                entry.standing
-                && chosen(entry.standing)
+        for index in (0..self.entries.len() as u32).map(SlotIndex) {
+            let standing = self.entries[index.0 as usize].standing;
+            if let Standing::Starting(pid) | Standing::Ready(pid) | Standing::Retiring(pid, _) = standing
+                && chosen(standing)
             {
-                entry.standing = Standing::Killed(pid);
+                self.stand(index, Standing::Killed(pid));
                 felled.push(pid);
             }
         }
@@ -267,6 +295,9 @@ impl Pool {
 
     /// When the next retiring worker's time is over.
     pub fn next_deadline(&self) -> Option<Clock> {
+        if self.retiring == 0 {
+            return None;
+        }
         let deadlines = self.entries.iter().filter_map(|entry| match entry.standing {
             Standing::Retiring(_, deadline) => Some(deadline),
             _ => None,
@@ -279,12 +310,8 @@ impl Pool {
         self.by_pid.is_empty() && self.reserved().is_none()
     }
 
-    fn entry(&mut self, owner: Owner) -> Option<&mut Entry> {
-        self.entries.get_mut(owner.slot.0 as usize).filter(|entry| entry.generation == owner.generation)
-    }
-
     fn release(&mut self, index: SlotIndex) {
-        self.entries[index.0 as usize].standing = Standing::Free;
+        self.stand(index, Standing::Free);
         self.starting.retain(|starting| *starting != index);
         self.free.push(index);
     }
