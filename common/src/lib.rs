@@ -15,6 +15,8 @@ pub mod places;
 
 pub mod logging;
 
+pub mod log_limit;
+
 pub mod layout;
 
 pub mod region;

@@ -2,9 +2,15 @@
 
 use std::fmt;
 use std::io::Write as _;
+use std::path::PathBuf;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{PoisonError, RwLock};
 
 use log::LevelFilter;
+
+use crate::region::Region;
+use crate::sys::file::redirect_stderr;
+use crate::wire::control::Settings;
 
 /// The environment variable that sets the level: off, error, warn, info, debug or trace.
 pub const LEVEL_VARIABLE: &str = "HOLDFAST_LOG_LEVEL";
@@ -41,6 +47,41 @@ pub fn rename(program: &'static str) {
 /// Changes the level.
 pub fn set_level(level: LevelFilter) {
     log::set_max_level(level);
+}
+
+/// The supervisor's log, as its children follow it: they inherit stderr, and when the supervisor opens its file again
+/// (USR1, after a rotation) they notice by the region's log epoch the next time they look.
+#[derive(Debug)]
+pub struct LogFile {
+    path: Option<PathBuf>,
+    epoch: u32,
+}
+
+impl LogFile {
+    /// Takes the level over and remembers which opening of the file stderr is.
+    pub fn inherited(settings: &Settings, region: &Region) -> Self {
+        if let Ok(level) = settings.log_level.parse() {
+            set_level(level);
+        }
+        Self { path: settings.log.clone(), epoch: log_epoch(region) }
+    }
+
+    /// Opens the file again if the supervisor has done so. One load where it has not.
+    pub fn follow(&mut self, region: &Region) {
+        let epoch = log_epoch(region);
+        if epoch == std::mem::replace(&mut self.epoch, epoch) {
+            return;
+        }
+        if let Some(path) = &self.path
+            && let Err(error) = redirect_stderr(path)
+        {
+            log::warn!("cannot log to {}: {error}", path.display());
+        }
+    }
+}
+
+fn log_epoch(region: &Region) -> u32 {
+    region.header().supervision.log_epoch.load(Relaxed)
 }
 
 /// Time, level, program and pid (asked for each time, since processes are cloned), message.

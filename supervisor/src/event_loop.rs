@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use common::error::{Context, Error, Result};
 use common::ids::{Owner, Pid};
 use common::journal::spool::Spool;
+use common::log_limit::LogLimit;
 use common::region::Region;
 use common::sys::file;
 use common::sys::process::{self, Ending};
@@ -22,7 +23,6 @@ use crate::children::{self, Child, Kept};
 use crate::cli::{Options, Recovery};
 use crate::control::{ConnectionId, ControlSocket};
 use crate::listen::Listeners;
-use crate::log_limit::LogLimit;
 use crate::policy::{Cause, Clock, Policy};
 use crate::pool::{Death, Pool};
 use crate::repairs::{REPAIR_DEADLINE, Repairs};
@@ -354,16 +354,19 @@ impl Supervisor {
     }
 
     fn start_child(&self, program: &std::path::Path, role: &str, template: u32) -> Result<Child> {
+        let absolute = |path: &Option<PathBuf>| path.as_ref().and_then(|path| std::path::absolute(path).ok());
         let start = Start {
             supervisor: Pid::current(),
             template,
             spool_dir: self.spool_dir.clone(),
             settings: Settings {
-                users: self.options.users.as_ref().and_then(|path| std::path::absolute(path).ok()),
+                users: absolute(&self.options.users),
                 latency: self.options.latency.0,
-                access_log: self.options.access_log.as_ref().and_then(|path| std::path::absolute(path).ok()),
+                access_log: absolute(&self.options.access_log),
                 read_timeout: self.options.read_timeout.limit().unwrap_or(NEVER),
                 sync: self.options.sync(),
+                log: absolute(&self.options.log),
+                log_level: self.options.log_level.to_string(),
             },
             listeners: self.listeners.descriptors().count() as u32,
         };
@@ -392,13 +395,7 @@ impl Supervisor {
     }
 
     fn log_failure(&mut self, now: Clock, why: &str) {
-        let admission = self.failure_log.admit(now);
-        if admission.left_out > 0 {
-            log::warn!("{} more failures were not logged", admission.left_out);
-        }
-        if admission.write {
-            log::warn!("{why}");
-        }
+        self.failure_log.warn(now, || why.to_owned());
     }
 
     fn kill_the_overdue(&mut self, now: Clock) {
@@ -485,13 +482,7 @@ impl Supervisor {
             Death::Crashed(owner) => {
                 self.repairs.add(owner, true, now);
                 self.policy.worker_died(now);
-                let admission = self.crash_log.admit(now);
-                if admission.left_out > 0 {
-                    log::warn!("{} more crashes were not logged", admission.left_out);
-                }
-                if admission.write {
-                    log::warn!("worker {pid} in {owner} crashed: {ending}");
-                }
+                self.crash_log.warn(now, || format!("worker {pid} in {owner} crashed: {ending}"));
             }
         }
     }

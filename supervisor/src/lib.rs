@@ -20,8 +20,6 @@ pub mod listen;
 
 pub mod control;
 
-pub mod log_limit;
-
 pub mod status;
 
 pub use event_loop::run;

@@ -43,6 +43,11 @@ const TID_FLAGS: u64 = libc::CLONE_CHILD_SETTID as u64 | libc::CLONE_CHILD_CLEAR
 impl Cloner {
     /// Learns from the kernel what the clones will need.
     pub fn prepare() -> Self {
+        Self::prepare_with(Method::Clone3)
+    }
+
+    /// The same, with the system call to try first.
+    pub fn prepare_with(method: Method) -> Self {
         let mut tid_address = 0_usize;
         // SAFETY: the kernel stores one pointer-sized word through the given pointer.
         if unsafe { libc::prctl(libc::PR_GET_TID_ADDRESS, &raw mut tid_address) } == -1 {
@@ -52,7 +57,7 @@ impl Cloner {
         // SAFETY: the kernel stores two words through the given pointers; pid 0 is the caller.
         let asked = unsafe { libc::syscall(libc::SYS_get_robust_list, 0, &raw mut head, &raw mut length) };
         let robust_list = if asked == 0 { (head, length) } else { (0, 0) };
-        Self { method: Method::Clone3, tid_address, robust_list }
+        Self { method, tid_address, robust_list }
     }
 
     /// The method in use.

@@ -57,6 +57,10 @@ pub struct Settings {
     pub read_timeout: Duration,
     /// `--sync`.
     pub sync: Sync,
+    /// `--log`.
+    pub log: Option<PathBuf>,
+    /// `--log-level`; empty = as it is.
+    pub log_level: String,
 }
 
 /// When the journal goes to the disk.

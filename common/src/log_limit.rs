@@ -2,8 +2,6 @@
 
 use std::time::Duration;
 
-use crate::policy::Clock;
-
 /// Lines of one kind that are written in a window; the rest is counted.
 const LINES: u32 = 20;
 const WINDOW: Duration = Duration::from_secs(10);
@@ -11,13 +9,14 @@ const WINDOW: Duration = Duration::from_secs(10);
 /// Limits the lines of one kind.
 #[derive(Debug, Default)]
 pub struct LogLimit {
-    since: Clock,
+    since: Duration,
     lines: u32,
 }
 
 impl LogLimit {
-    /// Whether one more line may be written now; and, at the beginning of a window, how many were not.
-    pub fn admit(&mut self, now: Clock) -> Admission {
+    /// Whether one more line may be written now, by a clock that only goes forward; and, at the beginning of a window,
+    /// how many were not.
+    pub fn admit(&mut self, now: Duration) -> Admission {
         let mut left_out = 0;
         if now.saturating_sub(self.since) >= WINDOW {
             left_out = self.lines.saturating_sub(LINES);
@@ -25,6 +24,19 @@ impl LogLimit {
         }
         self.lines = self.lines.saturating_add(1);
         Admission { write: self.lines <= LINES, left_out }
+    }
+}
+
+impl LogLimit {
+    /// Logs a warning if one more may be written now; what was left out before is said first.
+    pub fn warn(&mut self, now: Duration, what: impl FnOnce() -> String) {
+        let admission = self.admit(now);
+        if admission.left_out > 0 {
+            log::warn!("{} more lines like the following were left out", admission.left_out);
+        }
+        if admission.write {
+            log::warn!("{}", what());
+        }
     }
 }
 

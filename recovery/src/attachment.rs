@@ -1,0 +1,205 @@
+//! What every role under the supervisor begins with: the channel, what is handed over through it, and the region.
+
+use std::cell::RefCell;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::time::Duration;
+
+use common::error::{Context as _, Error, Result};
+use common::ids::SlotIndex;
+use common::journal::spool::Spool;
+use common::logging::LogFile;
+use common::region::{Region, UnverifiedRegion};
+use common::sys::channel::{Channel, Received};
+use common::sys::file;
+use common::sys::process::{self, CHANNEL_FD};
+use common::wire::control::{self, ENDOWMENTS, Order, Report, Settings, Start};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::socket::{SockType, getsockopt, sockopt};
+
+/// What a child of the supervisor has been given.
+#[derive(Debug)]
+pub struct Attachment {
+    channel: Channel,
+    region: UnverifiedRegion,
+    spool: Spool,
+    settings: Settings,
+    log: RefCell<LogFile>,
+    /// `.writers` and `alive` under their shared locks, and the bell: open as long as this process lives.
+    _inherited: Vec<OwnedFd>,
+}
+
+/// What a wait for the supervisor gave.
+#[derive(Debug)]
+pub enum Word {
+    /// An order.
+    Order(Order),
+    /// Nothing within the time.
+    Silence,
+    /// The supervisor is gone, or wants nothing more.
+    Farewell,
+}
+
+impl Attachment {
+    /// Receives what the supervisor hands over. `None` where it is gone already: leave silently.
+    ///
+    /// # Errors
+    /// Where this process was not started by a supervisor (exit 2); a region that is refused (exit 4).
+    pub fn receive() -> Result<Option<Self>> {
+        let channel = inherited_channel()?;
+        ignore_the_terminal().context(|| "cannot block signals".to_owned())?;
+        let Some((start, descriptors)) = first_order(&channel)? else { return Ok(None) };
+        if !process::die_with_parent(start.supervisor)
+            .context(|| "cannot follow the supervisor".to_owned())?
+        {
+            return Ok(None);
+        }
+        match Self::attach(start, descriptors) {
+            Ok((region, spool, settings, inherited)) => {
+                let log = RefCell::new(LogFile::inherited(&settings, region.contents()));
+                Ok(Some(Self { channel, region, spool, settings, log, _inherited: inherited }))
+            }
+            Err(error) => {
+                // The supervisor says it where people look; if it is gone, nobody needs it.
+                let _ = report_on(&channel, &Report::Failed(error.to_string()));
+                Err(error)
+            }
+        }
+    }
+
+    fn attach(
+        start: Start,
+        descriptors: Vec<OwnedFd>,
+    ) -> Result<(UnverifiedRegion, Spool, Settings, Vec<OwnedFd>)> {
+        let mut descriptors = descriptors.into_iter();
+        // In the order of `Endowment`: the region, the spool, and what is only kept open.
+        let (Some(region), Some(spool)) = (descriptors.next(), descriptors.next()) else {
+            return Err(Error::failure("the supervisor's first order came without its descriptors"));
+        };
+        let region = UnverifiedRegion::open(&File::from(region))?;
+        Ok((region, Spool::from_directory(File::from(spool)), start.settings, descriptors.collect()))
+    }
+
+    /// The region. Whatever is in it is an allegation.
+    pub fn region(&self) -> &Region {
+        self.region.contents()
+    }
+
+    /// The spool.
+    pub fn spool(&self) -> &Spool {
+        &self.spool
+    }
+
+    /// What the supervisor's options say.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// Touches every page that a repair will need, so that it meets no page fault.
+    pub fn warm(&self) {
+        let region = self.region();
+        let touched = (0..region.geometry().slot_count).map(SlotIndex).filter_map(|index| {
+            let log = region.undo_area(index)?.first()?.load(std::sync::atomic::Ordering::Relaxed);
+            Some(log ^ region.slot(index)?.owner.load(std::sync::atomic::Ordering::Relaxed))
+        });
+        std::hint::black_box(touched.fold(0, |sum, word| sum ^ word));
+    }
+
+    /// Tells the supervisor. False where it is gone.
+    ///
+    /// # Errors
+    /// What sending reports besides that.
+    pub fn report(&self, report: &Report) -> Result<bool> {
+        report_on(&self.channel, report)
+    }
+
+    /// Waits for the supervisor's next order, for at most `limit`.
+    ///
+    /// # Errors
+    /// What poll and receive report; a frame that is no order.
+    pub fn listen(&self, limit: Option<Duration>) -> Result<Word> {
+        let broken = || "cannot listen to the supervisor".to_owned();
+        if !readable(&self.channel, limit).context(broken)? {
+            self.log.borrow_mut().follow(self.region());
+            return Ok(Word::Silence);
+        }
+        self.log.borrow_mut().follow(self.region());
+        match self.channel.try_receive() {
+            Ok(Received::Frame(frame, _)) => Ok(Word::Order(control::decode(&frame).context(broken)?)),
+            Ok(Received::Nothing) => Ok(Word::Silence),
+            Ok(Received::Closed) => Ok(Word::Farewell),
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => Ok(Word::Farewell),
+            Err(error) => Err(error).context(broken),
+        }
+    }
+}
+
+fn inherited_channel() -> Result<Channel> {
+    let started_by_hand = || {
+        Error::usage(format!(
+            "descriptor {CHANNEL_FD} is not a channel: this role is started by the supervisor; see recovery --help"
+        ))
+    };
+    let descriptor = file::adopt(CHANNEL_FD).map_err(|_| started_by_hand())?;
+    match getsockopt(&descriptor, sockopt::SockType) {
+        Ok(SockType::SeqPacket) => Ok(Channel::from_descriptor(descriptor)),
+        _ => Err(started_by_hand()),
+    }
+}
+
+/// The signals of a terminal and of an operator go to the whole process group, and the supervisor decides what they
+/// mean: this process ends when its channel closes.
+fn ignore_the_terminal() -> nix::Result<()> {
+    let signals = [
+        Signal::SIGTERM,
+        Signal::SIGINT,
+        Signal::SIGQUIT,
+        Signal::SIGHUP,
+        Signal::SIGUSR1,
+        Signal::SIGUSR2,
+        Signal::SIGPIPE,
+    ];
+    SigSet::from_iter(signals).thread_block()
+}
+
+fn first_order(channel: &Channel) -> Result<Option<(Start, Vec<OwnedFd>)>> {
+    let broken = || "cannot receive the supervisor's first order".to_owned();
+    match channel.receive().context(broken)? {
+        Received::Frame(frame, descriptors) => match control::decode(&frame).context(broken)? {
+            Order::Start(start) if descriptors.len() >= ENDOWMENTS => Ok(Some((*start, descriptors))),
+            _ => Err(Error::failure("the supervisor's first order is not the one to start")),
+        },
+        Received::Closed => Ok(None),
+        Received::Nothing => {
+            Err(Error::failure("the supervisor's channel is empty though it was waited for"))
+        }
+    }
+}
+
+fn report_on(channel: &Channel, report: &Report) -> Result<bool> {
+    let telling = || "cannot report to the supervisor".to_owned();
+    let frame = control::encode(report).context(telling)?;
+    match channel.send(&frame, &[]) {
+        Ok(()) => Ok(true),
+        Err(error) if matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) => {
+            Ok(false)
+        }
+        Err(error) => Err(error).context(telling),
+    }
+}
+
+fn readable(channel: &Channel, limit: Option<Duration>) -> io::Result<bool> {
+    // Rounded up: a wait that ends a moment before its time would be followed by another.
+    let limit = limit.map(|limit| (limit + Duration::from_micros(999)).as_millis());
+    let timeout = match limit {
+        None => PollTimeout::NONE,
+        Some(limit) => PollTimeout::try_from(limit).unwrap_or(PollTimeout::MAX),
+    };
+    match poll(&mut [PollFd::new(channel.as_fd(), PollFlags::POLLIN)], timeout) {
+        Ok(count) => Ok(count > 0),
+        Err(nix::errno::Errno::EINTR) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}

@@ -1,0 +1,197 @@
+//! The standby: mapped and warm, it waits for orders to repair. Started for a single crash (`once`), it leaves when
+//! its first order is answered.
+
+use std::collections::VecDeque;
+use std::io;
+use std::time::{Duration, Instant};
+
+use common::error::{Error, Result};
+use common::ids::Owner;
+use common::log_limit::LogLimit;
+use common::sys::process;
+use common::wire::control::{Order, Report};
+
+use crate::attachment::{Attachment, Word};
+use crate::complaints::Complaints;
+use crate::repair::{Remains, Repairer, Setback};
+use crate::takeover::{Obstacle, take_over};
+
+/// How long to wait before the file system is asked again, doubling. Each try is reported, so that the supervisor's
+/// deadline, which is longer than the last delay, begins anew.
+const FIRST_DELAY: Duration = Duration::from_millis(50);
+const LONGEST_DELAY: Duration = Duration::from_secs(2);
+
+const DECIDE: &str = "look into the journal for a dead process's record";
+
+/// How long it stays.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stay {
+    /// Until the supervisor closes the channel.
+    Always,
+    /// For one order.
+    Once,
+}
+
+/// Serves the supervisor's orders until there will be no more.
+///
+/// # Errors
+/// Where the channel or the region cannot be used.
+pub fn run(stay: Stay) -> Result<()> {
+    common::logging::init("recovery");
+    let Some(attachment) = Attachment::receive()? else { return Ok(()) };
+    process::raise_priority();
+    attachment.warm();
+    if !attachment.report(&Report::Ready)? {
+        return Ok(());
+    }
+    Standby::new(&attachment).serve(stay)
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Task {
+    TakeOver,
+    Repair { owner: Owner, crashed: bool },
+}
+
+struct Standby<'a> {
+    attachment: &'a Attachment,
+    repairer: Repairer<'a>,
+    /// What the file system has kept from being done; when it is tried again, and after how long once more.
+    delayed: VecDeque<Task>,
+    retry: Option<(Instant, Duration)>,
+    /// Told after the reports: whoever waits for the slot does not wait for the log.
+    obituaries: Vec<Remains>,
+    obituary_log: LogLimit,
+    began: Instant,
+    complaints: Complaints,
+}
+
+/// The supervisor is gone, or an error for people.
+enum Stop {
+    Farewell,
+    Error(Error),
+}
+
+impl From<Error> for Stop {
+    fn from(error: Error) -> Self {
+        Self::Error(error)
+    }
+}
+
+impl<'a> Standby<'a> {
+    fn new(attachment: &'a Attachment) -> Self {
+        Self {
+            attachment,
+            repairer: Repairer::new(attachment.region(), attachment.spool()),
+            delayed: VecDeque::new(),
+            retry: None,
+            obituaries: Vec::new(),
+            obituary_log: LogLimit::default(),
+            began: Instant::now(),
+            complaints: Complaints::default(),
+        }
+    }
+
+    fn serve(mut self, stay: Stay) -> Result<()> {
+        loop {
+            match self.turn() {
+                Ok(ordered) if stay == Stay::Once && ordered && self.delayed.is_empty() => return Ok(()),
+                Ok(_) => {}
+                Err(Stop::Farewell) => return Ok(()),
+                Err(Stop::Error(error)) => return Err(error),
+            }
+        }
+    }
+
+    /// One order, or one more try of what is delayed. True where something was to be done.
+    fn turn(&mut self) -> std::result::Result<bool, Stop> {
+        let limit = self.retry.map(|(due, _)| due.saturating_duration_since(Instant::now()));
+        let ordered = match self.attachment.listen(limit)? {
+            Word::Order(order) => self.obey(order)?,
+            Word::Silence => false,
+            Word::Farewell => return Err(Stop::Farewell),
+        };
+        let retried = self.retry.is_some_and(|(due, _)| due <= Instant::now());
+        if retried {
+            let delayed = std::mem::take(&mut self.delayed);
+            self.work(delayed)?;
+        }
+        Ok(ordered || retried)
+    }
+
+    fn obey(&mut self, order: Order) -> std::result::Result<bool, Stop> {
+        let tasks: Vec<Task> = match order {
+            Order::TakeOver => vec![Task::TakeOver],
+            Order::Repair(list) => {
+                list.into_iter().map(|(owner, crashed)| Task::Repair { owner, crashed }).collect()
+            }
+            other => {
+                log::error!("the supervisor gave recovery an order that is not for it: {other:?}");
+                return Ok(false);
+            }
+        };
+        self.work(tasks)?;
+        Ok(true)
+    }
+
+    fn work(&mut self, tasks: impl IntoIterator<Item = Task>) -> std::result::Result<(), Stop> {
+        for task in tasks {
+            let done = match task {
+                Task::TakeOver => self.take_over()?,
+                Task::Repair { owner, crashed } => self.repair(owner, crashed)?,
+            };
+            if let Err(error) = done {
+                self.delay(task, &error)?;
+            }
+        }
+        if self.delayed.is_empty() && self.retry.take().is_some() {
+            self.complaints.settle(DECIDE);
+        }
+        let now = self.began.elapsed();
+        for remains in self.obituaries.drain(..) {
+            self.obituary_log.warn(now, || format!("repaired {remains}"));
+        }
+        Ok(())
+    }
+
+    fn repair(&mut self, owner: Owner, crashed: bool) -> std::result::Result<io::Result<()>, Stop> {
+        match self.repairer.repair(owner, crashed) {
+            Ok(remains) => {
+                self.tell(&Report::Repaired(owner))?;
+                self.obituaries.extend(remains.filter(|_| crashed));
+            }
+            Err(Setback::Damage(why)) => self.tell(&Report::Refused(owner, why))?,
+            Err(Setback::Io(error)) => return Ok(Err(error)),
+        }
+        Ok(Ok(()))
+    }
+
+    fn take_over(&mut self) -> std::result::Result<io::Result<()>, Stop> {
+        match take_over(self.attachment.region(), self.attachment.spool()) {
+            Ok(repaired) => self.tell(&Report::TakenOver(repaired))?,
+            Err(Obstacle::Refused(owner, why)) => self.tell(&Report::Refused(owner, why))?,
+            Err(Obstacle::Io(error)) => return Ok(Err(error)),
+            Err(Obstacle::Spool(why)) => {
+                self.tell(&Report::Failed(why.clone()))?;
+                return Err(Stop::Error(Error::usage(why)));
+            }
+        }
+        Ok(Ok(()))
+    }
+
+    fn delay(&mut self, task: Task, error: &io::Error) -> std::result::Result<(), Stop> {
+        self.complaints.raise(DECIDE, error);
+        self.delayed.push_back(task);
+        let now = Instant::now();
+        self.retry = match self.retry {
+            Some((due, delay)) if due > now => Some((due, delay)),
+            Some((_, delay)) => Some((now + delay, (delay * 2).min(LONGEST_DELAY))),
+            None => Some((now + FIRST_DELAY, FIRST_DELAY * 2)),
+        };
+        self.tell(&Report::Delayed(format!("cannot {DECIDE}: {error}")))
+    }
+
+    fn tell(&self, report: &Report) -> std::result::Result<(), Stop> {
+        if self.attachment.report(report)? { Ok(()) } else { Err(Stop::Farewell) }
+    }
+}

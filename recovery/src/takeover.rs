@@ -1,0 +1,133 @@
+//! Takeover: what a former life left is repaired before anything else runs, and the journal goes on under a name that
+//! no file has.
+//!
+//! The region may be the former life's, with the ring's entries of unsealed minutes still set, or fresh beside an old
+//! spool, with an empty ring. Nothing here relies on either: what is to be sealed is found in the spool, where a
+//! minute with our lock is an unsealed one.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::sync::atomic::Ordering::SeqCst;
+
+use common::ids::{Minute, Owner};
+use common::journal::OpenMinute;
+use common::journal::spool::{MinuteFile, Spool};
+use common::layout::JournalState;
+use common::region::Region;
+use common::slots;
+
+use crate::keeper;
+use crate::repair::{Repairer, Setback, needs_repair};
+
+/// Names further ahead of the clock than this many minutes are not believed, unless the file is certainly ours: one
+/// foreign `60000000.dat` would otherwise push all our names into its year for ever.
+const BELIEVED_AHEAD: u64 = 24 * 60;
+
+/// Why a region could not be taken over.
+#[derive(Debug)]
+pub enum Obstacle {
+    /// A slot holds what cannot be repaired; what. The first of possibly several.
+    Refused(Owner, String),
+    /// The file system does not let it be done now. To be tried again from the start.
+    Io(io::Error),
+    /// The spool cannot be used as it is; a sentence.
+    Spool(String),
+}
+
+impl From<io::Error> for Obstacle {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::InvalidData => {
+                Self::Spool(format!("{error}; write the number of the newest sealed minute into it, or 0"))
+            }
+            _ => Self::Io(error),
+        }
+    }
+}
+
+/// Repairs every slot that holds something or is not free, and prepares the journal. Gives the number of repaired
+/// slots. Can be repeated from the start after a death at any instruction. Nobody else is at work.
+///
+/// # Errors
+/// [`Obstacle`].
+pub fn take_over(region: &Region, spool: &Spool) -> Result<u32, Obstacle> {
+    let durable = spool.read_sealed()?;
+    let repaired = repair_all(region, Repairer::new(region, spool).with_sealed(durable))?;
+    prepare_journal(&region.header().journal, spool, durable)?;
+    Ok(repaired)
+}
+
+/// One slot that cannot be repaired does not keep the others from it: what is sound is made whole in any case.
+fn repair_all(region: &Region, repairer: Repairer<'_>) -> Result<u32, Obstacle> {
+    let (mut repaired, mut refused) = (0, None);
+    for (index, slot) in region.slots().filter(|(_, slot)| needs_repair(slot)) {
+        let owner = slots::owner(index, slot.standing().0);
+        match repairer.repair(owner, false) {
+            Ok(None) => {}
+            Ok(Some(remains)) => {
+                repaired += 1;
+                log::debug!("repaired {remains}");
+            }
+            Err(Setback::Io(error)) => return Err(Obstacle::Io(error)),
+            Err(Setback::Damage(why)) => {
+                refused.get_or_insert(Obstacle::Refused(owner, why));
+            }
+        }
+    }
+    refused.map_or(Ok(repaired), Err)
+}
+
+fn prepare_journal(journal: &JournalState, spool: &Spool, durable: Minute) -> Result<(), Obstacle> {
+    let files = spool.minutes()?;
+    let mut ours = BTreeSet::new();
+    for file in files.iter().filter(|file| file.locked) {
+        if spool.lock_is_ours(file.minute)? {
+            ours.insert(file.minute);
+        }
+    }
+    let said = (journal.sealed_minute(), journal.open_minute().minute);
+    let (sealed, open) = go_on_from(said, durable, &files, &ours, Minute::now());
+    if sealed != said.0 && said.0 > durable {
+        log::warn!(
+            "the region says that minute {} is sealed; the spool says {durable} and is believed",
+            said.0
+        );
+    }
+    journal.sealed.store(sealed.0, SeqCst);
+    drop_lost_entries(journal, &ours);
+    journal.release_sealed_entries();
+    journal.open.store(OpenMinute { minute: open, closed: true }.word(), SeqCst);
+    keeper::account(journal, &files, sealed);
+    Ok(())
+}
+
+/// From where the journal goes on: up to where it is sealed, and the minute that is closed. New records go under the
+/// next name, which no file in the spool has, and the keeper seals what is before it.
+fn go_on_from(
+    (sealed, open): (Minute, Minute),
+    durable: Minute,
+    files: &[MinuteFile],
+    ours: &BTreeSet<Minute>,
+    now: Minute,
+) -> (Minute, Minute) {
+    // The spool's word is durable and written by rename: it is believed, also where the clock was wrong once.
+    let horizon = Minute(now.max(durable).0.saturating_add(BELIEVED_AHEAD));
+    let believed = |minute: &Minute| *minute <= horizon || ours.contains(minute);
+    let sealed = [durable, sealed].into_iter().filter(believed).max().unwrap_or(durable).max(durable);
+    let named = files.iter().map(|file| file.minute).chain([open]).filter(believed);
+    (sealed, named.chain([sealed]).max().unwrap_or(sealed))
+}
+
+/// Frees the ring's entries of minutes that have no lock of ours any more: nobody would ever seal them, and the place
+/// in the ring would be lost.
+fn drop_lost_entries(journal: &JournalState, ours: &BTreeSet<Minute>) {
+    for (entry, claims) in journal.ring.iter().zip(journal.ring_claims()) {
+        if claims.is_none_or(|claims| !ours.contains(&claims.minute)) {
+            entry.reserved.store(0, SeqCst);
+            entry.tail.store(0, SeqCst);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

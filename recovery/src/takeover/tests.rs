@@ -1,0 +1,192 @@
+use common::journal::spool::{data_name, lock_name};
+use common::limits::JOURNAL_RING;
+use common::slots::State;
+use proptest::prelude::*;
+
+use super::*;
+use crate::scene::{STEPS, Scene, counts, die_after, with_open_minute};
+
+#[test]
+fn every_slot_is_repaired_whatever_its_owner_was_at() {
+    let scene = Scene::new();
+    with_open_minute(&scene);
+    for (index, last) in (0..).zip(STEPS) {
+        die_after(&scene, index, 5, last);
+    }
+    let counted = STEPS.into_iter().filter(|last| counts(*last)).count() as u64;
+    assert_eq!(take_over(&scene.region, &scene.spool).unwrap(), STEPS.len() as u32 + 1);
+    assert_eq!(scene.messages(), 1 + counted);
+    assert_eq!(scene.records() as u64, 1 + counted);
+    let totals = scene.region.totals();
+    let idle = 3; // never live, left cleanly, and the owner of the first message
+    assert_eq!((totals.crashes, totals.recoveries), (0, STEPS.len() as u64 + 1 - idle));
+    assert_eq!(take_over(&scene.region, &scene.spool).unwrap(), 0);
+}
+
+#[test]
+fn unknown_states_and_a_free_slot_that_holds_something_are_repaired() {
+    let scene = Scene::new();
+    let unknown = scene.slot(1);
+    unknown.owner.store(4 << 32 | 99, SeqCst);
+    let free = scene.slot(2);
+    free.intent.minute.store(1, SeqCst);
+    free.intent.off.store(common::layout::NO_OFFSET, SeqCst);
+    assert_eq!(take_over(&scene.region, &scene.spool).unwrap(), 2);
+    assert!(unknown.is(common::ids::Generation(4), State::Free));
+    assert!(!needs_repair(free));
+}
+
+#[test]
+fn one_slot_that_is_refused_does_not_keep_the_others_from_repair() {
+    let scene = Scene::new();
+    with_open_minute(&scene);
+    let refused = die_after(&scene, 1, 5, STEPS[3]);
+    scene.slot(1).mini.store(1, SeqCst);
+    die_after(&scene, 2, 5, STEPS[3]);
+    let outcome = take_over(&scene.region, &scene.spool);
+    assert!(matches!(outcome, Err(Obstacle::Refused(owner, _)) if owner == refused), "{outcome:?}");
+    assert!(needs_repair(scene.slot(1)) && !needs_repair(scene.slot(2)));
+}
+
+#[test]
+fn new_records_go_under_a_name_that_no_file_has() {
+    let scene = Scene::new();
+    let former = with_open_minute(&scene);
+    take_over(&scene.region, &scene.spool).unwrap();
+    let open = scene.journal().open_minute();
+    assert_eq!((open.minute, open.closed), (former, true));
+    assert!(with_open_minute(&scene) > former);
+    assert_eq!(scene.records(), 2);
+}
+
+#[test]
+fn a_fresh_region_beside_an_old_spool() {
+    let scene = Scene::new();
+    let former = with_open_minute(&scene);
+    scene.spool.write_sealed(Minute(former.0 - 1)).unwrap();
+    let fresh = Region::create(&tempfile::tempfile().unwrap(), crate::scene::LENGTH).unwrap();
+    take_over(&fresh, &scene.spool).unwrap();
+    let journal = &fresh.header().journal;
+    assert_eq!(journal.sealed_minute(), Minute(former.0 - 1));
+    assert_eq!(journal.open_minute(), OpenMinute { minute: former, closed: true });
+    let size = std::fs::metadata(scene.directory.path().join(data_name(former))).unwrap().len();
+    assert_eq!(journal.closed_bytes.load(SeqCst), size, "no entry of the ring counts it");
+    assert_eq!(journal.oldest.load(SeqCst), former.0);
+}
+
+#[test]
+fn a_region_used_again_counts_no_byte_twice() {
+    let scene = Scene::new();
+    let former = with_open_minute(&scene);
+    std::fs::write(scene.directory.path().join(data_name(Minute(7))), "0123456789").unwrap();
+    take_over(&scene.region, &scene.spool).unwrap();
+    let size = std::fs::metadata(scene.directory.path().join(data_name(former))).unwrap().len();
+    assert_eq!(scene.journal().closed_bytes.load(SeqCst), 10);
+    assert_eq!(scene.journal().spool_bytes(), 10 + size);
+    assert_eq!(scene.journal().oldest.load(SeqCst), 7);
+}
+
+#[test]
+fn entries_of_the_ring_that_nobody_would_seal_are_dropped() {
+    let scene = Scene::new();
+    let former = with_open_minute(&scene);
+    for entry in &scene.journal().ring {
+        if entry.tail.load(SeqCst) == 0 {
+            entry.tail.store(0x1234_5678_9abc_def0, SeqCst);
+        }
+    }
+    take_over(&scene.region, &scene.spool).unwrap();
+    let left: Vec<_> = scene.journal().ring_claims().into_iter().flatten().collect();
+    assert_eq!((left.len(), left[0].minute), (1, former));
+    assert_eq!(scene.journal().ring.len(), JOURNAL_RING);
+}
+
+#[test]
+fn what_is_sealed_cannot_be_guessed() {
+    let scene = Scene::new();
+    std::fs::write(scene.directory.path().join("sealed"), "garbage").unwrap();
+    assert!(
+        matches!(take_over(&scene.region, &scene.spool), Err(Obstacle::Spool(why)) if why.contains("sealed"))
+    );
+}
+
+#[test]
+fn from_where_the_journal_goes_on() {
+    const NOW: u64 = 29_000_000;
+    const FAR: u64 = NOW + 20_000_000;
+    let file = |minute| MinuteFile { minute: Minute(minute), size: 1, locked: false };
+    // (region's sealed, region's open), spool's sealed, files, ours → sealed, open
+    type Case = ((u64, u64), u64, &'static [u64], &'static [u64], (u64, u64));
+    let table: [Case; 10] = [
+        ((0, 0), 0, &[], &[], (0, 0)),
+        ((0, 0), 50, &[], &[], (50, 50)),
+        ((60, 61), 50, &[], &[], (60, 61)),
+        ((50, 61), 60, &[], &[], (60, 61)),
+        ((50, 61), 50, &[70, 99], &[70], (50, 99)),
+        // A little ahead of the clock is believed, far ahead is not.
+        ((0, NOW), 0, &[NOW + 3], &[], (0, NOW + 3)),
+        ((0, NOW), 0, &[FAR], &[], (0, NOW)),
+        // Unless it is certainly ours: the clock was wrong once, and no name is ever used twice.
+        ((0, NOW), 0, &[FAR], &[FAR], (0, FAR)),
+        ((0, NOW), FAR, &[], &[], (FAR, FAR)),
+        // Garbage in the region is not believed.
+        ((u64::MAX, u64::MAX >> 1), 50, &[], &[], (50, 50)),
+    ];
+    for (said, durable, files, ours, expected) in table {
+        let files: Vec<_> = files.iter().copied().map(file).collect();
+        let ours = ours.iter().copied().map(Minute).collect();
+        let said = (Minute(said.0), Minute(said.1));
+        let found = go_on_from(said, Minute(durable), &files, &ours, Minute(NOW));
+        assert_eq!(found, (Minute(expected.0), Minute(expected.1)), "{said:?} {durable} {files:?}");
+    }
+}
+
+#[test]
+fn another_programs_lock_and_file_are_left_alone() {
+    let scene = Scene::new();
+    let minute = Minute(Minute::now().0 + 2);
+    for name in [data_name(minute), lock_name(minute)] {
+        std::fs::write(scene.directory.path().join(name), "another's").unwrap();
+    }
+    take_over(&scene.region, &scene.spool).unwrap();
+    assert!(with_open_minute(&scene) > minute);
+    let found = std::fs::read(scene.directory.path().join(data_name(minute))).unwrap();
+    assert_eq!(found, b"another's");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Random bytes over the slots, the journal's words and the undo logs: never a panic, and either refused or
+    /// repaired so that a second pass finds nothing.
+    #[test]
+    fn garbage_is_refused_or_repaired(
+        slots in proptest::collection::vec((0_usize..32, 0_usize..1024, proptest::collection::vec(any::<u8>(), 1..64)), 0..8),
+        journal in proptest::collection::vec((192_usize..384, any::<u8>()), 0..8),
+        small in any::<bool>(),
+    ) {
+        let scene = Scene::new();
+        with_open_minute(&scene);
+        for (index, last) in (0..).zip(STEPS) {
+            die_after(&scene, index, 5, last);
+        }
+        let mut image = scene.snapshot();
+        for (slot, offset, bytes) in &slots {
+            for (place, byte) in (*offset..1024).zip(bytes) {
+                // Small values are plausible more often.
+                image[4096 + slot * 1024 + place] = if small { byte & 3 } else { *byte };
+            }
+        }
+        for (place, byte) in journal {
+            image[place] = byte;
+        }
+        scene.restore(&image);
+        let first = take_over(&scene.region, &scene.spool);
+        let second = take_over(&scene.region, &scene.spool);
+        match first {
+            Ok(_) => prop_assert!(matches!(second, Ok(0)), "{second:?}"),
+            Err(_) => prop_assert!(second.is_err(), "{second:?}"),
+        }
+        let _ = crate::verify::check_with(&scene.region, &[]);
+    }
+}

@@ -1,0 +1,73 @@
+//! Where the programs are that the tests run: those of the same build.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+
+/// Names a directory that holds the programs to be tested; nothing is built then.
+pub const BIN_DIR_VARIABLE: &str = "HOLDFAST_BIN_DIR";
+
+/// The programs that an installation consists of.
+pub const ALL: [&str; 4] = ["supervisor", "worker", "recovery", "cclient"];
+
+/// The path of a program.
+pub fn path(name: &str) -> PathBuf {
+    directory().join(name)
+}
+
+/// The path of the puppet, which stands in for a child that misbehaves (see `examples/puppet.rs`).
+pub fn puppet() -> PathBuf {
+    // Even where the programs come from elsewhere, the puppet is of this build.
+    let _ = directory();
+    profile_directory().join("examples/puppet")
+}
+
+fn directory() -> &'static Path {
+    static DIRECTORY: OnceLock<PathBuf> = OnceLock::new();
+    DIRECTORY.get_or_init(|| match std::env::var_os(BIN_DIR_VARIABLE) {
+        Some(named) => {
+            build(&["--package", "holdfast-tests", "--example", "puppet"]);
+            std::path::absolute(named).expect("a path can be made absolute")
+        }
+        None => {
+            build(&["--workspace", "--bins", "--example", "puppet"]);
+            profile_directory()
+        }
+    })
+}
+
+/// `target/debug`, above this test's own `target/debug/deps`.
+fn profile_directory() -> PathBuf {
+    let own = std::env::current_exe().expect("a process has a program");
+    own.ancestors().nth(2).expect("a test lies in target/PROFILE/deps").to_owned()
+}
+
+/// Builds what the tests run, so that testing this package alone works too: with the profile, the target directory
+/// and the target triple of this very test.
+fn build(what: &[&str]) {
+    let profile_directory = profile_directory();
+    let profile = match profile_directory.file_name().and_then(|name| name.to_str()) {
+        Some("debug") => "dev",
+        Some(name) => name,
+        None => panic!("{} does not name a profile", profile_directory.display()),
+    };
+    let above = profile_directory.parent().expect("a profile's directory lies in the target directory");
+    // Cargo tags the target directory itself; between it and the profile's may stand a triple.
+    let triple = (!above.join("CACHEDIR.TAG").exists()).then(|| above.file_name()).flatten();
+    let target_directory = if triple.is_some() { above.parent().unwrap_or(above) } else { above };
+
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut command = Command::new(cargo);
+    command.arg("build").args(["--quiet", "--profile", profile]).args(what);
+    command.arg("--manifest-path").arg(concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.toml"));
+    command.arg("--target-dir").arg(target_directory);
+    if let Some(triple) = triple {
+        command.arg("--target").arg(triple);
+    }
+    let output = command.output().expect("cargo can be started");
+    assert!(
+        output.status.success(),
+        "the programs cannot be built: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+}

@@ -1,0 +1,143 @@
+//! From the clone to the last connection. Until the first connection a worker writes to as few pages of memory as it
+//! can: every one is a copy, and there are a thousand workers.
+
+use std::io::{self, Write as _};
+use std::os::fd::{AsFd, AsRawFd};
+use std::process::ExitCode;
+use std::sync::atomic::Ordering::Relaxed;
+
+use common::error::{Context, Error, Result};
+use common::ids::Pid;
+use common::layout::Slot;
+use common::logging;
+use common::region::Region;
+use common::slots::{Activity, Counter};
+use common::sys::channel::Channel;
+use common::sys::signal::{self, Retirement};
+use common::sys::{clone, process};
+use common::txn::Seat;
+use common::wire::control::Settings;
+
+use crate::Service;
+use crate::accept::Entrance;
+use crate::connection::Desk;
+use crate::exchange::Ledger;
+use crate::template::{Estate, Newborn, Template};
+
+/// The code of a clone that cannot become a worker; the log says why. None of the programs' documented codes.
+const UNFIT: u8 = 70;
+
+/// What a worker needs before its first connection.
+struct Post {
+    seat: Seat<'static>,
+    entrance: Entrance,
+    retirement: Retirement,
+}
+
+/// Lives as a worker and gives the code to leave with.
+pub(crate) fn live<S: Service>(template: Template<S>, newborn: &Newborn) -> ExitCode {
+    let Template { channel, start, estate, service, .. } = template;
+    shed(channel);
+    match take_post(&estate, start.supervisor, newborn) {
+        Ok(Some(post)) => {
+            serve(service, estate, &start.settings, post);
+            ExitCode::SUCCESS
+        }
+        Ok(None) => ExitCode::SUCCESS,
+        Err(error) => {
+            log::error!("a clone cannot become a worker: {error}");
+            ExitCode::from(UNFIT)
+        }
+    }
+}
+
+/// Ends what is the template's alone: its channel.
+fn shed(channel: Channel) {
+    // By number: to drop the channel would be to write to the memory where its buffer is.
+    let _ = nix::unistd::close(channel.as_fd().as_raw_fd());
+    std::mem::forget(channel);
+}
+
+/// In the order of the design: the supervisor lives, this process is who it thinks it is; then the slot; then
+/// signals, when there is somebody whom they find. `None`: not wanted any more.
+fn take_post(estate: &Estate, supervisor: Pid, newborn: &Newborn) -> Result<Option<Post>> {
+    if !process::die_with_parent(supervisor).context(|| "cannot bind to the supervisor".to_owned())? {
+        return Ok(None);
+    }
+    nix::sys::prctl::set_name(c"worker").context(|| "cannot set the name".to_owned())?;
+    logging::rename("worker");
+    test_myself(estate.region, newborn)?;
+    let entrance = Entrance::new(&estate.listeners).context(|| "cannot wait for connections".to_owned())?;
+    let Some(seat) = Seat::take(estate.region, newborn.owner) else { return Ok(None) };
+    let post = take_seat(estate, newborn, seat, entrance).context(|| "cannot catch signals".to_owned())?;
+    Ok(Some(post))
+}
+
+/// A clone that libc does not know of must be right about who it is.
+fn test_myself(region: &Region, newborn: &Newborn) -> Result<()> {
+    let said = region.slot(newborn.owner.slot).map(Slot::pid);
+    if !clone::thread_id_is_right() {
+        return Err(Error::failure("libc has another process's thread id"));
+    }
+    if said != Some(Pid::current()) {
+        return Err(Error::failure(format!("{} does not name this process", newborn.owner)));
+    }
+    Ok(())
+}
+
+fn take_seat(
+    estate: &Estate,
+    newborn: &Newborn,
+    seat: Seat<'static>,
+    entrance: Entrance,
+) -> io::Result<Post> {
+    let retirement = Retirement::arm(seat.slot(), entrance.doorbell(), estate.bell.as_fd())?;
+    signal::set_blocked(&newborn.blocked)?;
+    // The supervisor looks at the slots when it wakes; a bell that cannot be rung is one that is rung already.
+    let _ = (&estate.bell).write(&1_u64.to_ne_bytes());
+    Ok(Post { seat, entrance, retirement })
+}
+
+/// Serves connections until asked to leave.
+fn serve<S: Service>(mut service: S, mut estate: Estate, settings: &Settings, post: Post) {
+    let Post { seat, mut entrance, retirement } = post;
+    let slot = seat.slot();
+    service.cloned(Pid::current());
+    // Nothing of what follows is made before somebody comes.
+    let mut next = entrance.next(&estate.listeners, &retirement);
+    if next.is_none() {
+        return seat.leave();
+    }
+    let mut desk = Desk::new(service, Ledger::new(seat, estate.spool, settings.sync), settings.read_timeout);
+    while let Some(arrival) = next {
+        estate.log.follow(estate.region);
+        slot.activity.store(Activity::Busy as u32, Relaxed);
+        slot.count(Counter::Connections);
+        desk.serve(arrival, &retirement);
+        slot.activity.store(Activity::Idle as u32, Relaxed);
+        next = entrance.next(&estate.listeners, &retirement);
+    }
+    desk.leave();
+}
+
+#[cfg(test)]
+mod tests {
+    use common::ids::{Generation, SlotIndex};
+    use nix::sys::signal::SigSet;
+
+    use super::*;
+
+    #[test]
+    fn a_clone_that_its_slot_does_not_name_is_unfit() {
+        let region = Region::create(&tempfile::tempfile().unwrap(), 1 << 20).unwrap();
+        let owner = common::slots::owner(SlotIndex(1), Generation(1));
+        let newborn = Newborn { owner, blocked: SigSet::empty() };
+        let pid = &region.slot(owner.slot).unwrap().pid;
+        pid.store(std::process::id(), Relaxed);
+        assert_eq!(test_myself(&region, &newborn), Ok(()));
+        pid.store(std::process::id() + 1, Relaxed);
+        assert!(test_myself(&region, &newborn).is_err());
+        let absent = common::slots::owner(SlotIndex(999), Generation(1));
+        assert!(test_myself(&region, &Newborn { owner: absent, blocked: SigSet::empty() }).is_err());
+    }
+}
