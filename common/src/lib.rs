@@ -13,6 +13,8 @@ pub mod address;
 
 pub mod places;
 
+pub mod command_line;
+
 pub mod logging;
 
 pub mod log_limit;

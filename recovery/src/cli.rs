@@ -2,9 +2,9 @@
 
 use std::path::PathBuf;
 
-use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
-use common::error::{Error, Result};
+use common::command_line;
+use common::error::Result;
 
 use crate::standby::{self, Stay};
 use crate::{dump, journal, offline, verify};
@@ -60,7 +60,7 @@ enum Command {
 /// # Errors
 /// What the command reports; a command line that cannot be used (exit 2).
 pub fn run() -> Result<()> {
-    match parse()? {
+    match command_line::read::<Arguments>()?.command {
         Command::Verify { region } => verify::run(&region),
         Command::Repair { region, spool_dir: Some(spool_dir) } => offline::run(&region, &spool_dir),
         Command::Repair { region, spool_dir: None } => {
@@ -73,35 +73,9 @@ pub fn run() -> Result<()> {
     }
 }
 
-/// Reads the command line; prints help or version and ends the program if that was asked for.
-fn parse() -> Result<Command> {
-    match Arguments::try_parse() {
-        Ok(arguments) => Ok(arguments.command),
-        Err(error) if !error.use_stderr() => error.exit(),
-        Err(error) => Err(Error::usage(sentence(&error))),
-    }
-}
-
-fn sentence(error: &clap::Error) -> String {
-    if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
-        return "a command is missing; see recovery --help".to_owned();
-    }
-    let text = error.to_string();
-    let paragraph = text.split("\n\n").next().unwrap_or_default();
-    let words: Vec<&str> = paragraph.split_whitespace().collect();
-    let joined = words.join(" ");
-    format!("{}; see recovery --help", joined.strip_prefix("error: ").unwrap_or(&joined))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn parsed(arguments: &[&str]) -> std::result::Result<Command, String> {
-        Arguments::try_parse_from(["recovery"].iter().chain(arguments))
-            .map(|arguments| arguments.command)
-            .map_err(|error| sentence(&error))
-    }
 
     #[test]
     fn the_definition_is_sound() {
@@ -114,7 +88,7 @@ mod tests {
         for arguments in
             [&[][..], &["verify"], &["dump", "--yaml", "r"], &["mend", "r"], &["verify", "a", "b"]]
         {
-            let error = parsed(arguments).expect_err("refused");
+            let error = command_line::read_from::<Arguments>(arguments).expect_err("refused").to_string();
             assert!(!error.contains('\n') && error.ends_with("see recovery --help"), "{error}");
         }
     }

@@ -59,7 +59,11 @@ fn write_for_ever(region: &Region, owner: Owner, spool: &std::path::Path) {
     let mut writer = Writer::new(Spool::open_or_create(spool).unwrap(), Sync::Never);
     let mut dice = Dice((u64::from(owner.generation.0) << 32) | (u64::from(owner.slot.0) + 1));
     let text = "x".repeat(20_000);
-    loop {
+    for count in 0_u64.. {
+        // So that those who wait to be killed neither fill the disk nor take the processor from the others.
+        if count > 40 {
+            std::thread::sleep(Duration::from_millis(1));
+        }
         let longest = if dice.below(8) == 0 { 20_000 } else { 200 };
         let length = dice.below(longest);
         let mut transaction = seat.begin().unwrap();

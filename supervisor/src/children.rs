@@ -38,8 +38,11 @@ impl Child {
         let pid = process::start(program, &role, &theirs.into_descriptor()).context(doing)?;
         let child = Self { pid, ready: false, deadline: None, channel: ours, broken: false };
         let frame = control::encode(&Order::Start(Box::new(start))).context(doing)?;
-        child.channel.send(&frame, endowment).context(doing)?;
-        Ok(child)
+        match child.channel.send(&frame, endowment) {
+            // It is gone already: its death says more than that it did not listen.
+            Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(child),
+            sent => sent.context(doing).map(|()| child),
+        }
     }
 
     /// Sends an order without waiting. False where there is no room for it now or the child is going.

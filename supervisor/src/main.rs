@@ -3,12 +3,15 @@
 
 use std::process::ExitCode;
 
-use clap::Parser as _;
+use common::command_line;
+use supervisor::cli::Cli;
 
 fn main() -> ExitCode {
-    let cli = supervisor::cli::Cli::parse();
-    common::error::run("supervisor", || match &cli.command {
-        Some(command) => supervisor::status::run(command),
-        None => supervisor::run(cli.options),
+    common::error::run("supervisor", || {
+        let Cli { command, options } = command_line::read()?;
+        match command {
+            Some(command) => supervisor::status::run(&command),
+            None => supervisor::run(options),
+        }
     })
 }

@@ -82,8 +82,7 @@ pub trait Service {
 ///
 /// Gives the code to leave with: 0, or the one that the error stands for.
 pub fn serve<S: Service>(name: &'static str, load: impl FnOnce(&Settings) -> Result<S>) -> ExitCode {
-    read_command_line(name);
-    template::run(load).unwrap_or_else(|error| {
+    read_command_line(name).and_then(|()| template::run(load)).unwrap_or_else(|error| {
         eprintln!("{name}: {error}");
         ExitCode::from(error.exit() as u8)
     })
@@ -91,10 +90,10 @@ pub fn serve<S: Service>(name: &'static str, load: impl FnOnce(&Settings) -> Res
 
 /// Answers `--help` and `--version`, and refuses (exit 2) what it does not know. Without `template` the program goes
 /// on all the same: it finds no channel then, and says so.
-fn read_command_line(name: &'static str) {
-    clap::Command::new(name)
+fn read_command_line(name: &'static str) -> Result<()> {
+    let command = clap::Command::new(name)
         .version(env!("CARGO_PKG_VERSION"))
         .about("A service for the supervisor, which starts it: supervisor --worker PATH")
-        .subcommand(clap::Command::new("template").hide(true))
-        .get_matches();
+        .subcommand(clap::Command::new("template").hide(true));
+    common::command_line::matches(&command).map(drop)
 }

@@ -49,6 +49,11 @@ impl Instance {
         Self { directory, region_file, region, spool, writers, alive }
     }
 
+    /// Nobody runs any more; the files stay.
+    pub fn end(self) -> tempfile::TempDir {
+        self.directory
+    }
+
     pub fn region_path(&self) -> PathBuf {
         self.directory.path().join("region")
     }

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Parser;
-use clap::error::ErrorKind;
 use common::address::{Address, parse_host};
+use common::command_line;
 use common::error::{Error, Result};
 use common::units::Span;
 
@@ -98,11 +98,7 @@ Example: cclient localhost 31337 1000 \"arijort:message for you\"";
 
 /// Reads the command line; prints help or version and ends the program if that was asked for.
 pub fn parse() -> Result<Options> {
-    match Arguments::try_parse() {
-        Ok(arguments) => arguments.check(),
-        Err(error) if !error.use_stderr() => error.exit(),
-        Err(error) => Err(Error::usage(sentence(&error))),
-    }
+    command_line::read::<Arguments>()?.check()
 }
 
 impl Arguments {
@@ -149,26 +145,13 @@ fn default_event_threads() -> usize {
     (processors / 2).clamp(1, 8)
 }
 
-/// The first paragraph of clap's message, on one line.
-fn sentence(error: &clap::Error) -> String {
-    if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
-        return "arguments are missing; see cclient --help".to_owned();
-    }
-    let text = error.to_string();
-    let paragraph = text.split("\n\n").next().unwrap_or_default();
-    let words: Vec<&str> = paragraph.split_whitespace().collect();
-    let joined = words.join(" ");
-    format!("{}; see cclient --help", joined.strip_prefix("error: ").unwrap_or(&joined))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn options(arguments: &[&str]) -> std::result::Result<Options, String> {
-        let all = ["cclient"].iter().chain(arguments);
-        let parsed = Arguments::try_parse_from(all).map_err(|error| sentence(&error))?;
-        parsed.check().map_err(|error| error.to_string())
+        let parsed = command_line::read_from::<Arguments>(arguments);
+        parsed.and_then(Arguments::check).map_err(|error| error.to_string())
     }
 
     #[test]

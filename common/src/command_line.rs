@@ -1,0 +1,50 @@
+//! Command lines: read by clap, refused in one sentence.
+
+use clap::error::ErrorKind;
+use clap::{ArgMatches, Command, CommandFactory, Parser};
+
+use crate::error::{Error, Result};
+
+/// Reads this program's command line. Prints help or the version and ends the program where that was asked for.
+///
+/// # Errors
+/// A command line that cannot be used (exit 2), in one sentence.
+pub fn read<T: Parser>() -> Result<T> {
+    let matches = matches(&T::command())?;
+    T::from_arg_matches(&matches).map_err(|error| refused(&T::command(), &error))
+}
+
+/// The same for a command that is no type.
+///
+/// # Errors
+/// As [`read`].
+pub fn matches(command: &Command) -> Result<ArgMatches> {
+    match command.clone().try_get_matches() {
+        Ok(matches) => Ok(matches),
+        Err(error) if !error.use_stderr() => error.exit(),
+        Err(error) => Err(refused(command, &error)),
+    }
+}
+
+/// The same for given arguments, the program's name not among them.
+///
+/// # Errors
+/// As [`read`]; help and version are errors too.
+pub fn read_from<T: CommandFactory + Parser>(arguments: &[&str]) -> Result<T> {
+    let command = T::command();
+    let name = command.get_name().to_owned();
+    T::try_parse_from([name.as_str()].iter().chain(arguments)).map_err(|error| refused(&command, &error))
+}
+
+/// The first paragraph of clap's message, on one line.
+fn refused(command: &Command, error: &clap::Error) -> Error {
+    let help = format!("see {} --help", command.get_name());
+    if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        return Error::usage(format!("arguments are missing; {help}"));
+    }
+    let text = error.to_string();
+    let paragraph = text.split("\n\n").next().unwrap_or_default();
+    let words: Vec<&str> = paragraph.split_whitespace().collect();
+    let joined = words.join(" ");
+    Error::usage(format!("{}; {help}", joined.strip_prefix("error: ").unwrap_or(&joined)))
+}
