@@ -54,7 +54,7 @@ impl Minute {
 
     /// The name after this one.
     pub fn next(self) -> Self {
-        Self(self.0 + 1)
+        Self(self.0.saturating_add(1))
     }
 }
 

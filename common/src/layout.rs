@@ -82,8 +82,12 @@ pub struct Supervision {
     pub log_epoch: AtomicU32,
     /// 1 while the instance drains.
     pub draining: AtomicU32,
+    /// 1 while the supervisor looks at the slots anyway: nobody need ring its bell.
+    pub attentive: AtomicU32,
     /// Zero.
-    pub reserved: [AtomicU64; 3],
+    pub pad: AtomicU32,
+    /// Zero.
+    pub reserved: [AtomicU64; 2],
 }
 
 /// Where the journal stands.

@@ -93,6 +93,10 @@ fn prepare_journal(journal: &JournalState, spool: &Spool, durable: Minute) -> Re
             said.0
         );
     }
+    if sealed > durable {
+        // The spool has lost its word, or is another one: no name is used again in either case.
+        spool.write_sealed(sealed)?;
+    }
     journal.sealed.store(sealed.0, SeqCst);
     drop_lost_entries(journal, &ours);
     journal.release_sealed_entries();

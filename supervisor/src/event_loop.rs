@@ -128,6 +128,7 @@ struct Supervisor {
     repairs: Repairs,
     phase: Phase,
     announced: bool,
+    attentive: bool,
     verdict: Option<Error>,
     start_failures: u32,
     failure_said: Option<String>,
@@ -201,6 +202,7 @@ impl Supervisor {
             leaving: Vec::new(),
             phase: Phase::TakingOver,
             announced: false,
+            attentive: false,
             verdict: None,
             start_failures: 0,
             failure_said: None,
@@ -307,6 +309,20 @@ impl Supervisor {
             Phase::Draining { kill_at } => self.drain(now, kill_at),
             Phase::Sealing { ordered, until } => self.seal(now, ordered, until),
             Phase::Closing { until } => self.close(now, until),
+        }
+        self.say_whether_attentive();
+    }
+
+    /// While a clone is outstanding the template's reply will wake this loop, and the slots are looked at then: a
+    /// thousand workers that start together need not each wake it too.
+    fn say_whether_attentive(&mut self) {
+        let attentive = self.pool.reserved().is_some();
+        if attentive != self.attentive {
+            self.attentive = attentive;
+            self.region.header().supervision.attentive.store(attentive.into(), SeqCst);
+        }
+        if !attentive && self.pool.counts().starting > 0 {
+            self.note_ready_workers();
         }
     }
 
@@ -498,11 +514,28 @@ impl Supervisor {
             log::warn!("recovery (process {pid}) {ending}");
         }
         let by_deadline = std::mem::take(&mut self.recovery_overdue);
+        let said = self.failure_said.take();
         if let Some(what) = self.repairs.recovery_died(ending, by_deadline) {
             self.damaged(&format!("recovery failed three times to repair {what}"));
+        } else if let Some(why) = said {
+            self.recovery_gave_up(now, ending, why);
         } else if !was_ready {
             self.child_failed(now, &format!("recovery {ending} before it was ready"));
         }
+    }
+
+    /// Recovery has left with a sentence: something outside the region is wrong, and trying again at once is no use.
+    fn recovery_gave_up(&mut self, now: Clock, ending: Ending, why: String) {
+        if self.announced {
+            self.recovery.lost(now);
+            self.log_failure(now, &why);
+            return;
+        }
+        self.stop_with(match ending {
+            Ending::Exited(2) => Error::usage(why),
+            Ending::Exited(4) => Error::region(why),
+            _ => Error::failure(why),
+        });
     }
 
     fn template_died(&mut self, now: Clock, pid: Pid, ending: Ending) {
@@ -577,7 +610,7 @@ impl Supervisor {
         if let Some(ending) = self.pool.spawned(owner, pid) {
             self.died(pid, ending);
         }
-        self.look_at_workers();
+        self.note_ready_workers();
     }
 
     fn spawn_failed(&mut self, owner: Owner, errno: i32) {
@@ -628,7 +661,7 @@ impl Supervisor {
                     self.log_failure(self.now(), &format!("recovery waits and tries again: {why}"));
                     self.extend_repair_deadline();
                 }
-                Report::Failed(why) => log::error!("recovery: {why}"),
+                Report::Failed(why) => self.failure_said = Some(format!("recovery: {why}")),
                 other => log::warn!("recovery reports {other:?}"),
             }
         }
@@ -703,6 +736,10 @@ impl Supervisor {
 
     fn look_at_workers(&mut self) {
         let _ = self.bell.read();
+        self.note_ready_workers();
+    }
+
+    fn note_ready_workers(&mut self) {
         if self.pool.note_ready(&self.region) > 0 {
             self.policy.worker_ready();
         }
@@ -956,7 +993,8 @@ impl Supervisor {
             self.pool.fell_all().into_iter().for_each(children::kill);
         }
         let repaired = self.repairs.is_empty() && self.pool.is_empty();
-        let hopeless = self.is_damaged() || self.start_failures >= START_ATTEMPTS;
+        // An instance that has never served and cannot has promised nothing to anybody.
+        let hopeless = self.is_damaged() || (!self.announced && self.verdict.is_some());
         if self.pool.has_no_process() && self.template.child.is_none() && (repaired || hopeless) {
             let until = now + SEAL_DEADLINE;
             self.phase = if repaired { Phase::Sealing { ordered: false, until } } else { self.closing(now) };

@@ -15,6 +15,9 @@ use crate::policy::Clock;
 /// The region is damaged once repairing the same slot has failed so often by repair's own fault.
 const FAILURES_ALLOWED: u32 = 3;
 
+/// Programs leave with documented codes up to this one; what is beyond is no orderly end.
+const LAST_DOCUMENTED_CODE: i32 = 4;
+
 /// A repair takes microseconds. One that takes this long hangs.
 pub const REPAIR_DEADLINE: Duration = Duration::from_secs(5);
 
@@ -155,7 +158,8 @@ impl Repairs {
                     signal,
                     libc::SIGSEGV | libc::SIGBUS | libc::SIGABRT | libc::SIGILL | libc::SIGFPE
                 ),
-                Ending::Exited(code) => code != 0,
+                // A panic's code where panics unwind. An error that recovery has a sentence for is not a failed repair.
+                Ending::Exited(code) => code > LAST_DOCUMENTED_CODE,
             };
         while let Some(task) = self.told.pop_back() {
             self.untold.push_front(task);

@@ -76,8 +76,8 @@ impl Script {
         tally.write_all(b"x").expect("the tally");
         drop(tally);
         match self.play.as_str() {
-            "segv" => drop(raise(Signal::SIGSEGV)),
-            "kill" => drop(raise(Signal::SIGKILL)),
+            "segv" => die_of(Signal::SIGSEGV),
+            "kill" => die_of(Signal::SIGKILL),
             "exit" => std::process::exit(1),
             "leave" => std::process::exit(0),
             "hang" => loop {
@@ -99,6 +99,13 @@ impl Script {
             }
             other => panic!("there is no play {other:?}"),
         }
+    }
+}
+
+/// More than once, because the runtime's own handler gives the first SIGSEGV back.
+fn die_of(signal: Signal) -> ! {
+    loop {
+        let _ = raise(signal);
     }
 }
 

@@ -180,11 +180,19 @@ impl Connection {
     /// # Panics
     /// Where the connection is gone.
     pub fn finish_sending(&mut self) {
+        self.half_close().expect("a connection can be half closed");
+    }
+
+    /// The same, where the other side may have ended the connection already.
+    pub fn finish_sending_if_open(&mut self) {
+        let _ = self.half_close();
+    }
+
+    fn half_close(&self) -> std::io::Result<()> {
         match self.reader.get_ref() {
             Stream::Tcp(stream) => stream.shutdown(Shutdown::Write),
             Stream::Unix(stream) => stream.shutdown(Shutdown::Write),
         }
-        .expect("a connection can be half closed");
     }
 
     /// Ends the connection by a reset, as a program that crashes with unread data does.

@@ -4,7 +4,7 @@
 use std::io::{self, Write as _};
 use std::os::fd::{AsFd, AsRawFd};
 use std::process::ExitCode;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 
 use common::error::{Context, Error, Result};
 use common::ids::Pid;
@@ -93,8 +93,11 @@ fn take_seat(
 ) -> io::Result<Post> {
     let retirement = Retirement::arm(seat.slot(), entrance.doorbell(), estate.bell.as_fd())?;
     signal::set_blocked(&newborn.blocked)?;
-    // The supervisor looks at the slots when it wakes; a bell that cannot be rung is one that is rung already.
-    let _ = (&estate.bell).write(&1_u64.to_ne_bytes());
+    // The slot is live already: either the supervisor sees that when it stops being attentive, or the bell rings.
+    if estate.region.header().supervision.attentive.load(SeqCst) == 0 {
+        // A bell that cannot be rung is one that is rung already.
+        let _ = (&estate.bell).write(&1_u64.to_ne_bytes());
+    }
     Ok(Post { seat, entrance, retirement })
 }
 

@@ -40,7 +40,10 @@ impl OpenMinute {
 const OFFSET_BITS: u32 = 44;
 const OFFSET_MASK: u64 = (1 << OFFSET_BITS) - 1;
 
-/// An offset in the file of one minute, as a word that no other minute's word equals for two years.
+/// The highest bit of a tag is always set, so that no minute's word is 0, which means "free".
+const TAG_MARK: u64 = 1 << (u64::BITS - OFFSET_BITS - 1);
+
+/// An offset in the file of one minute, as a word that no other minute's word equals for a year.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tagged {
     tag: u64,
@@ -49,7 +52,7 @@ pub struct Tagged {
 
 impl Tagged {
     fn new(minute: Minute, offset: u64) -> Self {
-        Self { tag: minute.0 & (u64::MAX >> OFFSET_BITS), offset: offset & OFFSET_MASK }
+        Self { tag: TAG_MARK | minute.0 & (TAG_MARK - 1), offset: offset & OFFSET_MASK }
     }
 
     fn word(self) -> u64 {
@@ -62,9 +65,10 @@ impl Tagged {
 
     /// The minute nearest to `near` that has this tag.
     fn minute_near(self, near: Minute) -> Minute {
-        let ahead = self.tag.wrapping_sub(near.0) << OFFSET_BITS;
-        // The difference of the tags, its sign extended.
-        Minute(near.0.wrapping_add_signed(ahead.cast_signed() >> OFFSET_BITS))
+        let above = TAG_MARK.leading_zeros() + 1;
+        let ahead = self.tag.wrapping_sub(near.0) << above;
+        // The difference of the tags without the mark, its sign extended.
+        Minute(near.0.wrapping_add_signed(ahead.cast_signed() >> above))
     }
 
     /// The offset, if the word is this minute's.

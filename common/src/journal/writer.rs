@@ -144,7 +144,7 @@ impl Writer {
     ) -> Result<bool, AppendError> {
         let first = if open.closed { due.max(open.minute.next()) } else { due };
         for ahead in 0..JOURNAL_RING as u64 {
-            let minute = Minute(first.0 + ahead);
+            let minute = Minute(first.0.saturating_add(ahead));
             // Announced before anything of it exists, so that the keeper does not clear it away meanwhile.
             intent.announce(minute, len);
             if journal.sealed_minute() >= minute || !journal.entry(minute).may_become(minute) {

@@ -34,6 +34,7 @@ fn unknown_states_and_a_free_slot_that_holds_something_are_repaired() {
     assert_eq!(take_over(&scene.region, &scene.spool).unwrap(), 2);
     assert!(unknown.is(common::ids::Generation(4), State::Free));
     assert!(!needs_repair(free));
+    assert_eq!(scene.region.totals().recoveries, 2);
 }
 
 #[test]
@@ -99,6 +100,16 @@ fn entries_of_the_ring_that_nobody_would_seal_are_dropped() {
     let left: Vec<_> = scene.journal().ring_claims().into_iter().flatten().collect();
     assert_eq!((left.len(), left[0].minute), (1, former));
     assert_eq!(scene.journal().ring.len(), JOURNAL_RING);
+}
+
+#[test]
+fn a_spool_that_lost_its_word_gets_it_back_from_the_region() {
+    let scene = Scene::new();
+    let minute = with_open_minute(&scene);
+    scene.journal().sealed.store(minute.0 - 1, SeqCst);
+    take_over(&scene.region, &scene.spool).unwrap();
+    assert_eq!(scene.spool.read_sealed().unwrap(), Minute(minute.0 - 1));
+    assert_eq!(scene.journal().sealed_minute(), Minute(minute.0 - 1));
 }
 
 #[test]
