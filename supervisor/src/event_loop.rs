@@ -221,6 +221,9 @@ impl Supervisor {
     /// One turn of the loop.
     fn turn(&mut self) -> Result<()> {
         self.advance();
+        if self.phase == Phase::Gone {
+            return Ok(());
+        }
         for source in self.wait()? {
             match source {
                 Source::Signals => self.take_signals()?,
@@ -303,6 +306,18 @@ impl Supervisor {
         self.kill_the_overdue(now);
         self.start_children(now);
         self.tell_recovery(now);
+        loop {
+            let before = self.phase;
+            self.proceed(now);
+            // What a phase ends with is not waited for: the next one may have something to do at once.
+            if self.phase == before {
+                break;
+            }
+        }
+        self.say_whether_attentive();
+    }
+
+    fn proceed(&mut self, now: Clock) {
         match self.phase {
             Phase::TakingOver | Phase::Gone => {}
             Phase::Serving => self.serve(now),
@@ -310,7 +325,6 @@ impl Supervisor {
             Phase::Sealing { ordered, until } => self.seal(now, ordered, until),
             Phase::Closing { until } => self.close(now, until),
         }
-        self.say_whether_attentive();
     }
 
     /// While a clone is outstanding the template's reply will wake this loop, and the slots are looked at then: a

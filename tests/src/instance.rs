@@ -154,7 +154,7 @@ impl Instance {
         })
     }
 
-    /// Waits until every worker is there, idle, and every death is repaired.
+    /// Waits until every worker is there, idle, and every death is repaired; gives the status as it is then.
     #[track_caller]
     pub fn wait_for_rest(&self) -> Value {
         eventually(DEADLINE, "the instance is at rest", || {
@@ -162,11 +162,11 @@ impl Instance {
             let slots = status["slots"].as_array().map(Vec::as_slice).unwrap_or_default();
             let all_idle = slots.iter().all(|slot| slot["state"] == "idle");
             let all_there = status["workers"]["configured"] == slots.len();
-            if status["state"] == "running" && all_there && all_idle {
-                return Ok(status);
-            }
-            Err(format!("{status}\n{}", self.stderr()))
-        })
+            let at_rest = status["state"] == "running" && all_there && all_idle;
+            if at_rest { Ok(()) } else { Err(format!("{status}\n{}", self.stderr())) }
+        });
+        // Asked once more, because a status is not of one instant: its totals were read before its slots.
+        self.status_with_slots()
     }
 
     /// At rest: the totals are what the journal says, and no record stands there twice. Gives the records.

@@ -1,7 +1,7 @@
 //! Where connections come in.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use common::sys::signal::Retirement;
@@ -21,9 +21,15 @@ pub(crate) struct Arrival {
 }
 
 /// The listening sockets, as one worker waits on them.
+///
+/// A single one is waited on by accepting: one system call a connection, and the kernel's queue holds only those who
+/// really wait. Several are waited on together by an epoll, in which the worker is enrolled only while it waits: for
+/// every connection the kernel walks over the enrolled workers that are busy, and with a thousand of them that costs
+/// more than everything else together.
 #[derive(Debug)]
 pub(crate) struct Entrance {
-    doorbell: Doorbell,
+    /// Where there are several.
+    doorbell: Option<Doorbell>,
     trouble: Trouble,
 }
 
@@ -37,16 +43,11 @@ struct Trouble {
 impl Entrance {
     /// Made in the worker itself: an epoll that several processes had would be one object for all of them.
     pub fn new(listeners: &[Listener]) -> io::Result<Self> {
-        let doorbell = Doorbell::new(listeners.iter().map(|listener| listener.socket.as_fd()))?;
+        let doorbell = if listeners.len() == 1 { None } else { Some(Doorbell::new()?) };
         Ok(Self { doorbell, trouble: Trouble::default() })
     }
 
-    pub fn doorbell(&self) -> BorrowedFd<'_> {
-        self.doorbell.as_fd()
-    }
-
-    /// The next connection; `None` once asked to leave. Asked or not, a wake-up is followed by an accept: the kernel
-    /// wakes one worker for a connection, and nobody else would come for it.
+    /// The next connection; `None` once asked to leave.
     pub fn next(&mut self, listeners: &[Listener], retirement: &Retirement) -> Option<Arrival> {
         while !retirement.asked() {
             match self.take(listeners) {
@@ -62,12 +63,27 @@ impl Entrance {
     }
 
     fn take(&self, listeners: &[Listener]) -> io::Result<Option<Arrival>> {
-        let Some(listener) = self.doorbell.wait()?.and_then(|index| listeners.get(index)) else {
-            return Ok(None);
+        let index = match &self.doorbell {
+            None => Some(0),
+            Some(doorbell) => wait_for_one(doorbell, listeners)?,
         };
+        let Some(listener) = index.and_then(|index| listeners.get(index)) else { return Ok(None) };
         let accepted = socket::accept(listener.socket.as_fd())?;
         Ok(accepted.map(|socket| Arrival { socket, inherits: listener.tcp }))
     }
+}
+
+/// Interrupted or not, whoever was woken goes and looks: the kernel wakes one worker for a connection, and nobody else
+/// would come for it.
+fn wait_for_one(doorbell: &Doorbell, listeners: &[Listener]) -> io::Result<Option<usize>> {
+    for (index, listener) in listeners.iter().enumerate() {
+        doorbell.enroll(listener.socket.as_fd(), index)?;
+    }
+    let woken = doorbell.wait();
+    for listener in listeners {
+        doorbell.withdraw(listener.socket.as_fd());
+    }
+    woken
 }
 
 impl Trouble {

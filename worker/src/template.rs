@@ -135,17 +135,26 @@ impl Estate {
         // The order is Endowment's; the assertion keeps both in step.
         const _: () = assert!(Endowment::Bell as usize == ENDOWMENTS - 1);
         let [region, spool, writers, alive, bell] = descriptors.try_into().map_err(|_| wrong())?;
-        let listeners: io::Result<Vec<_>> = sockets.into_iter().map(socket::adopt_listener).collect();
+        let listeners = adopt_all(sockets).context(|| "cannot use a listening socket".to_owned())?;
         let region: &'static Region = Box::leak(Box::new(Region::attach(&File::from(region))?));
         Ok(Self {
             log: LogFile::inherited(&start.settings, region),
             region,
             spool: Spool::from_directory(File::from(spool)),
             bell: File::from(bell),
-            listeners: listeners.context(|| "cannot use a listening socket".to_owned())?,
+            listeners,
             _locks: [writers, alive],
         })
     }
+}
+
+/// A single socket is waited on by accepting; several by something else, and then accepting must not wait.
+fn adopt_all(sockets: Vec<OwnedFd>) -> io::Result<Vec<Listener>> {
+    let listeners: Vec<_> = sockets.into_iter().map(socket::adopt_listener).collect::<io::Result<_>>()?;
+    for listener in &listeners {
+        listener.set_waiting(listeners.len() == 1)?;
+    }
+    Ok(listeners)
 }
 
 impl<S> Template<S> {

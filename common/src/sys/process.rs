@@ -145,6 +145,18 @@ fn restore_priority() {
     }
 }
 
+/// Waking up, this process does not interrupt the one that runs (`SCHED_BATCH`). A server process that is woken for a
+/// connection by the process that just opened it would otherwise keep interrupting its own clients. Always permitted.
+///
+/// # Errors
+/// What `sched_setscheduler` reports.
+pub fn wake_without_interrupting() -> io::Result<()> {
+    let parameter = libc::sched_param { sched_priority: 0 };
+    // SAFETY: the kernel reads one parameter; pid 0 is this process.
+    let returned = unsafe { libc::sched_setscheduler(0, libc::SCHED_BATCH, &raw const parameter) };
+    super::cerr(returned.into()).map(drop)
+}
+
 /// Raises the soft limit of open descriptors to the hard one and returns it.
 ///
 /// # Errors

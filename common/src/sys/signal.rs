@@ -99,41 +99,36 @@ const NOBODY: i32 = -1;
 
 static ASKED: AtomicBool = AtomicBool::new(false);
 static SLOT: AtomicPtr<Slot> = AtomicPtr::new(std::ptr::null_mut());
-static DOORBELL: AtomicI32 = AtomicI32::new(NOBODY);
-static ALWAYS_READY: AtomicI32 = AtomicI32::new(NOBODY);
 static CONNECTION: AtomicI32 = AtomicI32::new(NOBODY);
+
+/// How often a worker that is asked to leave is reminded while it waits for a connection.
+const REMINDER: libc::timeval = libc::timeval { tv_sec: 0, tv_usec: 10_000 };
+const NEVER: libc::timeval = libc::timeval { tv_sec: 0, tv_usec: 0 };
 
 /// A worker's SIGTERM, without a system call per connection and without a race. The handler leaves the waiting to the
 /// code that waits: it makes every wait end, the one under way and the one not yet begun.
 ///
-/// For new connections it adds something that is always ready to the worker's own doorbell. It must not leave on the
-/// spot: the kernel may just have woken this worker, and nobody else, for a connection. For a connection it makes the
-/// timeout of reads the shortest there is: what has arrived is still read, and nothing is waited for.
+/// The wait for a connection ends by being interrupted; a signal that comes just before it begins would be slept
+/// through, so a timer interrupts again until the worker has noticed. The handler must not leave on the spot: the
+/// kernel may just have given this worker a connection. For a connection it makes the timeout of reads the shortest
+/// there is: what has arrived is still read, and nothing is waited for.
 #[derive(Debug)]
 pub struct Retirement(());
 
 impl Retirement {
-    /// Arms the handler. `slot`, whose region stays mapped, shows that the worker leaves; `doorbell` is its epoll;
-    /// `always_ready` is a descriptor that can be written to without waiting, such as an eventfd. Both stay open for
-    /// the life of the process.
+    /// Arms the handler. `slot`, whose region stays mapped, shows that the worker leaves.
     ///
     /// # Errors
     /// What sigaction reports.
-    pub fn arm(
-        slot: &'static Slot,
-        doorbell: BorrowedFd<'_>,
-        always_ready: BorrowedFd<'_>,
-    ) -> io::Result<Self> {
+    pub fn arm(slot: &'static Slot) -> io::Result<Self> {
         SLOT.store(std::ptr::from_ref(slot).cast_mut(), Ordering::SeqCst);
-        DOORBELL.store(doorbell.as_raw_fd(), Ordering::SeqCst);
-        ALWAYS_READY.store(always_ready.as_raw_fd(), Ordering::SeqCst);
-        let action = nix::sys::signal::SigAction::new(
-            SigHandler::Handler(on_term),
-            nix::sys::signal::SaFlags::SA_RESTART,
-            SigSet::empty(),
-        );
-        // SAFETY: the handler uses atomics, epoll_ctl(2) and setsockopt(2) only, and keeps errno.
-        unsafe { nix::sys::signal::sigaction(Signal::SIGTERM, &action) }?;
+        // Without SA_RESTART: waits are to end.
+        let flags = nix::sys::signal::SaFlags::empty();
+        let action = nix::sys::signal::SigAction::new(SigHandler::Handler(on_term), flags, SigSet::empty());
+        for signal in [Signal::SIGTERM, Signal::SIGALRM] {
+            // SAFETY: the handler uses atomics, setitimer(2) and setsockopt(2) only, and keeps errno.
+            unsafe { nix::sys::signal::sigaction(signal, &action) }?;
+        }
         Ok(Self(()))
     }
 
@@ -146,6 +141,10 @@ impl Retirement {
     /// the connection's timeout asks [`Retirement::asked`] afterwards.
     pub fn serving(&self, connection: BorrowedFd<'_>) {
         CONNECTION.store(connection.as_raw_fd(), Ordering::SeqCst);
+        if self.asked() {
+            // Noticed: what is waited for from here on has deadlines of its own.
+            remind_every(NEVER);
+        }
     }
 
     /// The connection is about to be closed: its number may soon be another's.
@@ -162,20 +161,19 @@ extern "C" fn on_term(_: libc::c_int) {
     if let Some(slot) = unsafe { SLOT.load(Ordering::SeqCst).as_ref() } {
         slot.activity.store(crate::slots::Activity::Retiring as u32, Ordering::Relaxed);
     }
-    ring(DOORBELL.load(Ordering::SeqCst), ALWAYS_READY.load(Ordering::SeqCst));
-    let connection = CONNECTION.load(Ordering::SeqCst);
-    if connection != NOBODY {
-        stop_waiting(connection);
+    match CONNECTION.load(Ordering::SeqCst) {
+        NOBODY => remind_every(REMINDER),
+        connection => stop_waiting(connection),
     }
     // SAFETY: as above.
     unsafe { *libc::__errno_location() = errno };
 }
 
-/// Makes an epoll ready for good. The second time it fails with EEXIST, which is as good.
-fn ring(doorbell: i32, always_ready: i32) {
-    let mut event = libc::epoll_event { events: libc::EPOLLOUT as u32, u64: u64::MAX };
-    // SAFETY: the kernel reads one event; at worst a number is no longer what it was, and the call fails.
-    unsafe { libc::epoll_ctl(doorbell, libc::EPOLL_CTL_ADD, always_ready, &raw mut event) };
+/// Has SIGALRM sent at this interval, or not any more.
+fn remind_every(interval: libc::timeval) {
+    let timer = libc::itimerval { it_interval: interval, it_value: interval };
+    // SAFETY: the kernel reads one itimerval; the former one is not asked for.
+    unsafe { libc::setitimer(libc::ITIMER_REAL, &raw const timer, std::ptr::null_mut()) };
 }
 
 fn stop_waiting(connection: i32) {

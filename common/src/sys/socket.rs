@@ -82,14 +82,24 @@ pub fn adopt_listener(socket: OwnedFd) -> io::Result<Listener> {
     if !listens || !stream {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a listening stream socket"));
     }
-    let flags = nix::fcntl::OFlag::from_bits_retain(nix::fcntl::fcntl(&socket, nix::fcntl::F_GETFL)?);
-    nix::fcntl::fcntl(&socket, nix::fcntl::F_SETFL(flags | nix::fcntl::OFlag::O_NONBLOCK))?;
     let address: SockaddrStorage = socket::getsockname(socket.as_raw_fd())?;
     let tcp = address.as_sockaddr_in().is_some() || address.as_sockaddr_in6().is_some();
     Ok(Listener { socket, tcp })
 }
 
 impl Listener {
+    /// Whether accepting waits. The flag is the socket's, for everybody who has it.
+    ///
+    /// # Errors
+    /// What fcntl reports.
+    pub fn set_waiting(&self, waiting: bool) -> io::Result<()> {
+        use nix::fcntl::{F_GETFL, F_SETFL, OFlag, fcntl};
+        let mut flags = OFlag::from_bits_retain(fcntl(&self.socket, F_GETFL)?);
+        flags.set(OFlag::O_NONBLOCK, !waiting);
+        fcntl(&self.socket, F_SETFL(flags))?;
+        Ok(())
+    }
+
     /// The TCP port that the kernel gave; `None` for other sockets.
     pub fn port(&self) -> Option<u16> {
         self.tcp_address().map(|address| address.port())
@@ -137,25 +147,39 @@ fn timeval(duration: Duration) -> TimeVal {
     TimeVal::new(duration.as_secs().try_into().unwrap_or(i64::MAX), micros.into())
 }
 
-/// The listening sockets of one worker behind one wait. Each worker has its own: with EPOLLEXCLUSIVE the kernel wakes
-/// one waiting worker for a connection, the same ones first, so that few are warm instead of all lukewarm.
+/// Several listening sockets of one worker behind one wait. Each worker has its own: with EPOLLEXCLUSIVE the kernel
+/// wakes one waiting worker for a connection. It walks over those that are enrolled and busy until it finds one, so
+/// a worker is to be enrolled only while it waits.
 #[derive(Debug)]
 pub struct Doorbell {
     epoll: Epoll,
 }
 
 impl Doorbell {
-    /// Waits on all of these from now on.
+    /// One that waits on nothing yet.
     ///
     /// # Errors
-    /// What epoll reports.
-    pub fn new<'fd>(listeners: impl IntoIterator<Item = BorrowedFd<'fd>>) -> io::Result<Self> {
-        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
-        for (index, listener) in listeners.into_iter().enumerate() {
-            let event = EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLEXCLUSIVE, index as u64);
-            epoll.add(listener, event)?;
+    /// What `epoll_create` reports.
+    pub fn new() -> io::Result<Self> {
+        Ok(Self { epoll: Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)? })
+    }
+
+    /// Waits on this listener too from now on, under this index. What waits there already is noticed.
+    ///
+    /// # Errors
+    /// What `epoll_ctl` reports.
+    pub fn enroll(&self, listener: BorrowedFd<'_>, index: usize) -> io::Result<()> {
+        let event = EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLEXCLUSIVE, index as u64);
+        match self.epoll.add(listener, event) {
+            Ok(()) | Err(Errno::EEXIST) => Ok(()),
+            Err(error) => Err(error.into()),
         }
-        Ok(Self { epoll })
+    }
+
+    /// Waits on this listener no more.
+    pub fn withdraw(&self, listener: BorrowedFd<'_>) {
+        // It fails only where the listener is not enrolled.
+        let _ = self.epoll.delete(listener);
     }
 
     /// Waits until a connection may be waiting and gives the index of its listener; `None` when interrupted, or asked
@@ -168,7 +192,7 @@ impl Doorbell {
         match self.epoll.wait(&mut events, EpollTimeout::NONE) {
             Err(Errno::EINTR) | Ok(0) => Ok(None),
             Err(error) => Err(error.into()),
-            Ok(_) => Ok(usize::try_from(events[0].data()).ok().filter(|&index| index != usize::MAX)),
+            Ok(_) => Ok(usize::try_from(events[0].data()).ok()),
         }
     }
 }
