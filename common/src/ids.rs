@@ -52,6 +52,12 @@ impl Minute {
         Self(since.map_or(0, |elapsed| elapsed.as_secs() / 60))
     }
 
+    /// Whether the number is one that a clock can show and arithmetic cannot overflow from; what is read from outside
+    /// is held against it.
+    pub fn is_possible(self) -> bool {
+        self.0 < 1 << 40
+    }
+
     /// The name after this one.
     pub fn next(self) -> Self {
         Self(self.0.saturating_add(1))

@@ -120,7 +120,10 @@ impl<'r> Keeper<'r> {
             _ => now,
         };
         let over = clock > open.minute || now.saturating_duration_since(since) >= LONGEST_OPEN;
-        let closed_now = !open.closed && over && self.journal().close(open);
+        // With every place in the ring taken by a minute that somebody holds, the open one goes on: closed, it would
+        // leave nowhere to write to.
+        let closable = !open.closed && over && self.journal().has_room();
+        let closed_now = closable && self.journal().close(open);
         let standing = self.journal().open_minute();
         let rolled = closed_now || self.watched.is_none_or(|(watched, _)| watched != standing);
         self.watched = Some((standing, if standing == open { since } else { now }));

@@ -23,7 +23,9 @@ pub struct Child {
     /// By when it must have done what it was last asked to.
     pub deadline: Option<Clock>,
     channel: Channel,
+    /// Nothing more will come through the channel.
     broken: bool,
+    given_up: bool,
 }
 
 impl Child {
@@ -36,7 +38,7 @@ impl Child {
         let (ours, theirs) = Channel::pair().context(doing)?;
         let role: Vec<&OsStr> = role.iter().map(OsStr::new).collect();
         let pid = process::start(program, &role, &theirs.into_descriptor()).context(doing)?;
-        let child = Self { pid, ready: false, deadline: None, channel: ours, broken: false };
+        let child = Self { pid, ready: false, deadline: None, channel: ours, broken: false, given_up: false };
         let frame = control::encode(&Order::Start(Box::new(start))).context(doing)?;
         match child.channel.send(&frame, endowment) {
             // It is gone already: its death says more than that it did not listen.
@@ -85,9 +87,17 @@ impl Child {
         }
     }
 
+    /// A child that has closed its channel is about to end. One that does not end by itself is useless.
+    pub fn expect_its_end(&mut self, deadline: Clock) {
+        if self.broken && !self.given_up && self.deadline.is_none() {
+            self.deadline = Some(deadline);
+        }
+    }
+
     /// Ends the process; its death is seen by the event loop as any other.
     pub fn give_up(&mut self) {
         self.broken = true;
+        self.given_up = true;
         kill(self.pid);
     }
 

@@ -205,7 +205,7 @@ impl Options {
                 self.region_size
             )));
         };
-        let wanted = self.workers.saturating_add(spare_slots(self.workers));
+        let wanted = self.slots_wanted();
         if wanted > MAX_SLOTS {
             return Err(Error::usage(format!(
                 "--workers {}: at most {} are possible",
@@ -223,6 +223,24 @@ impl Options {
             )));
         }
         Ok(length)
+    }
+
+    /// Whether a region that is kept has room for the workers.
+    ///
+    /// # Errors
+    /// It has not (exit 2).
+    pub fn check_room(&self, kept: Geometry) -> Result<()> {
+        if self.slots_wanted() <= kept.slot_count {
+            return Ok(());
+        }
+        Err(Error::usage(format!(
+            "--workers {}: the region keeps its {} slots until a clean stop; start with fewer workers, stop, and start again",
+            self.workers, kept.slot_count
+        )))
+    }
+
+    fn slots_wanted(&self) -> u32 {
+        self.workers.saturating_add(spare_slots(self.workers))
     }
 }
 

@@ -4,8 +4,11 @@ use std::os::fd::{AsFd, BorrowedFd, RawFd};
 use std::path::Path;
 
 use common::error::{Context, Result};
+use common::log_limit::LogLimit;
 use common::sys::channel::{Channel, ChannelListener, Received};
 use common::wire::control::{self, Request, Response};
+
+use crate::policy::Clock;
 
 /// More connections than this wait in the socket's backlog.
 const MAX_CONNECTIONS: usize = 256;
@@ -20,6 +23,9 @@ pub struct ControlSocket {
     listener: ChannelListener,
     connections: Vec<(ConnectionId, Channel)>,
     next: u64,
+    /// Set when a connection could not be accepted: the listener stays ready, and is let be until the next tick.
+    resting: bool,
+    complaints: LogLimit,
 }
 
 impl ControlSocket {
@@ -30,19 +36,22 @@ impl ControlSocket {
     pub fn open(path: &Path) -> Result<Self> {
         let listener =
             ChannelListener::bind(path).context(|| "cannot listen on RUN/control.sock".to_owned())?;
-        Ok(Self { listener, connections: Vec::new(), next: 0 })
+        let complaints = LogLimit::default();
+        Ok(Self { listener, connections: Vec::new(), next: 0, resting: false, complaints })
     }
 
     /// What to poll for reading: the listener (unless there are connections enough) and every connection.
     pub fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        let listener = (self.connections.len() < MAX_CONNECTIONS).then(|| self.listener.as_fd());
+        let accepting = !self.resting && self.connections.len() < MAX_CONNECTIONS;
+        let listener = accepting.then(|| self.listener.as_fd());
         listener.into_iter().chain(self.connections.iter().map(|(_, channel)| channel.as_fd()))
     }
 
     /// Takes what has arrived. A connection that is closed or speaks nonsense is dropped.
-    pub fn requests(&mut self) -> Vec<(ConnectionId, Request)> {
-        self.accept();
+    pub fn requests(&mut self, now: Clock) -> Vec<(ConnectionId, Request)> {
+        self.accept(now);
         let mut requests = Vec::new();
+        let complaints = &mut self.complaints;
         self.connections.retain(|(id, channel)| match channel.try_receive() {
             Ok(Received::Nothing) => true,
             Ok(Received::Closed) => false,
@@ -52,30 +61,37 @@ impl ControlSocket {
                     true
                 }
                 Err(error) => {
-                    log::warn!("control socket: {error}");
+                    complaints.warn(now, || format!("control socket: {error}"));
                     false
                 }
             },
             Err(error) => {
-                log::warn!("control socket: {error}");
+                complaints.warn(now, || format!("control socket: {error}"));
                 false
             }
         });
         requests
     }
 
-    fn accept(&mut self) {
-        while self.connections.len() < MAX_CONNECTIONS {
+    /// Accepting may be possible again.
+    pub fn rested(&mut self) {
+        self.resting = false;
+    }
+
+    fn accept(&mut self, now: Clock) {
+        while !self.resting && self.connections.len() < MAX_CONNECTIONS {
             match self.listener.accept() {
                 Ok(Some((channel, uid))) if may_connect(uid) => {
                     self.connections.push((ConnectionId(self.next), channel));
                     self.next += 1;
                 }
-                Ok(Some((_, uid))) => log::warn!("control socket: uid {uid} was turned away"),
+                Ok(Some((_, uid))) => {
+                    self.complaints.warn(now, || format!("control socket: uid {uid} was turned away"));
+                }
                 Ok(None) => return,
                 Err(error) => {
-                    log::warn!("control socket: {error}");
-                    return;
+                    self.resting = true;
+                    self.complaints.warn(now, || format!("control socket: {error}"));
                 }
             }
         }

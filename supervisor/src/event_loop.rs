@@ -4,6 +4,7 @@ use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::path::PathBuf;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
+use std::sync::atomic::fence;
 use std::time::{Duration, Instant};
 
 use common::error::{Context, Error, Result};
@@ -34,6 +35,8 @@ const LOAD_DEADLINE: Duration = Duration::from_secs(30);
 const CLONE_DEADLINE: Duration = Duration::from_secs(10);
 /// How long the journal's keeper may take to seal everything.
 const SEAL_DEADLINE: Duration = Duration::from_secs(30);
+/// How long repairs may take once every worker has been killed.
+const REPAIRS_DEADLINE: Duration = Duration::from_secs(30);
 /// How long children without work may take to leave.
 const LEAVE_DEADLINE: Duration = Duration::from_secs(5);
 /// How often the total is looked at.
@@ -121,13 +124,14 @@ struct Supervisor {
     recovery_overdue: bool,
     keeper: Kept,
     /// Children that have been let go and not been reaped yet.
-    leaving: Vec<Pid>,
+    leaving: Vec<(Pid, Clock)>,
 
     pool: Pool,
     policy: Policy,
     repairs: Repairs,
     phase: Phase,
     announced: bool,
+    reload_wanted: bool,
     attentive: bool,
     verdict: Option<Error>,
     start_failures: u32,
@@ -161,6 +165,7 @@ impl Supervisor {
         let writers = spool.take()?;
         spool.check_reserving(&spool_dir)?;
         let region = rundir.region(length)?;
+        options.check_room(region.unverified.contents().geometry())?;
         let listeners = Listeners::open(&options.listen()?, options.read_timeout.limit().unwrap_or(NEVER))?;
         rundir.remove("control.sock")?;
         let control = ControlSocket::open(&rundir.short_path("control.sock"))?;
@@ -202,6 +207,7 @@ impl Supervisor {
             leaving: Vec::new(),
             phase: Phase::TakingOver,
             announced: false,
+            reload_wanted: false,
             attentive: false,
             verdict: None,
             start_failures: 0,
@@ -273,6 +279,8 @@ impl Supervisor {
         let now = self.now();
         let deadline = |child: &Kept| child.child.as_ref().and_then(|child| child.deadline);
         let phase = match self.phase {
+            // Once it has passed, deaths and repairs are what is waited for.
+            Phase::Draining { kill_at } if kill_at <= now => Some(kill_at + REPAIRS_DEADLINE),
             Phase::Draining { kill_at } => Some(kill_at),
             Phase::Sealing { until, .. } | Phase::Closing { until } => Some(until),
             Phase::TakingOver | Phase::Serving | Phase::Gone => None,
@@ -289,6 +297,11 @@ impl Supervisor {
             deadline(&self.recovery),
             deadline(&self.keeper),
             self.next_template.as_ref().and_then(|(child, _)| child.deadline),
+            self.leaving
+                .iter()
+                .map(|(_, deadline)| *deadline)
+                .filter(|deadline| *deadline != Clock::MAX)
+                .min(),
             self.ask_again,
         ];
         let next = moments.into_iter().flatten().min().unwrap_or(now + TICK);
@@ -334,9 +347,11 @@ impl Supervisor {
         if attentive != self.attentive {
             self.attentive = attentive;
             self.region.header().supervision.attentive.store(attentive.into(), SeqCst);
+            // Against the worker, who goes live and then looks whether to ring: one of the two sees the other.
+            fence(SeqCst);
         }
-        if !attentive && self.pool.counts().starting > 0 {
-            self.note_ready_workers();
+        if !attentive && self.pool.counts().starting > 0 && self.note_ready_workers() {
+            self.ask_again = Some(self.now());
         }
     }
 
@@ -364,7 +379,8 @@ impl Supervisor {
             }
             self.keep(now, started, |this| &mut this.template);
         }
-        if !closing && self.keeper.is_due(now) {
+        // Takeover prepares what the keeper keeps: one after the other.
+        if !closing && !self.repairs.is_taking_over() && self.keeper.is_due(now) {
             let started = self.start_child(&self.programs.recovery, "journal", 0);
             self.keep(now, started, |this| &mut this.keeper);
         }
@@ -430,15 +446,20 @@ impl Supervisor {
 
     fn kill_the_overdue(&mut self, now: Clock) {
         let overdue = |child: &mut Child| child.deadline.take_if(|deadline| *deadline <= now).is_some();
+        let mut never_loaded = Vec::new();
         for (kept, what) in [
             (&mut self.template, "the template"),
             (&mut self.recovery, "recovery"),
             (&mut self.keeper, "the journal's keeper"),
         ] {
-            if let Some(child) = &mut kept.child
-                && overdue(child)
-            {
-                log::error!("{what} (process {}) does not answer and is replaced", child.pid);
+            let Some(child) = &mut kept.child else { continue };
+            child.expect_its_end(now + LEAVE_DEADLINE);
+            if overdue(child) {
+                let why = format!("{what} (process {}) does not answer and is replaced", child.pid);
+                log::error!("{why}");
+                if !child.ready {
+                    never_loaded.push(why);
+                }
                 self.recovery_overdue |= what == "recovery" && child.ready;
                 child.give_up();
             }
@@ -447,6 +468,14 @@ impl Supervisor {
             && overdue(child)
         {
             child.give_up();
+        }
+        for why in never_loaded {
+            self.child_failed(now, &why);
+        }
+        for (pid, deadline) in &mut self.leaving {
+            if std::mem::replace(deadline, if *deadline <= now { Clock::MAX } else { *deadline }) <= now {
+                children::kill(*pid);
+            }
         }
         for pid in self.pool.fell_overdue(now) {
             log::warn!("worker {pid} did not leave in time and is killed");
@@ -464,8 +493,8 @@ impl Supervisor {
                 Signal::SIGQUIT => self.stop_now(),
                 Signal::SIGHUP => self.reload(None),
                 Signal::SIGUSR1 => self.reopen_logs(),
-                Signal::SIGTTIN => self.scale(self.policy.target().saturating_add(1)),
-                Signal::SIGTTOU => self.scale(self.policy.target().saturating_sub(1).max(1)),
+                Signal::SIGTTIN => drop(self.scale_within_bounds(self.policy.target().saturating_add(1))),
+                Signal::SIGTTOU => drop(self.scale_within_bounds(self.policy.target().saturating_sub(1))),
                 other => log::warn!("{other} is not used"),
             }
         }
@@ -491,7 +520,7 @@ impl Supervisor {
             self.next_template_died(ending);
         } else if self.keeper.is(pid) {
             self.keeper_died(now, pid, ending);
-        } else if let Some(place) = self.leaving.iter().position(|leaving| *leaving == pid) {
+        } else if let Some(place) = self.leaving.iter().position(|(leaving, _)| *leaving == pid) {
             self.leaving.swap_remove(place);
         } else {
             let death = self.pool.died(&self.region, pid, ending);
@@ -504,7 +533,8 @@ impl Supervisor {
             Death::Unknown | Death::Left => {}
             // However it leaves, one that comes and goes is not replaced faster than one that crashes.
             Death::LeftUnasked => self.policy.worker_died(now),
-            Death::Young => {
+            Death::Young(to_repair) => {
+                self.repair_if(to_repair);
                 self.policy.worker_failed(now, Cause::DiedYoung);
                 self.log_failure(now, &format!("worker {pid} {ending} before it was ready"));
             }
@@ -533,7 +563,7 @@ impl Supervisor {
             self.damaged(&format!("recovery failed three times to repair {what}"));
         } else if let Some(why) = said {
             self.recovery_gave_up(now, ending, why);
-        } else if !was_ready {
+        } else if !was_ready && !nobodys_fault(ending) {
             self.child_failed(now, &format!("recovery {ending} before it was ready"));
         }
     }
@@ -561,11 +591,19 @@ impl Supervisor {
         let why = said.unwrap_or_else(|| format!("template {pid} {ending}"));
         if was_ready {
             log::warn!("{why}");
-        } else if !self.announced && ending != Ending::Killed(nix::libc::SIGKILL) {
+        } else if nobodys_fault(ending) {
+            self.log_failure(now, &why);
+        } else if !self.announced {
             let usage = ending == Ending::Exited(2);
             self.stop_with(if usage { Error::usage(why) } else { Error::failure(why) });
         } else {
             self.child_failed(now, &why);
+        }
+    }
+
+    fn repair_if(&mut self, owner: Option<Owner>) {
+        if let Some(owner) = owner {
+            self.repairs.add(owner, false, self.now());
         }
     }
 
@@ -596,7 +634,7 @@ impl Supervisor {
             *ordered = false;
         }
         let why = format!("the journal's keeper (process {pid}) {ending}");
-        if was_ready { log::warn!("{why}") } else { self.child_failed(now, &why) }
+        if was_ready || nobodys_fault(ending) { log::warn!("{why}") } else { self.child_failed(now, &why) }
     }
 
     // ---- Reports --------------------------------------------------------------------------------------------------
@@ -617,8 +655,10 @@ impl Supervisor {
         if let Some(child) = &mut self.template.child {
             child.deadline = None;
         }
-        if pid.0 <= 0 {
-            log::error!("the template named process {pid} for {owner}");
+        if !self.may_be_a_worker(pid) {
+            log::error!("process {pid} was named for {owner}, and cannot be it");
+            let to_repair = self.pool.abandon(&self.region, owner);
+            self.repair_if(to_repair);
             return;
         }
         if let Some(ending) = self.pool.spawned(owner, pid) {
@@ -627,12 +667,23 @@ impl Supervisor {
         self.note_ready_workers();
     }
 
+    /// A pid from the template, or from the region, is an allegation: a worker is a child of this process, and none of
+    /// those that are known.
+    fn may_be_a_worker(&self, pid: Pid) -> bool {
+        let others = [&self.template, &self.recovery, &self.keeper].into_iter().any(|kept| kept.is(pid))
+            || self.next_template.as_ref().is_some_and(|(child, _)| child.pid == pid)
+            || self.leaving.iter().any(|(leaving, _)| *leaving == pid);
+        let exists = self.pool.has_seen_die(pid) || process::is_child(pid);
+        pid.0 > 0 && exists && !others && !self.pool.knows(pid)
+    }
+
     fn spawn_failed(&mut self, owner: Owner, errno: i32) {
         let now = self.now();
         if let Some(child) = &mut self.template.child {
             child.deadline = None;
         }
-        self.pool.withdraw(&self.region, owner);
+        let to_repair = self.pool.abandon(&self.region, owner);
+        self.repair_if(to_repair);
         self.policy.worker_failed(now, Cause::Refused);
         let (have, want) = (self.pool.counts().ready, self.policy.target());
         let cause = std::io::Error::from_raw_os_error(errno);
@@ -689,6 +740,9 @@ impl Supervisor {
         }
         if self.phase == Phase::TakingOver {
             self.phase = Phase::Serving;
+            if std::mem::take(&mut self.reload_wanted) {
+                self.reload(None);
+            }
         }
     }
 
@@ -702,9 +756,10 @@ impl Supervisor {
 
     fn repair_refused(&mut self, owner: Owner, why: &str) {
         log::error!("{owner} cannot be repaired: {why}");
-        let last = match self.phase {
-            Phase::TakingOver => self.repairs.refused_takeover(),
-            _ => self.repairs.refused(owner),
+        let last = if self.repairs.is_taking_over() {
+            self.repairs.refused_takeover()
+        } else {
+            self.repairs.refused(owner)
         };
         self.extend_repair_deadline();
         if last {
@@ -753,10 +808,12 @@ impl Supervisor {
         self.note_ready_workers();
     }
 
-    fn note_ready_workers(&mut self) {
-        if self.pool.note_ready(&self.region) > 0 {
+    fn note_ready_workers(&mut self) -> bool {
+        let some = self.pool.note_ready(&self.region) > 0;
+        if some {
             self.policy.worker_ready();
         }
+        some
     }
 
     fn serve(&mut self, now: Clock) {
@@ -783,7 +840,8 @@ impl Supervisor {
         if child.order(&Order::Spawn(owner)) {
             child.deadline = Some(now + CLONE_DEADLINE);
         } else {
-            self.pool.withdraw(&self.region, owner);
+            let to_repair = self.pool.abandon(&self.region, owner);
+            self.repair_if(to_repair);
         }
     }
 
@@ -809,6 +867,7 @@ impl Supervisor {
 
     fn tick(&mut self, now: Clock) {
         self.next_tick = now + TICK;
+        self.control.rested();
         let total = self.region.totals().messages;
         if total != self.total_logged {
             self.total_logged = total;
@@ -819,6 +878,12 @@ impl Supervisor {
     // ---- Reload, scale, logs ------------------------------------------------------------------------------------------
 
     fn reload(&mut self, waiter: Option<ConnectionId>) {
+        if self.phase == Phase::TakingOver {
+            // The template that loads now may have read the files already.
+            self.reload_wanted = true;
+            self.reload_waiters.extend(waiter);
+            return;
+        }
         if self.phase != Phase::Serving {
             if let Some(id) = waiter {
                 self.control.reply(id, &Response::Refused("the instance is not serving".to_owned()), &[]);
@@ -870,7 +935,7 @@ impl Supervisor {
 
     /// Closes a child's channel: it leaves, and is reaped like any other.
     fn let_go(&mut self, child: Child) {
-        self.leaving.push(child.pid);
+        self.leaving.push((child.pid, self.now() + LEAVE_DEADLINE));
         drop(child);
     }
 
@@ -894,7 +959,7 @@ impl Supervisor {
     // ---- The control socket -------------------------------------------------------------------------------------------
 
     fn take_requests(&mut self) {
-        for (id, request) in self.control.requests() {
+        for (id, request) in self.control.requests(self.now()) {
             match request {
                 Request::Status => {
                     let status = Response::Status(Box::new(self.status()));
@@ -971,8 +1036,11 @@ impl Supervisor {
 
     fn stop_now(&mut self) {
         self.begin_drain();
-        if let Phase::Draining { kill_at } = &mut self.phase {
-            *kill_at = Duration::ZERO;
+        let now = self.now();
+        if let Phase::Draining { kill_at } = &mut self.phase
+            && *kill_at > now
+        {
+            *kill_at = now;
         }
     }
 
@@ -1008,6 +1076,14 @@ impl Supervisor {
         }
         let repaired = self.repairs.is_empty() && self.pool.is_empty();
         // An instance that has never served and cannot has promised nothing to anybody.
+        if now >= kill_at + REPAIRS_DEADLINE && self.pool.has_no_process() && !repaired {
+            let left = self.repairs.len();
+            self.verdict.get_or_insert(Error::failure(format!(
+                "{left} slots could not be repaired in time, because the spool cannot be read or written; the next start does it"
+            )));
+            self.phase = self.closing(now);
+            return;
+        }
         let hopeless = self.is_damaged() || (!self.announced && self.verdict.is_some());
         if self.pool.has_no_process() && self.template.child.is_none() && (repaired || hopeless) {
             let until = now + SEAL_DEADLINE;
@@ -1046,7 +1122,7 @@ impl Supervisor {
 
     fn close(&mut self, now: Clock, until: Clock) {
         if now >= until {
-            self.leaving.iter().copied().for_each(children::kill);
+            self.leaving.iter().for_each(|(pid, _)| children::kill(*pid));
             self.phase = Phase::Closing { until: now + LEAVE_DEADLINE };
         }
         if self.leaving.is_empty() && self.pool.has_no_process() {
@@ -1098,4 +1174,9 @@ fn catch_signals() -> Result<SignalPipe> {
         Signal::SIGTTOU,
     ];
     SignalPipe::catching(&signals).context(|| "cannot catch signals".to_owned())
+}
+
+/// A SIGKILL comes from outside (or from this supervisor, who has said so): the child is just started again.
+fn nobodys_fault(ending: Ending) -> bool {
+    ending == Ending::Killed(nix::libc::SIGKILL)
 }

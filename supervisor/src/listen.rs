@@ -30,6 +30,13 @@ impl Listeners {
     /// A name that is not known (exit 2); an address that cannot be had.
     pub fn open(addresses: &[Address], timeout: Duration) -> Result<Self> {
         let mut listeners = Self::default();
+        let numbers: Vec<_> = addresses.iter().filter(|address| matches!(address, Address::Fd(_))).collect();
+        if let Some(twice) = (1..numbers.len()).find(|&index| numbers[..index].contains(&numbers[index])) {
+            return Err(Error::usage(format!(
+                "{} is named twice; name each descriptor once",
+                numbers[twice]
+            )));
+        }
         for address in addresses {
             match address {
                 Address::Tcp { .. } => listeners.open_tcp(address)?,

@@ -44,8 +44,9 @@ pub enum Death {
     Crashed(Owner),
     /// A worker that this supervisor killed: no crash, but to be repaired like one.
     Felled(Owner),
-    /// A worker that died before it was ready and had nothing yet; its slot is free again.
-    Young,
+    /// A worker that died before it was ready and had nothing yet; its slot is free again, unless it holds something
+    /// that it cannot have from this worker: then it is to be repaired.
+    Young(Option<Owner>),
     /// A worker that detached cleanly after it was asked to; its slot is free again.
     Left,
     /// A worker that detached cleanly of its own accord; its slot is free again.
@@ -188,6 +189,38 @@ impl Pool {
         taken_back
     }
 
+    /// The promised process does not exist, and never will. Gives the owner if the slot is to be repaired: it is not as
+    /// it was promised.
+    #[must_use]
+    pub fn abandon(&mut self, region: &Region, owner: Owner) -> Option<Owner> {
+        if self.standing(owner) != Some(Standing::Reserved) {
+            return None;
+        }
+        self.unknown_dead.clear();
+        self.take_back(region, owner)
+    }
+
+    fn take_back(&mut self, region: &Region, owner: Owner) -> Option<Owner> {
+        let slot = region.slot(owner.slot)?;
+        if slot.holds_nothing() && slot.shift(owner.generation, State::Reserved, State::Free) {
+            self.release(owner.slot);
+            return None;
+        }
+        self.stand(owner.slot, Standing::Dead);
+        slot.owner.store(slots::owner_word(owner.generation, State::Dead), SeqCst);
+        Some(owner)
+    }
+
+    /// Whether a pid is in the book already.
+    pub fn knows(&self, pid: Pid) -> bool {
+        self.by_pid.contains_key(&pid)
+    }
+
+    /// Whether a pid has died while its template's reply was awaited.
+    pub fn has_seen_die(&self, pid: Pid) -> bool {
+        self.unknown_dead.contains_key(&pid)
+    }
+
     /// Looks which of the starting workers are ready; gives how many.
     pub fn note_ready(&mut self, region: &Region) -> u32 {
         let mut ready = 0;
@@ -222,9 +255,8 @@ impl Pool {
         let owner = slots::owner(index, self.entries[index.0 as usize].generation);
         let before = self.stand(index, Standing::Dead);
         let Some(slot) = region.slot(index) else { return Death::Crashed(owner) };
-        if slot.shift(owner.generation, State::Reserved, State::Free) {
-            self.release(index);
-            return Death::Young;
+        if slot.is(owner.generation, State::Reserved) {
+            return Death::Young(self.take_back(region, owner));
         }
         if slot.left_cleanly(owner.generation) && slot.shift(owner.generation, State::Left, State::Free) {
             self.release(index);
@@ -407,8 +439,13 @@ mod tests {
     fn a_death_before_the_slot_was_taken_needs_no_repair() {
         let mut scene = Scene::new();
         scene.starting(100);
-        assert_eq!(scene.died(100, SEGV), Death::Young);
+        assert_eq!(scene.died(100, SEGV), Death::Young(None));
         assert!(scene.pool.is_empty());
+        // Unless the slot holds what it cannot have from this worker: given out again, it would fail again.
+        let owner = scene.starting(101);
+        scene.region.slot(owner.slot).unwrap().undo.store(77, SeqCst);
+        assert_eq!(scene.died(101, LEFT), Death::Young(Some(owner)));
+        assert!(scene.pool.awaits_repair(owner));
     }
 
     #[test]
@@ -417,7 +454,7 @@ mod tests {
         let owner = scene.pool.reserve(&scene.region, 1).unwrap();
         assert_eq!(scene.died(100, SEGV), Death::Unknown);
         assert_eq!(scene.pool.spawned(owner, Pid(100)), Some(SEGV));
-        assert_eq!(scene.died(100, SEGV), Death::Young);
+        assert_eq!(scene.died(100, SEGV), Death::Young(None));
         // Deaths while nobody is promised a slot are nobody's, and their pids may come back.
         assert_eq!(scene.died(101, SEGV), Death::Unknown);
         let owner = scene.pool.reserve(&scene.region, 1).unwrap();
@@ -434,6 +471,15 @@ mod tests {
         assert!(scene.region.slot(owner.slot).unwrap().go_live(owner.generation));
         assert!(!scene.pool.withdraw(&scene.region, owner));
         assert_eq!(scene.pool.reserved(), Some(owner));
+        assert_eq!(
+            scene.pool.abandon(&scene.region, owner),
+            Some(owner),
+            "nobody's, and not as it was promised"
+        );
+        assert_eq!(scene.pool.reserved(), None);
+        let owner = scene.pool.reserve(&scene.region, 1).unwrap();
+        assert_eq!(scene.pool.abandon(&scene.region, owner), None);
+        assert_eq!(scene.pool.abandon(&scene.region, owner), None, "once");
     }
 
     #[test]

@@ -69,6 +69,16 @@ impl Repairs {
         }
     }
 
+    /// Whether not every slot has been looked at yet.
+    pub fn is_taking_over(&self) -> bool {
+        self.cases.contains_key(&Task::TakeOver)
+    }
+
+    /// How much waits for repair.
+    pub fn len(&self) -> usize {
+        self.cases.len()
+    }
+
     /// Whether nothing waits for repair.
     pub fn is_empty(&self) -> bool {
         self.cases.is_empty()

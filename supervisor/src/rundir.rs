@@ -164,6 +164,8 @@ impl RunDir {
 }
 
 fn open_own_directory(path: &Path) -> Result<File> {
+    // Without a slash at its end, behind which a link would be followed.
+    let path: &Path = &path.components().collect::<PathBuf>();
     let unusable = |why: &dyn std::fmt::Display| {
         Error::usage(format!(
             "cannot use {} as run directory: {why}; choose another --run-dir",

@@ -90,17 +90,14 @@ fn another_version_is_refused_and_named() {
 
 #[test]
 fn something_else_under_its_name_is_refused() {
-    let make: [(&str, fn(&Place)); 3] = [
-        ("a directory", |place| fs::create_dir(place.region()).unwrap()),
-        ("a pipe", |place| {
-            nix::unistd::mkfifo(&place.region(), nix::sys::stat::Mode::S_IRWXU).unwrap();
-        }),
-        ("a device", |place| std::os::unix::fs::symlink("/dev/zero", place.region()).unwrap()),
-    ];
-    for (what, make) in make {
+    for what in ["a directory", "a pipe", "a link to a device"] {
         let place = used(true);
         fs::remove_file(place.region()).unwrap();
-        make(&place);
+        match what {
+            "a directory" => fs::create_dir(place.region()).unwrap(),
+            "a pipe" => nix::unistd::mkfifo(&place.region(), nix::sys::stat::Mode::S_IRWXU).unwrap(),
+            _ => std::os::unix::fs::symlink("/dev/zero", place.region()).unwrap(),
+        }
         eprintln!("{what}");
         place.instance().run().assert_failed(4, &[&place.region().to_string_lossy()]);
         place.no_process_left();

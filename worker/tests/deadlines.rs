@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 
 use common::slots::Activity;
 use common::wire::control::Settings;
-use nix::sys::signal::Signal;
 use stage::{DEADLINE, Script, Stage, receipt, until};
 
 const LIMIT: Duration = Duration::from_millis(300);
@@ -121,19 +120,34 @@ fn a_peer_that_reads_in_drips_holds_nobody_up_for_long() {
 
 #[test]
 fn short_of_descriptors_a_worker_waits_without_spinning_and_goes_on_later() {
-    use rustix::process::{Pid, Resource, Rlimit, prlimit};
+    let stage = Script { listeners: 2, ..impatient() }.stage();
+    limit_descriptors(&stage, 3);
+    go_short_and_recover(&stage);
+}
+
+#[test]
+fn short_of_descriptors_a_worker_with_one_listener_does_the_same() {
     let stage = impatient().stage();
+    limit_descriptors(&stage, 3);
+    // Who waits in accept has the descriptor for the next connection already.
+    assert_eq!(stage.connect().ask(b"print\n"), "hello world");
+    go_short_and_recover(&stage);
+}
+
+fn limit_descriptors(stage: &Stage, number: u64) {
+    use rustix::process::{Pid, Resource, Rlimit, prlimit};
     let pid = Pid::from_raw(stage.workers[0].0).unwrap();
-    let limit = |number| Rlimit { current: Some(number), maximum: Some(1024) };
-    prlimit(Some(pid), Resource::Nofile, limit(4)).unwrap();
+    prlimit(Some(pid), Resource::Nofile, Rlimit { current: Some(number), maximum: Some(1024) }).unwrap();
+}
+
+fn go_short_and_recover(stage: &Stage) {
+    let (served, before) = (stage.region.totals().connections, stage.cpu_time(0));
     let mut client = stage.connect();
     client.send(b"print\n");
-    let before = stage.cpu_time(0);
     std::thread::sleep(Duration::from_millis(500));
     let spent = stage.cpu_time(0) - before;
     assert!(spent < Duration::from_millis(100), "{spent:?}");
-    assert_eq!(stage.region.totals().connections, 0);
-    prlimit(Some(pid), Resource::Nofile, limit(1024)).unwrap();
+    assert_eq!(stage.region.totals().connections, served);
+    limit_descriptors(stage, 1024);
     assert_eq!(client.line(), "hello world");
-    stage.signal(stage.workers[0], Signal::SIGTERM);
 }

@@ -7,7 +7,6 @@ pub mod seal;
 pub mod spool;
 pub mod writer;
 
-use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::SeqCst;
 
 use crate::ids::Minute;
@@ -113,10 +112,14 @@ impl JournalState {
 
     /// Bytes written to unsealed minutes, and bytes reserved for them on the disk.
     pub fn open_bytes(&self) -> (u64, u64) {
-        self.ring.iter().fold((0, 0), |(written, reserved), entry| {
-            let offset = |word: &AtomicU64| Tagged::from_word(word.load(SeqCst)).offset;
-            (written + offset(&entry.tail), reserved + offset(&entry.reserved))
+        self.ring_claims().into_iter().flatten().fold((0, 0), |(written, reserved), claims| {
+            (written + claims.tail, reserved + claims.reserved.max(claims.tail))
         })
+    }
+
+    /// Whether another minute can be opened beside those that are not sealed.
+    pub fn has_room(&self) -> bool {
+        self.ring.iter().any(|entry| entry.tail.load(SeqCst) == 0)
     }
 
     /// Bytes in the spool: what nobody writes any more and what the unsealed minutes hold.

@@ -90,16 +90,32 @@ impl Spool {
         Ok(writers)
     }
 
-    /// Creates a minute's file and, before it, its lock. What exists already is left as it is.
+    /// Creates a minute's file and, before it, its lock. What exists already is left as it is. False where the lock is
+    /// another program's: then nothing is created.
     ///
     /// # Errors
     /// What link and open report.
-    pub fn create_minute(&self, minute: Minute) -> io::Result<()> {
+    pub fn create_minute(&self, minute: Minute) -> io::Result<bool> {
         match linkat(self.fd(), WRITERS, self.fd(), lock_name(minute).as_str(), AtFlags::empty()) {
-            Ok(()) | Err(Errno::EEXIST) => {}
+            Ok(()) => {}
+            Err(Errno::EEXIST) if self.lock_is_ours(minute)? => {}
+            Err(Errno::EEXIST) => return Ok(false),
             Err(error) => return Err(error.into()),
         }
-        self.open(&data_name(minute), OFlag::O_RDWR | OFlag::O_CREAT).map(drop)
+        self.open(&data_name(minute), OFlag::O_RDWR | OFlag::O_CREAT)?;
+        Ok(true)
+    }
+
+    /// Bytes of a minute's file; `None` where there is none.
+    ///
+    /// # Errors
+    /// What stat reports besides.
+    pub fn size_of_minute(&self, minute: Minute) -> io::Result<Option<u64>> {
+        match nix::sys::stat::fstatat(self.fd(), data_name(minute).as_str(), AtFlags::AT_SYMLINK_NOFOLLOW) {
+            Ok(stat) => Ok(Some(stat.st_size.unsigned_abs())),
+            Err(Errno::ENOENT) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Opens a minute's file for reading and writing.
@@ -172,10 +188,13 @@ impl Spool {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Minute(0)),
             file => file?.take(64).read_to_string(&mut text)?,
         };
-        let number = text.trim().parse().map_err(|_| {
-            io::Error::new(io::ErrorKind::InvalidData, "SPOOL/sealed does not hold the number of a minute")
-        })?;
-        Ok(Minute(number))
+        match text.trim().parse().map(Minute) {
+            Ok(minute) if minute.is_possible() => Ok(minute),
+            _ => {
+                let text = "SPOOL/sealed does not hold the number of a minute";
+                Err(io::Error::new(io::ErrorKind::InvalidData, text))
+            }
+        }
     }
 
     /// Makes it durable that every minute up to `minute` is sealed.
@@ -255,7 +274,7 @@ fn read_name(name: &str) -> Option<(Minute, bool)> {
     };
     let minute = Minute(stem.parse().ok()?);
     // No sign, no leading zero, nothing so large that arithmetic on it could overflow.
-    (minute.to_string() == stem && minute.0 < 1 << 40).then_some((minute, is_lock))
+    (minute.to_string() == stem && minute.is_possible()).then_some((minute, is_lock))
 }
 
 /// The path of a minute's file in a spool at `path`.
@@ -283,8 +302,12 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let spool = Spool::open_or_create(&directory.path().join("deep/spool")).unwrap();
         let _writers = spool.take().unwrap();
-        spool.create_minute(Minute(5)).unwrap();
-        spool.create_minute(Minute(5)).unwrap();
+        assert!(spool.create_minute(Minute(5)).unwrap());
+        assert!(spool.create_minute(Minute(5)).unwrap());
+        std::fs::write(directory.path().join("deep/spool/6.dat.lock"), "").unwrap();
+        assert!(!spool.create_minute(Minute(6)).unwrap(), "another program's");
+        assert_eq!(spool.size_of_minute(Minute(6)).unwrap(), None);
+        spool.remove_lock(Minute(6)).unwrap();
         assert_eq!(spool.minutes().unwrap(), [MinuteFile { minute: Minute(5), size: 0, locked: true }]);
         assert!(spool.lock_is_ours(Minute(5)).unwrap());
         assert!(!spool.lock_is_ours(Minute(6)).unwrap());
@@ -300,7 +323,9 @@ mod tests {
         assert_eq!(spool.read_sealed().unwrap(), Minute(0));
         spool.write_sealed(Minute(42)).unwrap();
         assert_eq!(spool.read_sealed().unwrap(), Minute(42));
-        std::fs::write(directory.path().join("sealed"), "garbage").unwrap();
-        assert!(spool.read_sealed().is_err());
+        for garbage in ["garbage", "", "-1", "100000000000000000", "18446744073709551615"] {
+            std::fs::write(directory.path().join("sealed"), garbage).unwrap();
+            assert!(spool.read_sealed().is_err(), "{garbage}");
+        }
     }
 }

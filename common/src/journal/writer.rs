@@ -121,6 +121,9 @@ impl Writer {
         for _ in 0..ROUNDS {
             let open = journal.open_minute();
             let due = Minute::now().max(journal.sealed_minute().next());
+            if !(open.minute.is_possible() && due.is_possible()) {
+                return Err(AppendError::Disturbed);
+            }
             let stale = open.closed || due > open.minute;
             if stale && self.roll_over(journal, intent, open, due, len)? {
                 continue;
@@ -150,8 +153,7 @@ impl Writer {
             if journal.sealed_minute() >= minute || !journal.entry(minute).may_become(minute) {
                 continue;
             }
-            self.spool.create_minute(minute).map_err(|error| failed("open", &error))?;
-            if !self.may_be_written(journal, minute).map_err(|error| failed("open", &error))? {
+            if !self.create_for_us(journal, minute).map_err(|error| failed("open", &error))? {
                 continue;
             }
             if self.sync == Sync::Always {
@@ -169,16 +171,25 @@ impl Writer {
         Ok(false)
     }
 
-    /// Whether a minute that has just been created is ours alone: its lock is our link, and nothing stands in its file
-    /// that this region's writers did not write. They prepare the ring's entry first, so it is asked last.
-    fn may_be_written(&self, journal: &JournalState, minute: Minute) -> io::Result<bool> {
-        let size = match self.spool.open_minute(minute) {
-            // The keeper has cleared it away: it is sealed already.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
-            file => file?.metadata()?.len(),
-        };
-        let prepared = journal.entry(minute).tail.load(SeqCst) != 0;
-        Ok((size == 0 || prepared) && self.spool.lock_is_ours(minute)?)
+    /// Creates a minute's file, unless another program has its lock or its file.
+    fn create_for_us(&self, journal: &JournalState, minute: Minute) -> io::Result<bool> {
+        // Before our lock is there: with it the keeper would take the file for ours, and mend it.
+        if self.is_anothers(journal, minute)? || !self.spool.create_minute(minute)? {
+            return Ok(false);
+        }
+        if self.is_anothers(journal, minute)? {
+            self.spool.remove_lock(minute)?;
+            return Ok(false);
+        }
+        // Not there any more: the keeper has cleared it away, because it is sealed already.
+        Ok(self.spool.size_of_minute(minute)?.is_some())
+    }
+
+    /// Whether something stands in a minute's file that this region's writers did not write. They prepare the ring's
+    /// entry before they write, so it is asked last.
+    fn is_anothers(&self, journal: &JournalState, minute: Minute) -> io::Result<bool> {
+        let holds_something = self.spool.size_of_minute(minute)?.is_some_and(|size| size > 0);
+        Ok(holds_something && journal.entry(minute).tail.load(SeqCst) == 0)
     }
 
     /// Has the minute's file open. False where it is gone: the minute is closed then, and another one opened.

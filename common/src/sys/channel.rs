@@ -11,6 +11,9 @@ use nix::sys::socket::{
 
 use crate::limits::{MAX_FRAME, MAX_FRAME_FDS};
 
+/// `SCM_MAX_FD` of the kernel.
+const KERNEL_MAX_FDS: usize = 253;
+
 /// One end of a channel.
 #[derive(Debug)]
 pub struct Channel {
@@ -111,7 +114,8 @@ impl Channel {
     fn receive_with(&self, flags: MsgFlags) -> io::Result<Received> {
         let mut frame = self.buffer.borrow_mut();
         frame.resize(MAX_FRAME, 0);
-        let mut control = nix::cmsg_space!([RawFd; MAX_FRAME_FDS]);
+        // Room for as many as the kernel ever sends with one frame: those that did not fit would be open all the same.
+        let mut control = nix::cmsg_space!([RawFd; KERNEL_MAX_FDS]);
         let (length, descriptors, cut) = loop {
             let mut parts = [IoSliceMut::new(&mut frame)];
             let flags = flags | MsgFlags::MSG_CMSG_CLOEXEC;
@@ -126,7 +130,7 @@ impl Channel {
                 }
             }
         };
-        if cut {
+        if cut || descriptors.len() > MAX_FRAME_FDS {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidData,
                 "a control frame is longer than its limit",

@@ -143,6 +143,16 @@ impl Cloner {
 
 /// Whether libc's idea of this thread is the kernel's: a signal 0 to oneself goes by libc's cached thread id.
 pub fn thread_id_is_right() -> bool {
+    let mut address: *const u32 = std::ptr::null();
+    // SAFETY: the kernel stores one pointer-sized word through the given pointer.
+    let told = unsafe { libc::prctl(libc::PR_GET_TID_ADDRESS, &raw mut address) } == 0;
+    if told && !address.is_null() {
+        // SAFETY: the address is where libc keeps this thread's id, as libc itself has told the kernel.
+        let kept = unsafe { address.read() };
+        // SAFETY: gettid has no arguments and cannot fail.
+        return u64::from(kept) == unsafe { libc::syscall(libc::SYS_gettid) } as u64;
+    }
+    // Where the kernel does not tell the address, libc is asked: a signal goes by the id that it keeps.
     // SAFETY: pthread_self is always valid, and signal 0 only checks.
     unsafe { libc::pthread_kill(libc::pthread_self(), 0) == 0 }
 }

@@ -88,6 +88,15 @@ pub fn reap() -> io::Result<Option<(Pid, Ending)>> {
     }
 }
 
+/// Whether a pid is that of a child of this process, alive or not reaped yet.
+pub fn is_child(pid: Pid) -> bool {
+    let options = rustix::process::WaitIdOptions::EXITED
+        | rustix::process::WaitIdOptions::NOHANG
+        | rustix::process::WaitIdOptions::NOWAIT;
+    rustix::process::Pid::from_raw(pid.0)
+        .is_some_and(|pid| rustix::process::waitid(rustix::process::WaitId::Pid(pid), options).is_ok())
+}
+
 /// Sends a signal to a child of this process, and to nobody else: the pid may be another's allegation.
 ///
 /// # Errors
