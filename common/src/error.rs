@@ -48,6 +48,12 @@ impl Error {
         Self { exit: Exit::Region, sentence: sentence.into() }
     }
 
+    /// The same error once it has been told to whoever shows it to people: [`run`] does not say it again.
+    #[must_use]
+    pub fn told(self) -> Self {
+        Self { sentence: String::new(), ..self }
+    }
+
     /// The exit code this error maps to.
     pub fn exit(&self) -> Exit {
         self.exit
@@ -82,7 +88,9 @@ pub fn run(program: &str, body: impl FnOnce() -> Result<()>) -> ExitCode {
     match body() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("{program}: {error}");
+            if !error.sentence.is_empty() {
+                eprintln!("{program}: {error}");
+            }
             ExitCode::from(error.exit as u8)
         }
     }

@@ -64,7 +64,7 @@ impl Attachment {
             Err(error) => {
                 // The supervisor says it where people look; if it is gone, nobody needs it.
                 let _ = report_on(&channel, &Report::Failed(error.to_string()));
-                Err(error)
+                Err(error.told())
             }
         }
     }

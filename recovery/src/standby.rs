@@ -173,7 +173,7 @@ impl<'a> Standby<'a> {
             Err(Obstacle::Io(error)) => return Ok(Err(error)),
             Err(Obstacle::Spool(why)) => {
                 self.tell(&Report::Failed(why.clone()))?;
-                return Err(Stop::Error(Error::usage(why)));
+                return Err(Stop::Error(Error::usage(why).told()));
             }
         }
         Ok(Ok(()))

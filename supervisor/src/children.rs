@@ -175,6 +175,22 @@ impl Kept {
     }
 }
 
+/// Whether a program that was named can be one.
+///
+/// # Errors
+/// No file, or one that may not be executed (exit 2).
+pub fn check_program(path: &Path) -> Result<()> {
+    let usable = std::fs::metadata(path).and_then(|metadata| {
+        if !metadata.is_file() {
+            return Err(std::io::Error::other("it is not a file"));
+        }
+        Ok(nix::unistd::access(path, nix::unistd::AccessFlags::X_OK)?)
+    });
+    usable.map_err(|error| {
+        Error::usage(format!("cannot run {}: {error}; name another program", path.display()))
+    })
+}
+
 /// Finds a program beside this one's real path, then in `../lib/holdfast`.
 ///
 /// # Errors

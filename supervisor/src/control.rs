@@ -10,18 +10,26 @@ use common::wire::control::{self, Request, Response};
 
 use crate::policy::Clock;
 
-/// More connections than this wait in the socket's backlog.
+/// With so many connections the oldest that has never asked for anything makes room for a new one.
 const MAX_CONNECTIONS: usize = 256;
 
 /// A connection's name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ConnectionId(u64);
 
+#[derive(Debug)]
+struct Connection {
+    id: ConnectionId,
+    channel: Channel,
+    /// Whether it has asked for something, and may be waiting for the answer.
+    has_asked: bool,
+}
+
 /// The listening control socket and who is connected.
 #[derive(Debug)]
 pub struct ControlSocket {
     listener: ChannelListener,
-    connections: Vec<(ConnectionId, Channel)>,
+    connections: Vec<Connection>,
     next: u64,
     /// Set when a connection could not be accepted: the listener stays ready, and is let be until the next tick.
     resting: bool,
@@ -40,11 +48,10 @@ impl ControlSocket {
         Ok(Self { listener, connections: Vec::new(), next: 0, resting: false, complaints })
     }
 
-    /// What to poll for reading: the listener (unless there are connections enough) and every connection.
+    /// What to poll for reading: the listener and every connection.
     pub fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        let accepting = !self.resting && self.connections.len() < MAX_CONNECTIONS;
-        let listener = accepting.then(|| self.listener.as_fd());
-        listener.into_iter().chain(self.connections.iter().map(|(_, channel)| channel.as_fd()))
+        let listener = (!self.resting).then(|| self.listener.as_fd());
+        listener.into_iter().chain(self.connections.iter().map(|connection| connection.channel.as_fd()))
     }
 
     /// Takes what has arrived. A connection that is closed or speaks nonsense is dropped.
@@ -52,12 +59,13 @@ impl ControlSocket {
         self.accept(now);
         let mut requests = Vec::new();
         let complaints = &mut self.complaints;
-        self.connections.retain(|(id, channel)| match channel.try_receive() {
+        self.connections.retain_mut(|connection| match connection.channel.try_receive() {
             Ok(Received::Nothing) => true,
             Ok(Received::Closed) => false,
             Ok(Received::Frame(frame, _)) => match control::decode(&frame) {
                 Ok(request) => {
-                    requests.push((*id, request));
+                    connection.has_asked = true;
+                    requests.push((connection.id, request));
                     true
                 }
                 Err(error) => {
@@ -79,12 +87,9 @@ impl ControlSocket {
     }
 
     fn accept(&mut self, now: Clock) {
-        while !self.resting && self.connections.len() < MAX_CONNECTIONS {
+        while !self.resting {
             match self.listener.accept() {
-                Ok(Some((channel, uid))) if may_connect(uid) => {
-                    self.connections.push((ConnectionId(self.next), channel));
-                    self.next += 1;
-                }
+                Ok(Some((channel, uid))) if may_connect(uid) => self.admit(channel),
                 Ok(Some((_, uid))) => {
                     self.complaints.warn(now, || format!("control socket: uid {uid} was turned away"));
                 }
@@ -97,13 +102,23 @@ impl ControlSocket {
         }
     }
 
+    fn admit(&mut self, channel: Channel) {
+        if self.connections.len() >= MAX_CONNECTIONS {
+            let idle = self.connections.iter().position(|connection| !connection.has_asked);
+            self.connections.remove(idle.unwrap_or(0));
+        }
+        let id = ConnectionId(self.next);
+        self.next += 1;
+        self.connections.push(Connection { id, channel, has_asked: false });
+    }
+
     /// Sends a reply. Whoever does not take it at once is dropped.
     pub fn reply(&mut self, to: ConnectionId, response: &Response, descriptors: &[RawFd]) {
-        self.connections.retain(|(id, channel)| {
-            *id != to
+        self.connections.retain(|connection| {
+            connection.id != to
                 || control::encode(response)
                     .map_err(std::io::Error::from)
-                    .and_then(|frame| channel.try_send(&frame, descriptors))
+                    .and_then(|frame| connection.channel.try_send(&frame, descriptors))
                     .inspect_err(|error| log::debug!("control socket: a reply was not taken: {error}"))
                     .is_ok()
         });

@@ -148,8 +148,11 @@ impl Supervisor {
     fn set_up(options: Options) -> Result<Self> {
         let length = options.region_length()?;
         check_descriptors()?;
-        let find =
-            |named: &Option<PathBuf>, name| named.clone().map_or_else(|| children::find_program(name), Ok);
+        process::keep_descriptors_from_children();
+        let find = |named: &Option<PathBuf>, name| match named {
+            Some(path) => children::check_program(path).map(|()| path.clone()),
+            None => children::find_program(name),
+        };
         let programs = Programs {
             worker: find(&options.worker_program, "worker")?,
             recovery: find(&options.recovery_program, "recovery")?,

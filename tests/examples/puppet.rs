@@ -78,7 +78,8 @@ impl Script {
         match self.play.as_str() {
             "segv" => die_of(Signal::SIGSEGV),
             "kill" => die_of(Signal::SIGKILL),
-            "exit" => std::process::exit(1),
+            "panic" => std::process::exit(101),
+            "give up" => std::process::exit(1),
             "leave" => std::process::exit(0),
             "hang" => loop {
                 nix::unistd::pause();

@@ -40,12 +40,21 @@ pub struct Ledger {
 impl Load {
     /// So many clients, each sending one message after the other over a connection that it keeps while it lasts.
     pub fn on(address: &str, clients: usize) -> Self {
+        Self::start(address, clients, true)
+    }
+
+    /// So many clients, each with a new connection for every message.
+    pub fn with_short_connections(address: &str, clients: usize) -> Self {
+        Self::start(address, clients, false)
+    }
+
+    fn start(address: &str, clients: usize, keep: bool) -> Self {
         let (stop, acknowledged) = (Arc::<AtomicBool>::default(), Arc::<AtomicU64>::default());
         let clients = (0..clients)
             .map(|client| {
                 let (address, stop, acknowledged) =
                     (address.to_owned(), Arc::clone(&stop), Arc::clone(&acknowledged));
-                std::thread::spawn(move || work(&address, client, &stop, &acknowledged))
+                std::thread::spawn(move || work(&address, keep, client, &stop, &acknowledged))
             })
             .collect();
         Self { stop, acknowledged, clients }
@@ -91,7 +100,7 @@ impl Drop for Load {
     }
 }
 
-fn work(address: &str, client: usize, stop: &AtomicBool, acknowledged: &AtomicU64) -> Ledger {
+fn work(address: &str, keep: bool, client: usize, stop: &AtomicBool, acknowledged: &AtomicU64) -> Ledger {
     let mut ledger = Ledger::default();
     let mut connection = None;
     for number in 0_u64.. {
@@ -99,7 +108,7 @@ fn work(address: &str, client: usize, stop: &AtomicBool, acknowledged: &AtomicU6
             break;
         }
         let Some(open) = connection.take().or_else(|| connect(address)) else { continue };
-        connection = exchange(open, &message(client, number), &mut ledger, acknowledged);
+        connection = exchange(open, &message(client, number), &mut ledger, acknowledged).filter(|_| keep);
     }
     ledger
 }

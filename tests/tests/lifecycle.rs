@@ -465,6 +465,27 @@ fn scaling_down_loses_no_connection() {
 }
 
 #[test]
+fn a_retiring_worker_answers_the_connection_that_it_was_given() {
+    let place = Place::new();
+    let instance = place.instance().workers(8).start();
+    let load = holdfast_tests::load::Load::with_short_connections(&instance.listen[0], 4);
+    for wanted in [1, 8, 2, 8, 1, 8] {
+        load.wait_for_more(50);
+        instance.command("scale", &[&wanted.to_string()]).assert_succeeded();
+        load.wait_for_more(50);
+        instance.command("reload", &[]).assert_succeeded();
+    }
+    load.wait_for_more(50);
+    let ledger = load.stop();
+    ledger.check(&instance.books_agree());
+    assert!(ledger.errors.is_empty(), "{:?}", ledger.errors);
+    assert_eq!(ledger.broken, 0, "every connection that was accepted was answered");
+    assert_eq!(ledger.sent, ledger.acknowledged);
+    assert_eq!(instance.total("crashes"), 0);
+    instance.stop();
+}
+
+#[test]
 fn reload_reads_the_users_again() {
     let place = Place::new();
     let users = place.write("users", "# who may\nanna\nbert # the second\n\n");

@@ -19,6 +19,9 @@ use crate::wire::control::Sync;
 /// How often a writer looks for an open minute before it gives up; each round is another's progress.
 const ROUNDS: usize = 1000;
 
+/// A buffer for a record longer than this is given back.
+const LONG_LINE: usize = 16 * 1024;
+
 /// The default bound of the spool: messages stop with so many bytes of the file system free, or a twentieth of it.
 const KEEP_FREE: u64 = 1 << 30;
 
@@ -89,6 +92,10 @@ impl Writer {
     /// What fdatasync reports: the record stands, but must not be acknowledged.
     pub fn settle(&mut self, intent: &Intent) -> Result<(), AppendError> {
         intent.clear();
+        // One long message does not cost a thousand workers its memory for ever.
+        if self.line.capacity() > LONG_LINE {
+            self.line = Vec::new();
+        }
         match &self.open {
             Some((_, file)) if self.sync == Sync::Always => {
                 file.sync_data().map_err(|error| failed("sync", &error))

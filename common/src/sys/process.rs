@@ -68,6 +68,14 @@ fn place_channel(raw: RawFd) -> io::Result<()> {
     super::cerr(placed.into()).map(drop)
 }
 
+/// Keeps what this process was started with from its children: every open descriptor but the first three is closed in
+/// them, unless it is handed over on purpose.
+pub fn keep_descriptors_from_children() {
+    let (first, last) = (CHANNEL_FD as libc::c_uint, libc::c_uint::MAX);
+    // SAFETY: sets a flag of descriptors, whichever are open; an old kernel refuses, and then they stay as they are.
+    unsafe { libc::syscall(libc::SYS_close_range, first, last, libc::CLOSE_RANGE_CLOEXEC) };
+}
+
 /// Reaps one dead child, whichever; `None` when none is dead (or there is none).
 ///
 /// # Errors
