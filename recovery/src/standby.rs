@@ -7,14 +7,16 @@ use std::time::{Duration, Instant};
 
 use common::error::{Error, Result};
 use common::ids::Owner;
+use common::journal::spool::Spool;
 use common::log_limit::LogLimit;
+use common::region::Region;
 use common::sys::process;
 use common::wire::control::{Order, Report};
 
 use crate::attachment::{Attachment, Word};
 use crate::complaints::Complaints;
 use crate::repair::{Remains, Repairer, Setback};
-use crate::takeover::{Obstacle, take_over};
+use crate::takeover::{Obstacle, sweep, take_over};
 
 /// How long to wait before the file system is asked again, doubling. Each try is reported, so that the supervisor's
 /// deadline, which is longer than the last delay, begins anew.
@@ -50,6 +52,7 @@ pub fn run(stay: Stay) -> Result<()> {
 #[derive(Clone, Copy, Debug)]
 enum Task {
     TakeOver,
+    Sweep,
     Repair { owner: Owner, crashed: bool },
 }
 
@@ -122,6 +125,7 @@ impl<'a> Standby<'a> {
     fn obey(&mut self, order: Order) -> std::result::Result<bool, Stop> {
         let tasks: Vec<Task> = match order {
             Order::TakeOver => vec![Task::TakeOver],
+            Order::Sweep => vec![Task::Sweep],
             Order::Repair(list) => {
                 list.into_iter().map(|(owner, crashed)| Task::Repair { owner, crashed }).collect()
             }
@@ -137,7 +141,8 @@ impl<'a> Standby<'a> {
     fn work(&mut self, tasks: impl IntoIterator<Item = Task>) -> std::result::Result<(), Stop> {
         for task in tasks {
             let done = match task {
-                Task::TakeOver => self.take_over()?,
+                Task::TakeOver => self.every_slot(take_over)?,
+                Task::Sweep => self.every_slot(sweep)?,
                 Task::Repair { owner, crashed } => self.repair(owner, crashed)?,
             };
             if let Err(error) = done {
@@ -166,8 +171,11 @@ impl<'a> Standby<'a> {
         Ok(Ok(()))
     }
 
-    fn take_over(&mut self) -> std::result::Result<io::Result<()>, Stop> {
-        match take_over(self.attachment.region(), self.attachment.spool()) {
+    fn every_slot(
+        &mut self,
+        work: fn(&Region, &Spool) -> std::result::Result<u32, Obstacle>,
+    ) -> std::result::Result<io::Result<()>, Stop> {
+        match work(self.attachment.region(), self.attachment.spool()) {
             Ok(repaired) => self.tell(&Report::TakenOver(repaired))?,
             Err(Obstacle::Refused(owner, why)) => self.tell(&Report::Refused(owner, why))?,
             Err(Obstacle::Io(error)) => return Ok(Err(error)),

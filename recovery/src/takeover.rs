@@ -57,6 +57,15 @@ pub fn take_over(region: &Region, spool: &Spool) -> Result<u32, Obstacle> {
     Ok(repaired)
 }
 
+/// Repairs every slot that holds something or is not free, when nobody runs any more. What was scribbled into slots
+/// that nobody owns would keep the journal from being sealed.
+///
+/// # Errors
+/// [`Obstacle`].
+pub fn sweep(region: &Region, spool: &Spool) -> Result<u32, Obstacle> {
+    repair_all(region, Repairer::new(region, spool))
+}
+
 /// One slot that cannot be repaired does not keep the others from it: what is sound is made whole in any case.
 fn repair_all(region: &Region, repairer: Repairer<'_>) -> Result<u32, Obstacle> {
     let (mut repaired, mut refused) = (0, None);

@@ -153,9 +153,19 @@ impl Kept {
         self.child.is_none().then(|| self.backoff.due())
     }
 
-    /// The child has said that it is ready.
+    /// The child has said that it is ready, and that is all that can go wrong with it.
     pub fn now_ready(&mut self) {
+        self.does_well();
+        self.now_loaded();
+    }
+
+    /// The child has done what it is for.
+    pub fn does_well(&mut self) {
         self.backoff.reset();
+    }
+
+    /// The child has said that it is ready; whether it does its work is to be seen.
+    pub fn now_loaded(&mut self) {
         if let Some(child) = &mut self.child {
             child.ready = true;
             child.deadline = None;
@@ -164,7 +174,14 @@ impl Kept {
 
     /// The child is dead, or could not be started.
     pub fn lost(&mut self, now: Clock) {
-        if !self.child.take().is_some_and(|child| child.ready) {
+        let was_ready = self.child.as_ref().is_some_and(|child| child.ready);
+        self.lost_as(now, was_ready);
+    }
+
+    /// The child is dead; was it of use? If not, the next one is started later.
+    pub fn lost_as(&mut self, now: Clock, useful: bool) {
+        self.child = None;
+        if !useful {
             self.backoff.failed(now);
         }
     }

@@ -132,6 +132,7 @@ struct Supervisor {
     phase: Phase,
     announced: bool,
     reload_wanted: bool,
+    swept: bool,
     attentive: bool,
     verdict: Option<Error>,
     start_failures: u32,
@@ -211,6 +212,7 @@ impl Supervisor {
             phase: Phase::TakingOver,
             announced: false,
             reload_wanted: false,
+            swept: false,
             attentive: false,
             verdict: None,
             start_failures: 0,
@@ -556,9 +558,11 @@ impl Supervisor {
         let was_ready = self.recovery.ready().is_some();
         // One started for a single crash leaves when it has done its work.
         let done = ending == Ending::Exited(0) && self.options.recovery == Recovery::Spawn;
-        self.recovery.lost(now);
+        // One that leaves its work undone of its own accord will do so again.
+        let useless = self.repairs.has_told() && !nobodys_fault(ending);
+        self.recovery.lost_as(now, was_ready && !useless);
         if !done {
-            log::warn!("recovery (process {pid}) {ending}");
+            self.log_failure(now, &format!("recovery (process {pid}) {ending}"));
         }
         let by_deadline = std::mem::take(&mut self.recovery_overdue);
         let said = self.failure_said.take();
@@ -655,6 +659,11 @@ impl Supervisor {
     }
 
     fn spawned(&mut self, owner: Owner, pid: Pid) {
+        if self.pool.reserved() != Some(owner) {
+            // What it was asked is still to be answered, and the deadline runs.
+            log::error!("the template names process {pid} for {owner}, and was not asked to");
+            return;
+        }
         if let Some(child) = &mut self.template.child {
             child.deadline = None;
         }
@@ -681,6 +690,10 @@ impl Supervisor {
     }
 
     fn spawn_failed(&mut self, owner: Owner, errno: i32) {
+        if self.pool.reserved() != Some(owner) {
+            log::error!("the template gives up {owner}, and was not asked for it");
+            return;
+        }
         let now = self.now();
         if let Some(child) = &mut self.template.child {
             child.deadline = None;
@@ -719,7 +732,7 @@ impl Supervisor {
         while let Some(report) = self.recovery.child.as_mut().and_then(Child::report) {
             match report {
                 Report::Ready => {
-                    self.recovery.now_ready();
+                    self.recovery.now_loaded();
                     self.tell_recovery(self.now());
                 }
                 Report::TakenOver(repaired) => self.taken_over(repaired),
@@ -758,9 +771,10 @@ impl Supervisor {
     }
 
     fn repair_refused(&mut self, owner: Owner, why: &str) {
-        log::error!("{owner} cannot be repaired: {why}");
-        let last = if self.repairs.is_taking_over() {
-            self.repairs.refused_takeover()
+        let now = self.now();
+        self.log_failure(now, &format!("{owner} cannot be repaired: {why}"));
+        let last = if self.repairs.is_at_the_whole() {
+            self.repairs.refused_whole()
         } else {
             self.repairs.refused(owner)
         };
@@ -772,6 +786,7 @@ impl Supervisor {
 
     /// Recovery has just shown that it works: what is left of its orders gets a deadline of its own.
     fn extend_repair_deadline(&mut self) {
+        self.recovery.does_well();
         let deadline = self.repairs.has_told().then(|| self.now() + REPAIR_DEADLINE);
         if let Some(child) = &mut self.recovery.child {
             child.deadline = deadline;
@@ -779,6 +794,10 @@ impl Supervisor {
     }
 
     fn tell_recovery(&mut self, now: Clock) {
+        if self.is_damaged() {
+            // Nobody serves from this region any more, and nobody shall repair it by guessing.
+            return;
+        }
         let Some(child) = self.recovery.child.as_mut().filter(|child| child.ready) else { return };
         // One started for a single crash takes one order.
         let takes_more = self.options.recovery == Recovery::Standby || !self.repairs.has_told();
@@ -788,7 +807,8 @@ impl Supervisor {
         let Some(order) = self.repairs.next_order() else { return };
         if child.order(&order) {
             self.repairs.told();
-            let allowed = if order == Order::TakeOver { LOAD_DEADLINE } else { REPAIR_DEADLINE };
+            let whole = matches!(order, Order::TakeOver | Order::Sweep);
+            let allowed = if whole { LOAD_DEADLINE } else { REPAIR_DEADLINE };
             child.deadline = Some(child.deadline.unwrap_or(now + allowed));
         }
     }
@@ -1076,6 +1096,11 @@ impl Supervisor {
         self.retire(plan.retire_outdated, plan.retire_surplus, now);
         if now >= kill_at {
             self.pool.fell_all().into_iter().for_each(children::kill);
+        }
+        if !self.swept && self.repairs.is_empty() && self.pool.is_empty() {
+            self.swept = true;
+            self.repairs.add_sweep(now);
+            self.tell_recovery(now);
         }
         let repaired = self.repairs.is_empty() && self.pool.is_empty();
         // An instance that has never served and cannot has promised nothing to anybody.

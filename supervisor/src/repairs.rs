@@ -26,6 +26,8 @@ pub const REPAIR_DEADLINE: Duration = Duration::from_secs(5);
 enum Task {
     /// Every slot, before anything else.
     TakeOver,
+    /// Every slot once more, after everybody has gone.
+    Sweep,
     /// One slot.
     Slot(Owner),
 }
@@ -98,13 +100,14 @@ impl Repairs {
     pub fn next_order(&self) -> Option<Order> {
         match self.untold.front()? {
             Task::TakeOver => Some(Order::TakeOver),
+            Task::Sweep => Some(Order::Sweep),
             Task::Slot(_) => Some(Order::Repair(self.next_slots().collect())),
         }
     }
 
     fn next_slots(&self) -> impl Iterator<Item = (Owner, bool)> + '_ {
         self.untold.iter().take(MAX_REPAIRS_PER_FRAME).map_while(|task| match task {
-            Task::TakeOver => None,
+            Task::TakeOver | Task::Sweep => None,
             Task::Slot(owner) => Some((*owner, self.cases.get(task).is_some_and(|case| case.crashed))),
         })
     }
@@ -112,15 +115,31 @@ impl Repairs {
     /// The order that [`Repairs::next_order`] gave has been sent.
     pub fn told(&mut self) {
         let count = match self.untold.front() {
-            Some(Task::TakeOver) => 1,
+            Some(Task::TakeOver | Task::Sweep) => 1,
             _ => self.next_slots().count(),
         };
         self.told.extend(self.untold.drain(..count));
     }
 
+    /// Has every slot looked at once more.
+    pub fn add_sweep(&mut self, now: Clock) {
+        self.cases.insert(Task::Sweep, Case { crashed: false, known: now, failures: 0 });
+        self.untold.push_back(Task::Sweep);
+    }
+
     /// Recovery has looked at every slot.
     pub fn taken_over(&mut self) {
-        self.finish(Task::TakeOver);
+        self.finish(self.whole());
+    }
+
+    /// What a report about all slots is about.
+    fn whole(&self) -> Task {
+        if self.is_taking_over() { Task::TakeOver } else { Task::Sweep }
+    }
+
+    /// Whether recovery is looking at every slot.
+    pub fn is_at_the_whole(&self) -> bool {
+        self.cases.contains_key(&self.whole())
     }
 
     /// A slot is repaired; notes how long it took since the death was known. False where it was not open.
@@ -143,8 +162,8 @@ impl Repairs {
     }
 
     /// Recovery refuses the region as a whole.
-    pub fn refused_takeover(&mut self) -> bool {
-        self.failed(Task::TakeOver)
+    pub fn refused_whole(&mut self) -> bool {
+        self.failed(self.whole())
     }
 
     fn failed(&mut self, task: Task) -> bool {
@@ -177,7 +196,7 @@ impl Repairs {
         let task = at.filter(|_| own_fault)?;
         self.untold.retain(|untold| *untold != task);
         self.failed(task).then(|| match task {
-            Task::TakeOver => "the region as a whole".to_owned(),
+            Task::TakeOver | Task::Sweep => "the region as a whole".to_owned(),
             Task::Slot(owner) => owner.to_string(),
         })
     }

@@ -38,7 +38,11 @@ fn main() {
     }
     let supervisor = Channel::from_descriptor(file::adopt(CHANNEL_FD).expect("the supervisor's channel"));
     match script.cue.as_str() {
-        "start" => script.play(&supervisor, None),
+        "start" => {
+            // As the real one does: who leaves without having read resets the channel.
+            let _ = supervisor.receive();
+            script.play(&supervisor, None);
+        }
         "spawn" => act_as_template(&script, &supervisor),
         _ => stand_between(&script, &supervisor, &role),
     }

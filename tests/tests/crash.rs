@@ -291,7 +291,7 @@ fn the_journals_keeper_is_replaced() {
     let mut last = 0;
     kill_under_load(place.instance().workers(8), 8, |instance, _| {
         last = keeper(instance, last);
-        assert_eq!(Process::of(last).map(|process| process.name).as_deref(), Some("recovery"));
+        assert_eq!(Process::of(last).map(|process| process.name).as_deref(), Some("journal"));
         instance.signal_child(last, Signal::SIGKILL);
     });
     let names = holdfast_tests::journal::names(&place.spool_dir());
@@ -572,7 +572,6 @@ fn connections_made_while_every_worker_is_dead_are_served_by_the_next() {
     let place = Place::new();
     let instance = place.instance().workers(2).start();
     let pids = instance.worker_pids();
-    let mut early: Vec<Connection> = Vec::new();
     // With the template stopped, nobody takes their place yet.
     let template = instance.status()["template_pid"].as_i64().unwrap() as i32;
     assert!(instance.signal_child(template, Signal::SIGSTOP));

@@ -7,7 +7,8 @@ use common::layout::{Geometry, HEADER_SIZE, SLOT_SIZE};
 use holdfast_tests::load::Load;
 use holdfast_tests::outcome::run;
 use holdfast_tests::place::program;
-use holdfast_tests::{Instance, Outcome, Place, within};
+use holdfast_tests::processes::children_of;
+use holdfast_tests::{Instance, Outcome, Place, until, within};
 
 /// A place whose instance took three messages and stopped, or was killed.
 fn used(clean: bool) -> Place {
@@ -139,9 +140,12 @@ fn a_region_removed_while_it_serves_is_nobodys_loss() {
     instance.say("one");
     fs::remove_file(place.region()).unwrap();
     instance.say("two");
-    for pid in instance.worker_pids() {
-        instance.signal_child(pid, nix::sys::signal::Signal::SIGKILL);
+    let pids = instance.worker_pids();
+    for pid in &pids {
+        instance.signal_child(*pid, nix::sys::signal::Signal::SIGKILL);
     }
+    // Until it is dead, one may still take a connection along.
+    until("they are gone", || !pids.iter().any(|pid| children_of(instance.pid()).contains(pid)));
     instance.say("three");
     assert_eq!(instance.books_agree().len(), 3);
     instance.stop();

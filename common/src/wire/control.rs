@@ -84,8 +84,10 @@ pub enum Order {
     Spawn(Owner),
     /// To recovery: repair these. The flag: the owner crashed (and was not lost with its supervisor).
     Repair(Vec<(Owner, bool)>),
-    /// To recovery, before anything else runs: repair every slot that is not free.
+    /// To recovery, before anything else runs: repair every slot that is not free, and prepare the journal.
     TakeOver,
+    /// To recovery, when nobody runs any more: repair every slot that is not free or holds something.
+    Sweep,
     /// To the journal keeper: close and seal every minute.
     SealAll,
 }
@@ -105,7 +107,7 @@ pub enum Report {
     Repaired(Owner),
     /// From recovery: what the slot holds cannot be repaired; why.
     Refused(Owner, String),
-    /// From recovery: so many slots were repaired, and the region can be used.
+    /// From recovery, to a takeover or a sweep: so many slots were repaired, and every slot is free.
     TakenOver(u32),
     /// From the journal keeper: every minute is sealed.
     Sealed,
