@@ -215,6 +215,16 @@ impl Instance {
         processes::signal_child_of(self.pid(), pid, signal)
     }
 
+    /// Kills a child of the supervisor and waits until it is gone: a connection that comes while it dies may go with it.
+    ///
+    /// # Panics
+    /// Where there is no such child.
+    #[track_caller]
+    pub fn kill_child(&self, pid: i32) {
+        assert!(self.signal_child(pid, Signal::SIGKILL), "{pid} is no child of the supervisor");
+        crate::until("it is gone", || !processes::children_of(self.pid()).contains(&pid));
+    }
+
     /// The children of the supervisor that were started with this role.
     pub fn children_in_role(&self, role: &str) -> Vec<i32> {
         let children = processes::children_of(self.pid());

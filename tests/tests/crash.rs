@@ -38,8 +38,10 @@ impl<'a> Killer<'a> {
     /// Kills one that waits for a connection, and waits until it is gone: what comes while it dies may go with it.
     #[track_caller]
     fn kill_idle(&mut self, number: usize) {
-        let pid = self.kill_one(&["idle"], number);
-        until("it is gone", || !children_of(self.instance.pid()).contains(&pid));
+        let pids = self.instance.workers_that_are(&["idle"]);
+        let pid = pids[number % pids.len()];
+        self.instance.kill_child(pid);
+        self.killed.insert(pid);
     }
 
     /// Every death was seen, counted once, and repaired.
@@ -575,10 +577,7 @@ fn connections_made_while_every_worker_is_dead_are_served_by_the_next() {
     // With the template stopped, nobody takes their place yet.
     let template = instance.status()["template_pid"].as_i64().unwrap() as i32;
     assert!(instance.signal_child(template, Signal::SIGSTOP));
-    for pid in &pids {
-        assert!(instance.signal_child(*pid, Signal::SIGKILL));
-    }
-    until("they are gone", || !pids.iter().any(|pid| children_of(instance.pid()).contains(pid)));
+    pids.iter().for_each(|pid| instance.kill_child(*pid));
     let mut early: Vec<Connection> = (0..6).map(|_| instance.connect()).collect();
     for (number, connection) in early.iter_mut().enumerate() {
         connection.send(format!("arijort:early {number}\n"));

@@ -8,7 +8,6 @@ use holdfast_tests::connection::Receipt;
 use holdfast_tests::load::Load;
 use holdfast_tests::machine::{PidsLimit, mount_small, skip, with_private_mounts};
 use holdfast_tests::{Connection, DEADLINE, Instance, Place, eventually, journal, until};
-use nix::sys::signal::Signal;
 
 // ---- Descriptors ------------------------------------------------------------------------------------------------------
 
@@ -87,9 +86,7 @@ fn a_limit_met_while_it_serves_is_a_visible_state_and_passes() {
     let before = group.count() as u32;
     group.set(before - 2);
     let pids = instance.worker_pids();
-    for pid in &pids[..4] {
-        assert!(instance.signal_child(*pid, Signal::SIGKILL));
-    }
+    pids[..4].iter().for_each(|pid| instance.kill_child(*pid));
     instance.wait_for_status("it says that something is wrong", |status| status["state"] == "degraded");
     instance.wait_for_log("cannot start more workers");
     instance.say("served meanwhile");
@@ -207,7 +204,7 @@ fn a_disk_filled_to_the_last_byte_by_others_loses_nothing() {
             Receipt::read(&instance.connect().ask(&format!("foobar:{}", "y".repeat(3000)))).is_none()
         });
         let pids = instance.worker_pids();
-        assert!(instance.signal_child(pids[0], Signal::SIGKILL));
+        instance.kill_child(pids[0]);
         fs::remove_file(&filler).unwrap();
         load.wait_for_more(50);
         let ledger = load.stop();

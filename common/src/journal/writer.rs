@@ -430,6 +430,10 @@ mod tests {
         assert_eq!(scene.journal().open_minute().minute, Minute(first.0 + 4));
         let found = std::fs::read(scene.directory.path().join(data_name(first))).unwrap();
         assert_eq!(found, b"another's");
+        // No lock of ours beside its files, which the keeper would then take for ours and mend; no file behind its locks.
+        let stands = |name: String| scene.directory.path().join(name).exists();
+        assert!(!stands(lock_name(first)) && !stands(lock_name(first.next())));
+        assert!(!stands(data_name(Minute(first.0 + 2))) && !stands(data_name(Minute(first.0 + 3))));
     }
 
     #[test]
