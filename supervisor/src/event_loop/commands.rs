@@ -1,0 +1,92 @@
+//! What an operator asks for: another template, another number of workers, logs opened again.
+
+use std::sync::atomic::Ordering::SeqCst;
+
+use common::sys::file;
+use common::wire::control::Response;
+
+use crate::children::Child;
+use crate::control::ConnectionId;
+
+use super::{LEAVE_DEADLINE, LOAD_DEADLINE, Phase, Supervisor};
+
+impl Supervisor {
+    pub(super) fn reload(&mut self, waiter: Option<ConnectionId>) {
+        if self.phase == Phase::TakingOver {
+            // The template that loads now may have read the files already.
+            self.reload_wanted = true;
+            self.reload_waiters.extend(waiter);
+            return;
+        }
+        if self.phase != Phase::Serving {
+            if let Some(id) = waiter {
+                self.control.reply(id, &Response::Refused("the instance is not serving".to_owned()), &[]);
+            }
+            return;
+        }
+        self.reload_waiters.extend(waiter);
+        if let Some((child, _)) = self.next_template.take() {
+            // It may have read the files before they were changed again.
+            self.let_go(child);
+        }
+        self.templates_started += 1;
+        let number = self.templates_started;
+        match self.start_child(&self.programs.worker, "template", number) {
+            Ok(mut child) => {
+                child.deadline = Some(self.now() + LOAD_DEADLINE);
+                self.next_template = Some((child, number));
+            }
+            Err(error) => {
+                log::error!("reload failed, the former template goes on: {error}");
+                self.answer_reload(&Response::Refused(error.to_string()));
+            }
+        }
+    }
+
+    /// A loaded template takes over from the former one, once no clone of that is outstanding.
+    pub(super) fn swap_templates(&mut self) {
+        let loaded = self.next_template.take_if(|(child, _)| child.ready);
+        let Some((child, number)) = loaded else { return };
+        if self.pool.reserved().is_some() {
+            self.next_template = Some((child, number));
+            return;
+        }
+        log::info!("template {} (generation {number}) serves from now on", child.pid);
+        if let Some(former) = self.template.child.replace(child) {
+            self.let_go(former);
+        }
+        self.template_number = number;
+        self.template.now_ready();
+        self.pool.outdate_before(number);
+        self.answer_reload(&Response::Done);
+    }
+
+    pub(super) fn answer_reload(&mut self, response: &Response) {
+        for waiter in std::mem::take(&mut self.reload_waiters) {
+            self.control.reply(waiter, response, &[]);
+        }
+    }
+
+    /// Closes a child's channel: it leaves, and is reaped like any other.
+    pub(super) fn let_go(&mut self, child: Child) {
+        self.leaving.push((child.pid, self.now() + LEAVE_DEADLINE));
+        drop(child);
+    }
+
+    pub(super) fn scale(&mut self, workers: u32) {
+        if matches!(self.phase, Phase::TakingOver | Phase::Serving) {
+            log::info!("{workers} workers are wanted");
+            self.policy.scale(workers);
+        }
+    }
+
+    pub(super) fn reopen_logs(&mut self) {
+        if let Some(path) = &self.options.log
+            && let Err(error) = file::redirect_stderr(path)
+        {
+            log::error!("cannot log to {}: {error}", path.display());
+        }
+        self.region.header().supervision.log_epoch.fetch_add(1, SeqCst);
+        log::info!("logs are opened again");
+    }
+}

@@ -1,0 +1,169 @@
+//! Deaths: what each means, and what is done about it.
+
+use common::error::{Context, Error, Result};
+use common::ids::{Owner, Pid};
+use common::sys::process::{self, Ending};
+use common::wire::control::Response;
+use nix::sys::signal::Signal;
+
+use crate::cli::Recovery;
+use crate::policy::{Cause, Clock};
+use crate::pool::Death;
+
+use super::{Phase, Supervisor, nobodys_fault};
+
+impl Supervisor {
+    pub(super) fn take_signals(&mut self) -> Result<()> {
+        for signal in self.signals.take() {
+            match signal {
+                Signal::SIGCHLD => self.reap()?,
+                Signal::SIGTERM | Signal::SIGINT => self.begin_drain(),
+                Signal::SIGQUIT => self.stop_now(),
+                Signal::SIGHUP => self.reload(None),
+                Signal::SIGUSR1 => self.reopen_logs(),
+                Signal::SIGTTIN => drop(self.scale_within_bounds(self.policy.target().saturating_add(1))),
+                Signal::SIGTTOU => drop(self.scale_within_bounds(self.policy.target().saturating_sub(1))),
+                other => log::warn!("{other} is not used"),
+            }
+        }
+        Ok(())
+    }
+
+    /// One SIGCHLD may stand for many deaths: reap until nobody is left, then have all of them repaired together.
+    pub(super) fn reap(&mut self) -> Result<()> {
+        while let Some((pid, ending)) = process::reap().context(|| "cannot reap".to_owned())? {
+            self.died(pid, ending);
+        }
+        self.tell_recovery(self.now());
+        Ok(())
+    }
+
+    pub(super) fn died(&mut self, pid: Pid, ending: Ending) {
+        let now = self.now();
+        if self.recovery.is(pid) {
+            self.recovery_died(now, pid, ending);
+        } else if self.template.is(pid) {
+            self.template_died(now, pid, ending);
+        } else if self.next_template.as_ref().is_some_and(|(child, _)| child.pid == pid) {
+            self.next_template_died(ending);
+        } else if self.keeper.is(pid) {
+            self.keeper_died(now, pid, ending);
+        } else if let Some(place) = self.leaving.iter().position(|(leaving, _)| *leaving == pid) {
+            self.leaving.swap_remove(place);
+        } else {
+            let death = self.pool.died(&self.region, pid, ending);
+            self.worker_died(now, pid, ending, death);
+        }
+    }
+
+    pub(super) fn worker_died(&mut self, now: Clock, pid: Pid, ending: Ending, death: Death) {
+        match death {
+            Death::Unknown | Death::Left => {}
+            // However it leaves, one that comes and goes is not replaced faster than one that crashes.
+            Death::LeftUnasked => self.policy.worker_died(now),
+            Death::Young(to_repair) => {
+                self.repair_if(to_repair);
+                self.policy.worker_failed(now, Cause::DiedYoung);
+                self.log_failure(now, &format!("worker {pid} {ending} before it was ready"));
+            }
+            Death::Felled(owner) => self.repairs.add(owner, false, now),
+            Death::Crashed(owner) => {
+                self.repairs.add(owner, true, now);
+                self.policy.worker_died(now);
+                self.crash_log.warn(now, || format!("worker {pid} in {owner} crashed: {ending}"));
+            }
+        }
+    }
+
+    pub(super) fn recovery_died(&mut self, now: Clock, pid: Pid, ending: Ending) {
+        // What it reported before it died still counts.
+        self.take_recovery_reports();
+        let was_ready = self.recovery.ready().is_some();
+        // One started for a single crash leaves when it has done its work.
+        let done = ending == Ending::Exited(0) && self.options.recovery == Recovery::Spawn;
+        // One that leaves its work undone of its own accord will do so again.
+        let useless = self.repairs.has_told() && !nobodys_fault(ending);
+        self.recovery.lost_as(now, was_ready && !useless);
+        if !done {
+            self.log_failure(now, &format!("recovery (process {pid}) {ending}"));
+        }
+        let by_deadline = std::mem::take(&mut self.recovery_overdue);
+        let said = self.failure_said.take();
+        if let Some(what) = self.repairs.recovery_died(ending, by_deadline) {
+            self.damaged(&format!("recovery failed three times to repair {what}"));
+        } else if let Some(why) = said {
+            self.recovery_gave_up(now, ending, why);
+        } else if !was_ready && !nobodys_fault(ending) {
+            self.child_failed(now, &format!("recovery {ending} before it was ready"));
+        }
+    }
+
+    /// Recovery has left with a sentence: something outside the region is wrong, and trying again at once is no use.
+    pub(super) fn recovery_gave_up(&mut self, now: Clock, ending: Ending, why: String) {
+        if self.announced {
+            self.recovery.lost(now);
+            self.log_failure(now, &why);
+            return;
+        }
+        self.stop_with(match ending {
+            Ending::Exited(2) => Error::usage(why),
+            Ending::Exited(4) => Error::region(why),
+            _ => Error::failure(why),
+        });
+    }
+
+    pub(super) fn template_died(&mut self, now: Clock, pid: Pid, ending: Ending) {
+        let was_ready = self.template.ready().is_some();
+        self.take_template_reports();
+        self.template.lost(now);
+        self.settle_outstanding_spawn();
+        let said = self.failure_said.take();
+        let why = said.unwrap_or_else(|| format!("template {pid} {ending}"));
+        if was_ready {
+            log::warn!("{why}");
+        } else if nobodys_fault(ending) {
+            self.log_failure(now, &why);
+        } else if !self.announced {
+            let usage = ending == Ending::Exited(2);
+            self.stop_with(if usage { Error::usage(why) } else { Error::failure(why) });
+        } else {
+            self.child_failed(now, &why);
+        }
+    }
+
+    pub(super) fn repair_if(&mut self, owner: Option<Owner>) {
+        if let Some(owner) = owner {
+            self.repairs.add(owner, false, self.now());
+        }
+    }
+
+    /// The template is gone with a clone outstanding. Either nobody has taken the slot, and now nobody can; or the
+    /// clone has, and the kernel stored its pid there before it ran.
+    pub(super) fn settle_outstanding_spawn(&mut self) {
+        let Some(owner) = self.pool.reserved() else { return };
+        if !self.pool.withdraw(&self.region, owner) {
+            let pid = self.region.slot(owner.slot).map_or(Pid(0), common::layout::Slot::pid);
+            self.spawned(owner, pid);
+        }
+    }
+
+    pub(super) fn next_template_died(&mut self, ending: Ending) {
+        self.take_next_template_reports();
+        self.next_template = None;
+        let said = self.failure_said.take();
+        let why = said.unwrap_or_else(|| format!("the template {ending}"));
+        log::error!("reload failed, the former template goes on: {why}");
+        self.answer_reload(&Response::Refused(format!("reload failed, the former template goes on: {why}")));
+    }
+
+    pub(super) fn keeper_died(&mut self, now: Clock, pid: Pid, ending: Ending) {
+        self.take_keeper_reports();
+        let was_ready = self.keeper.ready().is_some();
+        self.keeper.lost(now);
+        if let Phase::Sealing { ordered, .. } = &mut self.phase {
+            *ordered = false;
+        }
+        let why = format!("the journal's keeper (process {pid}) {ending}");
+        if was_ready || nobodys_fault(ending) { log::warn!("{why}") } else { self.child_failed(now, &why) }
+    }
+}

@@ -1,0 +1,141 @@
+//! The end: drain, repair, sweep, seal, and let everybody go.
+
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
+
+use common::error::{Error, Result};
+use common::wire::control::{Order, Response};
+
+use crate::children::{self};
+use crate::policy::Clock;
+
+use super::{LEAVE_DEADLINE, NEVER, Phase, REPAIRS_DEADLINE, SEAL_DEADLINE, Supervisor};
+
+impl Supervisor {
+    pub(super) fn begin_drain(&mut self) {
+        if !matches!(self.phase, Phase::TakingOver | Phase::Serving) {
+            return;
+        }
+        log::info!("draining");
+        self.phase = Phase::Draining { kill_at: self.now() + self.options.grace.limit().unwrap_or(NEVER) };
+        self.region.header().supervision.draining.store(1, Relaxed);
+        self.policy.drain();
+        self.listeners.close();
+        if let Some((child, _)) = self.next_template.take() {
+            self.let_go(child);
+        }
+        self.answer_reload(&Response::Refused("the instance is stopping".to_owned()));
+    }
+
+    pub(super) fn stop_now(&mut self) {
+        self.begin_drain();
+        let now = self.now();
+        if let Phase::Draining { kill_at } = &mut self.phase
+            && *kill_at > now
+        {
+            *kill_at = now;
+        }
+    }
+
+    pub(super) fn stop_with(&mut self, error: Error) {
+        self.verdict.get_or_insert(error);
+        self.stop_now();
+    }
+
+    pub(super) fn damaged(&mut self, what: &str) {
+        log::error!("the region is damaged: {what}");
+        self.region.header().supervision.damaged.store(1, SeqCst);
+        self.stop_with(Error::region(format!(
+            "the region is damaged: {what}; `recovery verify` says more, and moving the file away starts with an empty one"
+        )));
+    }
+
+    pub(super) fn is_damaged(&self) -> bool {
+        self.region.header().supervision.damaged.load(SeqCst) != 0
+    }
+
+    pub(super) fn drain(&mut self, now: Clock, kill_at: Clock) {
+        if self.pool.reserved().is_none()
+            && let Some(template) = self.template.child.take()
+        {
+            self.let_go(template);
+        }
+        let counts = self.pool.counts();
+        let plan = self.policy.plan(now, counts);
+        self.ask_again = None;
+        self.retire(plan.retire_outdated, plan.retire_surplus, now);
+        if now >= kill_at {
+            self.pool.fell_all().into_iter().for_each(children::kill);
+        }
+        if !self.swept && self.repairs.is_empty() && self.pool.is_empty() {
+            self.swept = true;
+            self.repairs.add_sweep(now);
+            self.tell_recovery(now);
+        }
+        let repaired = self.repairs.is_empty() && self.pool.is_empty();
+        // An instance that has never served and cannot has promised nothing to anybody.
+        if now >= kill_at + REPAIRS_DEADLINE && self.pool.has_no_process() && !repaired {
+            let left = self.repairs.len();
+            self.verdict.get_or_insert(Error::failure(format!(
+                "{left} slots could not be repaired in time, because the spool cannot be read or written; the next start does it"
+            )));
+            self.phase = self.closing(now);
+            return;
+        }
+        let hopeless = self.is_damaged() || (!self.announced && self.verdict.is_some());
+        if self.pool.has_no_process() && self.template.child.is_none() && (repaired || hopeless) {
+            let until = now + SEAL_DEADLINE;
+            self.phase = if repaired { Phase::Sealing { ordered: false, until } } else { self.closing(now) };
+        }
+    }
+
+    pub(super) fn seal(&mut self, now: Clock, ordered: bool, until: Clock) {
+        if now >= until {
+            self.verdict.get_or_insert(Error::failure(
+                "the journal could not be sealed; its last minute is sealed when the next instance starts",
+            ));
+            self.phase = self.closing(now);
+        } else if !ordered && self.keeper.ready().is_some_and(|keeper| keeper.order(&Order::SealAll)) {
+            self.phase = Phase::Sealing { ordered: true, until };
+        }
+    }
+
+    pub(super) fn sealed(&mut self) {
+        if matches!(self.phase, Phase::Sealing { ordered: true, .. }) {
+            let clean = self.region.mark_clean();
+            if let Err(error) = clean {
+                self.verdict.get_or_insert(error);
+            }
+            self.phase = self.closing(self.now());
+        }
+    }
+
+    pub(super) fn closing(&mut self, now: Clock) -> Phase {
+        let children = [self.template.child.take(), self.recovery.child.take(), self.keeper.child.take()];
+        for child in children.into_iter().flatten() {
+            self.let_go(child);
+        }
+        Phase::Closing { until: now + LEAVE_DEADLINE }
+    }
+
+    pub(super) fn close(&mut self, now: Clock, until: Clock) {
+        if now >= until {
+            self.leaving.iter().for_each(|(pid, _)| children::kill(*pid));
+            self.phase = Phase::Closing { until: now + LEAVE_DEADLINE };
+        }
+        if self.leaving.is_empty() && self.pool.has_no_process() {
+            self.phase = Phase::Gone;
+        }
+    }
+
+    pub(super) fn finish(mut self) -> Result<()> {
+        let _ = self.rundir.remove("control.sock");
+        log::info!("stopped with {} messages in total", self.region.totals().messages);
+        let verdict = self.verdict.take();
+        // The lock goes before the connections: who waits for the end of a connection can start the next instance.
+        let Self { rundir, writers, control, .. } = self;
+        rundir.release();
+        drop(writers);
+        drop(control);
+        verdict.map_or(Ok(()), Err)
+    }
+}

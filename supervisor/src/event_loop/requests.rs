@@ -1,0 +1,71 @@
+//! What clients of the control socket ask for.
+
+use std::os::fd::AsRawFd;
+
+use common::ids::Pid;
+use common::wire::control::{DaemonState, DaemonStatus, Request, Response};
+
+use crate::children::Kept;
+
+use super::{Phase, Supervisor};
+
+impl Supervisor {
+    pub(super) fn take_requests(&mut self) {
+        for (id, request) in self.control.requests(self.now()) {
+            match request {
+                Request::Status => {
+                    let status = Response::Status(Box::new(self.status()));
+                    self.control.reply(id, &status, &[self.region_to_show.as_raw_fd()]);
+                }
+                Request::Stop { fast } => {
+                    self.control.reply(id, &Response::Done, &[]);
+                    if fast { self.stop_now() } else { self.begin_drain() }
+                }
+                Request::Reload => self.reload(Some(id)),
+                Request::Scale(workers) => {
+                    let response = self.scale_within_bounds(workers);
+                    self.control.reply(id, &response, &[]);
+                }
+            }
+        }
+    }
+
+    pub(super) fn scale_within_bounds(&mut self, workers: u32) -> Response {
+        let most = self.region.geometry().slot_count.saturating_sub(2);
+        if workers == 0 || workers > most {
+            return Response::Refused(format!(
+                "{workers} workers are not possible here: choose between 1 and {most}"
+            ));
+        }
+        if !matches!(self.phase, Phase::TakingOver | Phase::Serving) {
+            return Response::Refused("the instance is stopping".to_owned());
+        }
+        self.scale(workers);
+        Response::Done
+    }
+
+    pub(super) fn status(&self) -> DaemonStatus {
+        DaemonStatus {
+            state: self.state(),
+            supervisor: Pid::current(),
+            template: self.template.pid(),
+            recovery: self.recovery.pid(),
+            generation: self.template_number,
+            listen: self.listeners.names().to_vec(),
+            configured: self.policy.target(),
+            recovery_us: self.repairs.durations(),
+        }
+    }
+
+    pub(super) fn state(&self) -> DaemonState {
+        let failing = self.policy.is_backing_off()
+            || [&self.template, &self.recovery, &self.keeper].into_iter().any(Kept::is_backing_off);
+        match self.phase {
+            Phase::TakingOver => DaemonState::Starting,
+            Phase::Serving if failing => DaemonState::Degraded,
+            Phase::Serving if !self.announced => DaemonState::Starting,
+            Phase::Serving => DaemonState::Running,
+            _ => DaemonState::Draining,
+        }
+    }
+}

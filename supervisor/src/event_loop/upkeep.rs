@@ -1,0 +1,142 @@
+//! The supervisor's own children: started when they are missing, replaced when they do not answer.
+
+use std::os::fd::{AsRawFd, RawFd};
+use std::path::PathBuf;
+
+use common::error::{Error, Result};
+use common::ids::Pid;
+use common::wire::control::{Settings, Start};
+
+use crate::children::{self, Child, Kept};
+use crate::cli::Recovery;
+use crate::policy::Clock;
+
+use super::{LEAVE_DEADLINE, LOAD_DEADLINE, NEVER, Phase, START_ATTEMPTS, Supervisor};
+
+impl Supervisor {
+    pub(super) fn start_children(&mut self, now: Clock) {
+        let serving = matches!(self.phase, Phase::TakingOver | Phase::Serving);
+        let closing = matches!(self.phase, Phase::Closing { .. } | Phase::Gone);
+        let wants_recovery = match self.options.recovery {
+            Recovery::Standby => !closing,
+            Recovery::Spawn => !closing && self.repairs.has_untold(),
+        };
+        if wants_recovery && self.recovery.is_due(now) {
+            let role = if self.options.recovery == Recovery::Standby { "standby" } else { "once" };
+            let started = self.start_child(&self.programs.recovery, role, 0);
+            self.recovery_overdue = false;
+            self.keep(now, started, |this| &mut this.recovery);
+        }
+        if serving && self.template.is_due(now) {
+            self.templates_started += 1;
+            let number = self.templates_started;
+            let started = self.start_child(&self.programs.worker, "template", number);
+            if started.is_ok() {
+                self.template_number = number;
+            }
+            self.keep(now, started, |this| &mut this.template);
+        }
+        // Takeover prepares what the keeper keeps: one after the other.
+        if !closing && !self.repairs.is_taking_over() && self.keeper.is_due(now) {
+            let started = self.start_child(&self.programs.recovery, "journal", 0);
+            self.keep(now, started, |this| &mut this.keeper);
+        }
+    }
+
+    pub(super) fn keep(&mut self, now: Clock, started: Result<Child>, place: fn(&mut Self) -> &mut Kept) {
+        match started {
+            Ok(mut child) => {
+                child.deadline = Some(now + LOAD_DEADLINE);
+                place(self).child = Some(child);
+            }
+            Err(error) => {
+                place(self).lost(now);
+                self.child_failed(now, &error.to_string());
+            }
+        }
+    }
+
+    pub(super) fn start_child(&self, program: &std::path::Path, role: &str, template: u32) -> Result<Child> {
+        let absolute = |path: &Option<PathBuf>| path.as_ref().and_then(|path| std::path::absolute(path).ok());
+        let start = Start {
+            supervisor: Pid::current(),
+            template,
+            spool_dir: self.spool_dir.clone(),
+            settings: Settings {
+                users: absolute(&self.options.users),
+                latency: self.options.latency.0,
+                access_log: absolute(&self.options.access_log),
+                read_timeout: self.options.read_timeout.limit().unwrap_or(NEVER),
+                sync: self.options.sync(),
+                log: absolute(&self.options.log),
+                log_level: self.options.log_level.to_string(),
+            },
+            listeners: self.listeners.descriptors().count() as u32,
+        };
+        let own = [
+            self.region_file.as_raw_fd(),
+            self.spool.directory().as_raw_fd(),
+            self.writers.as_raw_fd(),
+            self.rundir.alive.as_raw_fd(),
+            self.bell.as_raw_fd(),
+        ];
+        let endowment: Vec<RawFd> =
+            own.into_iter().chain(self.listeners.descriptors().map(AsRawFd::as_raw_fd)).collect();
+        Child::start(program, &[role], start, &endowment)
+    }
+
+    /// A child could not be started, or failed before it was ready. Fatal only while nothing has ever been served.
+    pub(super) fn child_failed(&mut self, now: Clock, why: &str) {
+        self.log_failure(now, why);
+        if self.announced {
+            return;
+        }
+        self.start_failures += 1;
+        if self.start_failures >= START_ATTEMPTS {
+            self.stop_with(Error::failure(why));
+        }
+    }
+
+    pub(super) fn log_failure(&mut self, now: Clock, why: &str) {
+        self.failure_log.warn(now, || why.to_owned());
+    }
+
+    pub(super) fn kill_the_overdue(&mut self, now: Clock) {
+        let overdue = |child: &mut Child| child.deadline.take_if(|deadline| *deadline <= now).is_some();
+        let mut never_loaded = Vec::new();
+        for (kept, what) in [
+            (&mut self.template, "the template"),
+            (&mut self.recovery, "recovery"),
+            (&mut self.keeper, "the journal's keeper"),
+        ] {
+            let Some(child) = &mut kept.child else { continue };
+            child.expect_its_end(now + LEAVE_DEADLINE);
+            if overdue(child) {
+                let why = format!("{what} (process {}) does not answer and is replaced", child.pid);
+                log::error!("{why}");
+                if !child.ready {
+                    never_loaded.push(why);
+                }
+                self.recovery_overdue |= what == "recovery" && child.ready;
+                child.give_up();
+            }
+        }
+        if let Some((child, _)) = &mut self.next_template
+            && overdue(child)
+        {
+            child.give_up();
+        }
+        for why in never_loaded {
+            self.child_failed(now, &why);
+        }
+        for (pid, deadline) in &mut self.leaving {
+            if std::mem::replace(deadline, if *deadline <= now { Clock::MAX } else { *deadline }) <= now {
+                children::kill(*pid);
+            }
+        }
+        for pid in self.pool.fell_overdue(now) {
+            log::warn!("worker {pid} did not leave in time and is killed");
+            children::kill(pid);
+        }
+    }
+}
