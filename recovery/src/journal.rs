@@ -4,7 +4,6 @@ use std::time::{Duration, Instant};
 
 use common::error::{Context as _, Result};
 use common::ids::Minute;
-use common::sys::process;
 use common::wire::control::{Order, Report};
 
 use crate::attachment::{Attachment, Word};
@@ -22,7 +21,6 @@ const SEAL_ALL_TICK: Duration = Duration::from_millis(10);
 /// Where the channel, the region or the spool cannot be used.
 pub fn run() -> Result<()> {
     common::logging::init("journal");
-    process::set_name("journal".as_ref()).context(|| "cannot set the process's name".to_owned())?;
     let Some(attachment) = Attachment::receive()? else { return Ok(()) };
     let keeper = Keeper::new(attachment.region(), attachment.spool(), attachment.settings().sync);
     let mut keeper = keeper.context(|| "cannot read what is sealed in the spool".to_owned())?;

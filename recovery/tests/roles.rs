@@ -149,7 +149,7 @@ fn the_keeper_seals_and_says_when_everything_is_sealed() {
     let instance = Instance::new();
     let (standby, keeper) = (instance.start("standby"), instance.start("journal"));
     let comm = std::fs::read_to_string(format!("/proc/{}/comm", keeper.pid)).unwrap();
-    assert_eq!(comm, "journal\n");
+    assert_eq!(comm, "recovery\n");
     instance.take_over(&standby);
     let journal = &instance.region.header().journal;
     let owner = instance.reserve(1, 1);

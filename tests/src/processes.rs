@@ -70,8 +70,15 @@ pub fn arguments_of(pid: i32) -> Vec<String> {
 pub fn users_of(directory: &Path) -> Vec<Process> {
     let named = directory.to_string_lossy();
     assert!(directory.is_absolute() && named.contains(crate::place::PREFIX), "{named} is not a test's own");
-    let me = std::process::id() as i32;
-    all().into_iter().filter(|process| process.pid != me && uses(process.pid, directory)).collect()
+    // This process, and its children before they become another program: these have its files open for a moment, and
+    // are somebody else's. Looked at first: whoever has become another program has let go of them.
+    let myself = program_of(std::process::id() as i32);
+    let others = all().into_iter().filter(|process| program_of(process.pid) != myself);
+    others.filter(|process| uses(process.pid, directory)).collect()
+}
+
+fn program_of(pid: i32) -> Option<std::path::PathBuf> {
+    fs::read_link(format!("/proc/{pid}/exe")).ok()
 }
 
 fn uses(pid: i32, directory: &Path) -> bool {

@@ -293,7 +293,7 @@ fn the_journals_keeper_is_replaced() {
     let mut last = 0;
     kill_under_load(place.instance().workers(8), 8, |instance, _| {
         last = keeper(instance, last);
-        assert_eq!(Process::of(last).map(|process| process.name).as_deref(), Some("journal"));
+        assert_eq!(Process::of(last).map(|process| process.name).as_deref(), Some("recovery"));
         instance.signal_child(last, Signal::SIGKILL);
     });
     let names = holdfast_tests::journal::names(&place.spool_dir());
