@@ -4,15 +4,15 @@
 //! Every field is an atomic: other processes write here at any moment, so nobody may ever hold a plain reference.
 
 use std::mem::{offset_of, size_of};
-use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64};
+use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64};
 
-use crate::limits::{DOING_SIZE, JOURNAL_RING, MAX_HELD};
+use crate::limits::{DOING_SIZE, JOURNAL_RING, MAX_HELD, USER_ROWS};
 
 /// The first eight bytes of a region, read as a little-endian word.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"HOLDFAST");
 
 /// The version of this format. Another one is refused.
-pub const FORMAT_VERSION: u32 = 1;
+pub const FORMAT_VERSION: u32 = 2;
 
 /// Reads back as itself only on a machine of the same byte order.
 pub const ENDIAN_MARK: u32 = 0x0102_0304;
@@ -53,14 +53,24 @@ pub struct Identity {
     pub slot_size: AtomicU32,
     /// Offset of the undo logs, one per slot.
     pub logs: AtomicU64,
-    /// Offset of what follows the undo logs: the room of the object table and the heap.
+    /// Offset of the heap's pages.
     pub heap: AtomicU64,
     /// Random, new for every region file; part of every journal record's id.
     pub epoch: AtomicU64,
     /// When the region was created, in nanoseconds since the epoch.
     pub created_ns: AtomicU64,
+    /// Offset of the users' cells, a table per slot.
+    pub tallies: AtomicU64,
+    /// Offset of the object table.
+    pub objects: AtomicU64,
+    /// Offset of the slab table.
+    pub slabs: AtomicU64,
+    /// Entries of the object table.
+    pub object_count: AtomicU32,
+    /// Pages of the heap, and entries of the slab table.
+    pub page_count: AtomicU32,
     /// Zero.
-    pub reserved: [AtomicU32; 15],
+    pub reserved: [AtomicU32; 7],
     /// CRC-32C of the bytes of `Identity` before this word.
     pub checksum: AtomicU32,
 }
@@ -163,8 +173,61 @@ pub struct Slot {
     pub held: [AtomicU32; MAX_HELD],
     /// What the owner is doing, as text ended by NUL. For display and crash reports.
     pub doing: [AtomicU8; DOING_SIZE],
+    /// For each class of blocks the first slab that belongs to this slot: its index and 1; 0 = none.
+    pub slabs: [AtomicU32; SLAB_LISTS],
     /// Zero.
-    pub pad3: [AtomicU64; 48],
+    pub pad3: [AtomicU64; 36],
+}
+
+/// Lists of slabs per slot: one for each class of blocks, the last one for blocks of whole pages.
+pub const SLAB_LISTS: usize = 24;
+
+/// What a slot has counted for each user with a row.
+#[derive(Debug)]
+#[repr(C, align(64))]
+pub struct Tally {
+    /// One cell for each row.
+    pub cells: [Cell; USER_ROWS],
+}
+
+/// What one slot has counted for one user.
+#[derive(Debug)]
+#[repr(C)]
+pub struct Cell {
+    /// Messages and bytes: cumulative over all generations; changed in transactions.
+    pub counted: [AtomicU64; 2],
+    /// The same as last committed: what readers of status see.
+    pub published: [AtomicU64; 2],
+}
+
+/// An entry of the object table. Lock, sequence word and identity never move and never become something else.
+#[derive(Debug)]
+#[repr(C, align(64))]
+pub struct Object {
+    /// Who holds it, see `lock`.
+    pub lock: AtomicU64,
+    /// Odd while the object is being changed, see `objects::reading`.
+    pub seq: AtomicU64,
+    /// `generation << 32 | kind`, see `objects::Kind`.
+    pub identity: AtomicU64,
+    /// What the object has besides its blocks; by kind.
+    pub body: [AtomicU64; 5],
+}
+
+/// An entry of the slab table: whose the page is, and what it is cut into.
+#[derive(Debug)]
+#[repr(C, align(16))]
+pub struct Slab {
+    /// The owning slot's index and 1; 0 = nobody's.
+    pub owner: AtomicU32,
+    /// The class of its blocks, see `heap`.
+    pub class: AtomicU32,
+    /// The next slab of the same slot and class: its index and 1; 0 = the last one.
+    pub next: AtomicU32,
+    /// State of a block of whole pages.
+    pub state: AtomicU16,
+    /// Its pages.
+    pub pages: AtomicU16,
 }
 
 /// A set of counters: one cache line.
@@ -207,7 +270,12 @@ const _: () = {
     assert!(offset_of!(Identity, heap) == 40);
     assert!(offset_of!(Identity, epoch) == 48);
     assert!(offset_of!(Identity, created_ns) == 56);
-    assert!(offset_of!(Identity, reserved) == 64);
+    assert!(offset_of!(Identity, tallies) == 64);
+    assert!(offset_of!(Identity, objects) == 72);
+    assert!(offset_of!(Identity, slabs) == 80);
+    assert!(offset_of!(Identity, object_count) == 88);
+    assert!(offset_of!(Identity, page_count) == 92);
+    assert!(offset_of!(Identity, reserved) == 96);
     assert!(offset_of!(Identity, checksum) == 124);
 
     assert!(size_of::<Supervision>() == 64);
@@ -230,7 +298,24 @@ const _: () = {
     assert!(offset_of!(Slot, recoveries) == 344);
     assert!(offset_of!(Slot, held_count) == 384);
     assert!(offset_of!(Slot, doing) == 512);
-    assert!(offset_of!(Slot, pad3) == 640);
+    assert!(offset_of!(Slot, slabs) == 640);
+    assert!(offset_of!(Slot, pad3) == 736);
+
+    assert!(size_of::<Cell>() == 32 && size_of::<Tally>() == 32 * USER_ROWS);
+    assert!(offset_of!(Cell, published) == 16);
+
+    assert!(size_of::<Object>() == 64);
+    assert!(offset_of!(Object, lock) == 0);
+    assert!(offset_of!(Object, seq) == 8);
+    assert!(offset_of!(Object, identity) == 16);
+    assert!(offset_of!(Object, body) == 24);
+
+    assert!(size_of::<Slab>() == 16);
+    assert!(offset_of!(Slab, owner) == 0);
+    assert!(offset_of!(Slab, class) == 4);
+    assert!(offset_of!(Slab, next) == 8);
+    assert!(offset_of!(Slab, state) == 12);
+    assert!(offset_of!(Slab, pages) == 14);
     assert!(HEADER_SIZE.is_multiple_of(4096) && SLOT_SIZE.is_multiple_of(64));
 };
 
@@ -244,21 +329,53 @@ pub struct Geometry {
     pub slot_count: u32,
     /// Offset of the undo logs.
     pub logs: u64,
-    /// Offset of what follows them.
+    /// Offset of the users' cells.
+    pub tallies: u64,
+    /// Offset of the object table.
+    pub objects: u64,
+    /// Entries in it.
+    pub object_count: u32,
+    /// Offset of the slab table.
+    pub slabs: u64,
+    /// Offset of the heap's pages.
     pub heap: u64,
+    /// How many there are.
+    pub page_count: u32,
 }
 
 impl Geometry {
     /// The layout of a region of `length` bytes; `None` where the length is out of bounds.
     pub fn of(length: u64) -> Option<Self> {
-        use crate::limits::{MAX_SLOTS, REGION_PER_SLOT, REGION_SIZES, UNDO_LOG_SIZE};
-        if !REGION_SIZES.contains(&length) || !length.is_multiple_of(4096) {
+        use crate::limits::{
+            MAX_OBJECTS, MAX_SLOTS, PAGE_SIZE, REGION_PER_OBJECT, REGION_PER_SLOT, REGION_SIZES,
+            UNDO_LOG_SIZE,
+        };
+        if !REGION_SIZES.contains(&length) || !length.is_multiple_of(PAGE_SIZE) {
             return None;
         }
+        let after = |offset: u64, bytes: u64| (offset + bytes).next_multiple_of(PAGE_SIZE);
         let slot_count = (length / REGION_PER_SLOT).min(u64::from(MAX_SLOTS));
-        let logs = (HEADER_SIZE + slot_count * SLOT_SIZE).next_multiple_of(4096);
-        let heap = logs + slot_count * UNDO_LOG_SIZE;
-        Some(Self { length, slot_count: slot_count as u32, logs, heap })
+        let object_count = (length / REGION_PER_OBJECT).min(u64::from(MAX_OBJECTS));
+        let logs = after(HEADER_SIZE, slot_count * SLOT_SIZE);
+        let tallies = after(logs, slot_count * UNDO_LOG_SIZE);
+        let objects = after(tallies, slot_count * size_of::<Tally>() as u64);
+        let slabs = after(objects, object_count * size_of::<Object>() as u64);
+        // A page and its entry in the slab table, for as many pages as there is room for.
+        let entry = size_of::<Slab>() as u64;
+        let fit = (length - slabs) / (PAGE_SIZE + entry);
+        let heap = after(slabs, fit * entry);
+        let page_count = fit.min((length - heap) / PAGE_SIZE);
+        Some(Self {
+            length,
+            slot_count: slot_count as u32,
+            logs,
+            tallies,
+            objects,
+            object_count: object_count as u32,
+            slabs,
+            heap,
+            page_count: page_count as u32,
+        })
     }
 
     /// The smallest region with room for so many slots.
@@ -276,7 +393,12 @@ mod tests {
         for length in [1 << 20, 1 << 21, 64 << 20, (64 << 20) + 4096, 1 << 30, 1 << 42] {
             let geometry = Geometry::of(length).unwrap();
             assert!(geometry.logs >= HEADER_SIZE + u64::from(geometry.slot_count) * SLOT_SIZE);
-            assert!(geometry.heap < length, "{length}");
+            assert!(geometry.tallies >= geometry.logs + u64::from(geometry.slot_count) * 16 * 1024);
+            assert!(geometry.slabs >= geometry.objects + u64::from(geometry.object_count) * 64);
+            assert!(geometry.heap >= geometry.slabs + u64::from(geometry.page_count) * 16);
+            let end = geometry.heap + u64::from(geometry.page_count) * 4096;
+            assert!(end <= length && end + 2 * 4096 > length, "{length}");
+            assert!(geometry.page_count > 80, "{length}");
         }
         assert_eq!(Geometry::of(64 << 20).unwrap().slot_count, 2048);
         assert_eq!(Geometry::of(Geometry::length_for(4000)).unwrap().slot_count, 4096);

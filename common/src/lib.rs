@@ -25,9 +25,19 @@ pub mod region;
 
 pub mod slots;
 
+pub mod lock;
+
 pub mod undo;
 
+pub mod heap;
+
 pub mod txn;
+
+pub mod objects;
+
+pub mod tally;
+
+pub mod planted;
 
 pub mod journal;
 

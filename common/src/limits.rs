@@ -18,20 +18,51 @@ pub const MAX_REPAIRS_PER_FRAME: usize = 2048;
 /// Most listening sockets.
 pub const MAX_LISTENERS: usize = 64;
 
-/// Most slots of a region.
-pub const MAX_SLOTS: u32 = 65_536;
+/// Most slots of a region: what a block's 16-bit state can name beside FREE and USED.
+pub const MAX_SLOTS: u32 = 65_534;
 
 /// Smallest and largest region in bytes.
 pub const REGION_SIZES: std::ops::RangeInclusive<u64> = (1 << 20)..=(1 << 42);
 
-/// Bytes of undo log per slot.
+/// Bytes of undo log per slot, the small log of mini-transactions included.
 pub const UNDO_LOG_SIZE: u64 = 16 * 1024;
+
+/// How many of them are the small log's.
+pub const MINI_LOG_SIZE: u64 = 2 * 1024;
 
 /// One slot for so many bytes of region: half of it goes to the slots' undo logs.
 pub const REGION_PER_SLOT: u64 = 2 * UNDO_LOG_SIZE;
 
-/// Most locks that one owner holds at a time.
+/// Most locks that one owner holds at a time. One of them is kept for the heap's.
 pub const MAX_HELD: usize = 31;
+
+/// One entry of the object table for so many bytes of region.
+pub const REGION_PER_OBJECT: u64 = 16 * 1024;
+
+/// Most objects of a region.
+pub const MAX_OBJECTS: u32 = 65_536;
+
+/// Bytes of a page of the heap.
+pub const PAGE_SIZE: u64 = 4096;
+
+/// Longest block of the heap, in pages.
+pub const MAX_BLOCK_PAGES: u32 = 64;
+
+/// Longest name of an object or a folder in bytes.
+pub const MAX_NAME: usize = 64;
+
+/// Longest key of a map in bytes.
+pub const MAX_KEY: usize = 1024;
+
+/// Longest value of a map in bytes.
+pub const MAX_VALUE: usize = 128 * 1024;
+
+/// A value up to this length is changed in place; what is longer is written to another block, and only the pointer to it
+/// is logged.
+pub const MAX_IN_PLACE: usize = 256;
+
+/// Users with a row of their own: each slot counts for them in cells that nobody else writes.
+pub const USER_ROWS: usize = 64;
 
 /// Bytes of the text that says what a slot's owner is doing.
 pub const DOING_SIZE: usize = 128;

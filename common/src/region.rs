@@ -2,15 +2,16 @@
 //! region of this format; only verification or repair makes it a [`Region`].
 
 use std::fs::File;
-use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
+use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64};
 
 use crate::error::{Context, Error, Result};
 use crate::ids::{Offset, SlotIndex};
 use crate::layout::{
-    ENDIAN_MARK, FORMAT_VERSION, Geometry, HEADER_SIZE, Header, Identity, MAGIC, SLOT_SIZE, Slot,
+    ENDIAN_MARK, FORMAT_VERSION, Geometry, HEADER_SIZE, Header, Identity, MAGIC, Object, SLOT_SIZE, Slab,
+    Slot, Tally,
 };
-use crate::limits::UNDO_LOG_SIZE;
+use crate::limits::{MINI_LOG_SIZE, PAGE_SIZE, UNDO_LOG_SIZE};
 use crate::slots::Totals;
 use crate::sys::map::Mapping;
 use crate::sys::{file, process};
@@ -55,6 +56,12 @@ impl Region {
         identity.slot_size.store(SLOT_SIZE as u32, Relaxed);
         identity.logs.store(self.geometry.logs, Relaxed);
         identity.heap.store(self.geometry.heap, Relaxed);
+        identity.tallies.store(self.geometry.tallies, Relaxed);
+        identity.objects.store(self.geometry.objects, Relaxed);
+        identity.slabs.store(self.geometry.slabs, Relaxed);
+        identity.object_count.store(self.geometry.object_count, Relaxed);
+        identity.page_count.store(self.geometry.page_count, Relaxed);
+        crate::objects::found(self);
         let epoch = process::random_word().context(|| "cannot draw a random epoch".to_owned())?;
         identity.epoch.store(epoch, Relaxed);
         identity.created_ns.store(process::now_ns(), Relaxed);
@@ -103,16 +110,100 @@ impl Region {
 
     /// The words of a slot's undo log.
     pub fn undo_area(&self, index: SlotIndex) -> Option<&[AtomicU64]> {
+        self.log_area(index, 0, UNDO_LOG_SIZE - MINI_LOG_SIZE)
+    }
+
+    /// The words of a slot's small log, which follow those of its undo log.
+    pub fn mini_area(&self, index: SlotIndex) -> Option<&[AtomicU64]> {
+        self.log_area(index, UNDO_LOG_SIZE - MINI_LOG_SIZE, MINI_LOG_SIZE)
+    }
+
+    fn log_area(&self, index: SlotIndex, from: u64, bytes: u64) -> Option<&[AtomicU64]> {
         if index.0 >= self.geometry.slot_count {
             return None;
         }
-        let offset = self.geometry.logs + u64::from(index.0) * UNDO_LOG_SIZE;
-        self.mapping.slice(Offset(offset), UNDO_LOG_SIZE as usize / size_of::<AtomicU64>())
+        let offset = self.geometry.logs + u64::from(index.0) * UNDO_LOG_SIZE + from;
+        self.mapping.slice(Offset(offset), bytes as usize / size_of::<AtomicU64>())
+    }
+
+    /// What the slot at `index` has counted for each user with a row.
+    pub fn tally(&self, index: SlotIndex) -> Option<&Tally> {
+        if index.0 >= self.geometry.slot_count {
+            return None;
+        }
+        self.mapping.at(self.tally_offset(index))
+    }
+
+    /// Where a slot's tally lies.
+    pub fn tally_offset(&self, index: SlotIndex) -> Offset {
+        Offset(self.geometry.tallies + u64::from(index.0) * size_of::<Tally>() as u64)
+    }
+
+    /// The entry of the object table at `index`, if there is one.
+    pub fn object(&self, index: u32) -> Option<&Object> {
+        if index >= self.geometry.object_count {
+            return None;
+        }
+        self.mapping.at(self.object_offset(index))
+    }
+
+    /// Where an entry of the object table lies.
+    pub fn object_offset(&self, index: u32) -> Offset {
+        Offset(self.geometry.objects + u64::from(index) * size_of::<Object>() as u64)
+    }
+
+    /// The slab table's entry for the heap's page at `index`, if there is one.
+    pub fn slab(&self, index: u32) -> Option<&Slab> {
+        if index >= self.geometry.page_count {
+            return None;
+        }
+        self.mapping.at(self.slab_offset(index))
+    }
+
+    /// Where an entry of the slab table lies.
+    pub fn slab_offset(&self, index: u32) -> Offset {
+        Offset(self.geometry.slabs + u64::from(index) * size_of::<Slab>() as u64)
+    }
+
+    /// Where the heap's page at `index` lies.
+    pub fn page_offset(&self, index: u32) -> Offset {
+        Offset(self.geometry.heap + u64::from(index) * PAGE_SIZE)
+    }
+
+    /// The heap's page that `offset` lies in, and how far within it.
+    pub fn page_of(&self, offset: Offset) -> Option<(u32, u64)> {
+        let within = offset.0.checked_sub(self.geometry.heap)?;
+        let page = within / PAGE_SIZE;
+        (page < u64::from(self.geometry.page_count)).then_some((page as u32, within % PAGE_SIZE))
+    }
+
+    /// `count` words of the heap from `offset` on; `None` where they would leave it or are not aligned.
+    #[inline]
+    pub fn heap_words(&self, offset: Offset, count: usize) -> Option<&[AtomicU64]> {
+        if offset.0 < self.geometry.heap {
+            return None;
+        }
+        self.mapping.slice(offset, count)
     }
 
     /// The word at `offset`; `None` where it would leave the region or is not aligned.
     pub fn word(&self, offset: Offset) -> Option<&AtomicU64> {
         self.mapping.at(offset)
+    }
+
+    /// The half word at `offset`; `None` where it would leave the region or is not aligned.
+    pub fn half(&self, offset: Offset) -> Option<&AtomicU32> {
+        self.mapping.at(offset)
+    }
+
+    /// The quarter word at `offset`; `None` where it would leave the region or is not aligned.
+    pub fn quarter(&self, offset: Offset) -> Option<&AtomicU16> {
+        self.mapping.at(offset)
+    }
+
+    /// `count` words from `offset` on; `None` where they would leave the region or are not aligned.
+    pub fn words(&self, offset: Offset, count: usize) -> Option<&[AtomicU64]> {
+        self.mapping.slice(offset, count)
     }
 
     /// Where a slot lies.
@@ -219,6 +310,11 @@ impl UnverifiedRegion {
         if u64::from(identity.slot_size.load(Relaxed)) != SLOT_SIZE
             || identity.logs.load(Relaxed) != geometry.logs
             || identity.heap.load(Relaxed) != geometry.heap
+            || identity.tallies.load(Relaxed) != geometry.tallies
+            || identity.objects.load(Relaxed) != geometry.objects
+            || identity.slabs.load(Relaxed) != geometry.slabs
+            || identity.object_count.load(Relaxed) != geometry.object_count
+            || identity.page_count.load(Relaxed) != geometry.page_count
         {
             return Err(refused("its parts do not lie where this format has them"));
         }
@@ -262,7 +358,7 @@ fn refused(why: &str) -> Error {
 fn checksum(identity: &Identity) -> u32 {
     let mut bytes = Vec::with_capacity(128);
     let wide = |word: &AtomicU64| word.load(Relaxed).to_le_bytes();
-    let narrow = |word: &std::sync::atomic::AtomicU32| word.load(Relaxed).to_le_bytes();
+    let narrow = |word: &AtomicU32| word.load(Relaxed).to_le_bytes();
     bytes.extend(wide(&identity.magic));
     bytes.extend(narrow(&identity.version));
     bytes.extend(narrow(&identity.endian));
@@ -273,6 +369,11 @@ fn checksum(identity: &Identity) -> u32 {
     bytes.extend(wide(&identity.heap));
     bytes.extend(wide(&identity.epoch));
     bytes.extend(wide(&identity.created_ns));
+    bytes.extend(wide(&identity.tallies));
+    bytes.extend(wide(&identity.objects));
+    bytes.extend(wide(&identity.slabs));
+    bytes.extend(narrow(&identity.object_count));
+    bytes.extend(narrow(&identity.page_count));
     identity.reserved.iter().for_each(|word| bytes.extend(narrow(word)));
     crc32c::crc32c(&bytes)
 }

@@ -1,54 +1,152 @@
-//! Transactions: changes to what an owner has, wholly there or wholly not.
+//! Transactions: changes to what an owner has and to what it shares, wholly there or wholly not.
 
 use std::marker::PhantomData;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
+use std::sync::atomic::{AtomicU64, compiler_fence};
+use std::time::Duration;
 
+use crate::heap::{self, Cursor};
 use crate::ids::{Offset, Owner, SlotIndex};
-use crate::layout::Slot;
+use crate::layout::{Counters, Object, SLAB_LISTS, Slot, Tally};
+use crate::limits::MAX_HELD;
+use crate::lock;
+use crate::objects::{self, Handle, Kind, ReadError};
+use crate::planted::{self, Bug};
 use crate::region::Region;
 use crate::slots::{Counter, State};
-use crate::undo::UndoLog;
+use crate::sys::fork_mark::ForkMark;
+use crate::tally;
+use crate::undo::{LogFull, Record, UndoLog};
 
 /// A process's place in the region: the right to begin transactions in one slot.
+///
+/// A slot has one undo log, so a seat stays in its thread:
+///
+/// ```compile_fail,E0277
+/// fn send<T: Send>() {}
+/// send::<common::txn::Seat<'static>>();
+/// ```
 #[derive(Debug)]
 pub struct Seat<'r> {
-    region: &'r Region,
-    slot: &'r Slot,
-    log: UndoLog<'r>,
-    owner: Owner,
-    /// A slot has one undo log, so it belongs to one thread.
+    pub(crate) region: &'r Region,
+    pub(crate) slot: &'r Slot,
+    pub(crate) log: UndoLog<'r>,
+    pub(crate) mini: UndoLog<'r>,
+    pub(crate) owner: Owner,
+    pub(crate) cursors: [Cursor; SLAB_LISTS],
+    /// Where to look for a free entry of the object table.
+    pub(crate) next_object: u32,
+    tally: &'r Tally,
+    held: Held<'r>,
+    mark: ForkMark,
     one_thread: PhantomData<*const ()>,
 }
 
-/// Why a transaction could not go on. Everything it changed has been put back.
+/// The locks that a seat holds, in the order in which it took them. The slot has a copy, for repair; this one is what
+/// the process itself goes by.
+#[derive(Debug)]
+struct Held<'r> {
+    count: usize,
+    highest: u32,
+    locks: [Option<(u32, &'r Object)>; MAX_HELD],
+}
+
+/// Why a transaction could not go on. Everything that it changed has been put back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TxnError {
-    /// It changes more than an undo log holds.
+    /// It changes more than an undo log holds, or asks for a block larger than the heap has.
     TooLarge,
+    /// The heap has no room.
+    Full,
+    /// The object table has no room.
+    TooManyObjects,
+    /// It would hold more locks than a slot can.
+    TooManyLocks,
+    /// Another held a lock for longer than this one waits.
+    Busy,
+    /// There is no such object (any more).
+    NotFound,
+    /// There is an object of that name already, or one of another kind.
+    Exists,
+    /// The folder is not empty.
+    NotEmpty,
+    /// A name that is empty, too long, or has a `/` or a control character.
+    BadName,
+    /// A key or a value beyond its limit.
+    TooLong,
+    /// The region holds what no transaction leaves.
+    Damaged,
     /// The slot is not in the state that its owner left it in: somebody has written where he must not.
     Disturbed,
+    /// A child of the owner's process goes on with what is its parent's.
+    Forked,
+    /// It has failed before, and was rolled back then.
+    RolledBack,
 }
 
 impl std::fmt::Display for TxnError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::TooLarge => "the transaction changes more than its log can hold",
+            Self::Full => "the region's heap is full",
+            Self::TooManyObjects => "the region's object table is full",
+            Self::TooManyLocks => "the transaction holds as many locks as it may",
+            Self::Busy => "an object was locked by another for too long",
+            Self::NotFound => "there is no such object",
+            Self::Exists => "there is an object of that name already",
+            Self::NotEmpty => "the folder is not empty",
+            Self::BadName => "a name has 1 to 64 bytes without '/' and control characters",
+            Self::TooLong => "the key or the value is longer than a map takes",
+            Self::Damaged => "the region holds what no transaction leaves",
             Self::Disturbed => "the slot was changed by somebody else",
+            Self::Forked => "the slot belongs to the process that this one was forked from",
+            Self::RolledBack => "the transaction was rolled back before",
         })
     }
 }
 
 impl std::error::Error for TxnError {}
 
+impl From<LogFull> for TxnError {
+    fn from(_: LogFull) -> Self {
+        Self::TooLarge
+    }
+}
+
+impl From<objects::Broken> for TxnError {
+    fn from(_: objects::Broken) -> Self {
+        Self::Damaged
+    }
+}
+
+impl From<ReadError> for TxnError {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::NotFound => Self::NotFound,
+            ReadError::Busy => Self::Busy,
+            ReadError::Damaged => Self::Damaged,
+        }
+    }
+}
+
 impl<'r> Seat<'r> {
     /// Takes the slot promised to `owner`; `None` where it is not (any more).
     pub fn take(region: &'r Region, owner: Owner) -> Option<Self> {
         let slot = region.slot(owner.slot)?;
-        let log = UndoLog::of(region, owner.slot)?;
-        if !slot.holds_nothing() || !slot.go_live(owner.generation) {
-            return None;
-        }
-        Some(Self { region, slot, log, owner, one_thread: PhantomData })
+        let this = Self {
+            region,
+            slot,
+            log: UndoLog::of(region, owner.slot)?,
+            mini: UndoLog::mini_of(region, owner.slot)?,
+            owner,
+            cursors: [Cursor::default(); SLAB_LISTS],
+            next_object: 0,
+            tally: region.tally(owner.slot)?,
+            held: Held { count: 0, highest: 0, locks: [None; MAX_HELD] },
+            mark: ForkMark::new(),
+            one_thread: PhantomData,
+        };
+        (slot.holds_nothing() && slot.go_live(owner.generation)).then_some(this)
     }
 
     /// The slot.
@@ -69,37 +167,145 @@ impl<'r> Seat<'r> {
     /// Begins a transaction.
     ///
     /// # Errors
-    /// [`TxnError::Disturbed`] where the log is not empty or the slot is not this owner's.
+    /// [`TxnError::Disturbed`] where the log is not empty or the slot is not this owner's; [`TxnError::Forked`].
     pub fn begin(&mut self) -> Result<Transaction<'_, 'r>, TxnError> {
+        if !self.mark.is_mine() {
+            return Err(TxnError::Forked);
+        }
         if !self.log.is_empty() || !self.slot.is(self.owner.generation, State::Live) {
             return Err(TxnError::Disturbed);
         }
-        Ok(Transaction { seat: self, open: true })
+        Ok(Transaction { seat: self, open: true, freed: false, dropped: false, row: None })
     }
 
     /// Detaches cleanly: there is nothing to repair.
     pub fn leave(self) {
         crate::slots::detach(self.slot, crate::slots::owner_word(self.owner.generation, State::Live));
     }
+
+    /// Frees what deleted objects still hold, in as many transactions as it takes.
+    ///
+    /// # Errors
+    /// [`TxnError::Busy`] and the like: the rest stays for the next time.
+    pub fn free_deleted(&mut self) -> Result<(), TxnError> {
+        let region = self.region;
+        for (handle, _, object) in objects::all(region).filter(|(_, kind, _)| *kind == Kind::Dropping) {
+            let mut done = false;
+            while !done {
+                let mut txn = self.begin()?;
+                match txn.attempt(|txn| txn.drop_some(handle.index, object)) {
+                    // Another has come first.
+                    Err(TxnError::NotFound) => break,
+                    outcome => done = outcome?,
+                }
+                txn.commit()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes a lock that this seat does not hold, and writes down that it does: first, so that a death between leaves
+    /// at worst an entry for a lock that is not ours.
+    #[inline]
+    pub(crate) fn take_lock(
+        &mut self,
+        index: u32,
+        object: &'r Object,
+        patience: Duration,
+    ) -> Result<(), TxnError> {
+        let count = self.held.count;
+        let Some(entry) = self.slot.held.get(count) else { return Err(TxnError::TooManyLocks) };
+        let announce = || {
+            entry.store(index, Relaxed);
+            self.slot.held_count.store(count as u32 + 1, Release);
+            compiler_fence(SeqCst);
+        };
+        if !planted::has(Bug::HeldAfterLock) {
+            announce();
+        }
+        if !lock::acquire(&object.lock, lock::tag(self.owner), patience) {
+            self.slot.held_count.store(count as u32, Release);
+            return Err(TxnError::Busy);
+        }
+        if planted::has(Bug::HeldAfterLock) {
+            announce();
+        }
+        self.held.locks[count] = Some((index, object));
+        self.held.count = count + 1;
+        Ok(())
+    }
+
+    /// Gives the lock back that was taken last: the object is whole, then free, then no longer this seat's.
+    #[inline]
+    pub(crate) fn drop_last_lock(&mut self) {
+        let Some(last) = self.held.count.checked_sub(1) else { return };
+        if let Some((_, object)) = self.held.locks[last].take() {
+            lock::end_change(&object.seq);
+            lock::release(&object.lock);
+        }
+        compiler_fence(SeqCst);
+        self.slot.held_count.store(last as u32, Release);
+        self.held.count = last;
+    }
+
+    fn drop_locks(&mut self) {
+        while self.held.count > 0 {
+            self.drop_last_lock();
+        }
+        self.held.highest = 0;
+    }
+
+    fn holds(&self, index: u32) -> Option<&'r Object> {
+        let held = self.held.locks[..self.held.count].iter().flatten();
+        held.copied().find(|(other, _)| *other == index).map(|(_, object)| object)
+    }
 }
 
-/// A transaction under way. Dropped without [`Transaction::commit`] it is rolled back.
+/// A transaction under way. Dropped without [`Transaction::commit`] it is rolled back. Any error of an operation rolls
+/// it back at once: then every further operation, and the commit, gives [`TxnError::RolledBack`].
 #[derive(Debug)]
 pub struct Transaction<'s, 'r> {
-    seat: &'s mut Seat<'r>,
+    pub(crate) seat: &'s mut Seat<'r>,
     open: bool,
+    /// Whether blocks are to become free with the commit.
+    pub(crate) freed: bool,
+    /// Whether objects were deleted.
+    pub(crate) dropped: bool,
+    /// The row of the user that was counted for.
+    row: Option<tally::Row>,
 }
 
 impl<'r> Transaction<'_, 'r> {
     /// Adds to one of the owner's counters.
     ///
     /// # Errors
-    /// [`TxnError::TooLarge`].
+    /// [`TxnError::TooLarge`]; the transaction is rolled back then.
     pub fn add(&mut self, counter: Counter, amount: u64) -> Result<(), TxnError> {
-        let word = self.seat.slot.counters.word(counter);
-        let offset = counter_offset(self.seat.region, self.seat.owner.slot, counter);
+        let (region, slot) = (self.seat.region, self.seat.slot);
+        let word = slot.counters.word(counter);
+        let offset = counter_offset(region, self.seat.owner.slot, counter);
         let value = word.load(Relaxed).wrapping_add(amount);
-        if self.seat.log.change(offset, word, value) { Ok(()) } else { Err(TxnError::TooLarge) }
+        if planted::has(Bug::ShownBeforeCommit) {
+            slot.published.word(counter).store(value, Relaxed);
+        }
+        self.attempt(|txn| Ok(txn.seat.log.change(offset, word, value)?))
+    }
+
+    /// Adds a message of so many bytes to what the owner has counted for the user of a row.
+    ///
+    /// # Errors
+    /// [`TxnError::TooLarge`]; the transaction is rolled back then.
+    pub fn count_for(&mut self, row: tally::Row, bytes: u64) -> Result<(), TxnError> {
+        let offset = row.offset(self.seat.region, self.seat.owner.slot);
+        let counted = &self.seat.tally.cells[row.index()].counted;
+        self.row = Some(row);
+        self.attempt(|txn| {
+            for (index, (word, amount)) in counted.iter().zip([1, bytes]).enumerate() {
+                let offset = Offset(offset.0 + (index * size_of::<u64>()) as u64);
+                txn.seat.log.change(offset, word, word.load(Relaxed).wrapping_add(amount))?;
+            }
+            Ok(())
+        })
     }
 
     /// The slot that the transaction runs in.
@@ -117,18 +323,162 @@ impl<'r> Transaction<'_, 'r> {
         self.seat.region
     }
 
-    /// Makes the changes stand and shows the counters.
-    pub fn commit(mut self) {
+    /// Makes the changes stand, shows the counters, and gives the locks back.
+    ///
+    /// # Errors
+    /// [`TxnError::RolledBack`] where an operation has failed before.
+    pub fn commit(mut self) -> Result<(), TxnError> {
+        self.check_open()?;
         self.open = false;
-        self.seat.log.commit();
+        if planted::has(Bug::ReleasedBeforeEmpty) {
+            self.seat.drop_locks();
+        }
+        if self.freed {
+            self.seat.log.commit_freeing(self.seat.region, self.seat.owner.slot);
+        } else {
+            self.seat.log.commit();
+        }
         self.seat.slot.publish();
+        if let Some(row) = self.row {
+            self.seat.tally.publish(row);
+        }
+        self.seat.drop_locks();
+        if self.dropped {
+            // Whatever keeps it from being freed now, it is not found any more, and is freed another time.
+            let _ = self.seat.free_deleted();
+        }
+        Ok(())
+    }
+
+    /// Does one operation; if it fails, the whole transaction is rolled back.
+    #[inline]
+    pub(crate) fn attempt<T>(
+        &mut self,
+        operation: impl FnOnce(&mut Self) -> Result<T, TxnError>,
+    ) -> Result<T, TxnError> {
+        self.check_open()?;
+        let outcome = operation(self);
+        if outcome.is_err() {
+            self.roll_back();
+        }
+        outcome
+    }
+
+    fn check_open(&self) -> Result<(), TxnError> {
+        if self.open { Ok(()) } else { Err(TxnError::RolledBack) }
+    }
+
+    #[cold]
+    fn roll_back(&mut self) {
+        self.open = false;
+        self.seat.log.undo(self.seat.region);
+        self.seat.drop_locks();
+    }
+
+    /// Takes the lock of an object, unless it is held already, and looks whether the object is still the one.
+    ///
+    /// Locks are waited for in the order of their indices. One that is taken against this order is only tried, since
+    /// its holder may be waiting for one of ours.
+    #[inline]
+    pub(crate) fn lock(&mut self, handle: Handle, kind: Kind) -> Result<&'r Object, TxnError> {
+        let held = self.seat.holds(handle.index);
+        let object = held.or_else(|| self.seat.region.object(handle.index)).ok_or(TxnError::NotFound)?;
+        if held.is_none() {
+            let in_order = self.seat.held.count == 0 || handle.index > self.seat.held.highest;
+            let patience = if in_order { lock::PATIENCE } else { Duration::ZERO };
+            self.take_object_lock(handle.index, object, patience)?;
+        }
+        let same = object.identity.load(Acquire) == handle.identity(kind);
+        if same || planted::has(Bug::GenerationUnchecked) { Ok(object) } else { Err(TxnError::NotFound) }
+    }
+
+    /// Takes the lock of an entry of the object table if nobody has it.
+    pub(crate) fn try_lock(&mut self, index: u32, object: &'r Object) -> Result<bool, TxnError> {
+        if self.seat.holds(index).is_some() {
+            return Ok(false);
+        }
+        match self.take_object_lock(index, object, Duration::ZERO) {
+            Err(TxnError::Busy) => Ok(false),
+            outcome => outcome.map(|()| true),
+        }
+    }
+
+    fn take_object_lock(
+        &mut self,
+        index: u32,
+        object: &'r Object,
+        patience: Duration,
+    ) -> Result<(), TxnError> {
+        // One place is kept for the heap's lock, which is taken under any other.
+        if self.seat.held.count + 1 >= MAX_HELD {
+            return Err(TxnError::TooManyLocks);
+        }
+        self.seat.take_lock(index, object, patience)?;
+        self.seat.held.highest = self.seat.held.highest.max(index);
+        Ok(())
+    }
+
+    /// Begins to change an object whose lock is held.
+    #[inline]
+    pub(crate) fn touch(&mut self, index: u32, object: &'r Object) -> Result<(), TxnError> {
+        if planted::has(Bug::SequenceRestored) {
+            let within = std::mem::offset_of!(Object, seq) as u64;
+            let offset = Offset(self.seat.region.object_offset(index).0 + within);
+            self.seat.log.note_words(offset, std::slice::from_ref(&object.seq))?;
+        }
+        lock::begin_change(&object.seq);
+        Ok(())
+    }
+
+    /// Changes a word of an object's body.
+    #[inline]
+    pub(crate) fn set_body(
+        &mut self,
+        index: u32,
+        object: &'r Object,
+        which: usize,
+        value: u64,
+    ) -> Result<(), TxnError> {
+        let within = std::mem::offset_of!(Object, body) + which * size_of::<u64>();
+        self.set_object_word(index, object, within, &object.body[which], value)
+    }
+
+    /// Changes what an entry of the object table is.
+    pub(crate) fn set_identity(
+        &mut self,
+        index: u32,
+        object: &'r Object,
+        identity: u64,
+    ) -> Result<(), TxnError> {
+        self.set_object_word(
+            index,
+            object,
+            std::mem::offset_of!(Object, identity),
+            &object.identity,
+            identity,
+        )
+    }
+
+    #[inline]
+    fn set_object_word(
+        &mut self,
+        index: u32,
+        object: &'r Object,
+        within: usize,
+        word: &'r AtomicU64,
+        value: u64,
+    ) -> Result<(), TxnError> {
+        self.touch(index, object)?;
+        let offset = Offset(self.seat.region.object_offset(index).0 + within as u64);
+        Ok(self.seat.log.change(offset, word, value)?)
     }
 }
 
 impl Drop for Transaction<'_, '_> {
     fn drop(&mut self) {
-        if self.open {
-            self.seat.log.undo(self.seat.region);
+        // In a child of the owner's process there is nothing to put back: it is the parent's.
+        if self.open && self.seat.mark.is_mine() {
+            self.roll_back();
         }
     }
 }
@@ -138,11 +488,28 @@ fn counter_offset(region: &Region, slot: SlotIndex, counter: Counter) -> Offset 
     Offset(region.slot_offset(slot).0 + within as u64)
 }
 
-/// Whether an undo log of `slot` may name this offset: today its own counters, nothing else.
-pub fn is_own_counter(region: &Region, slot: SlotIndex, target: Offset) -> bool {
-    let first = counter_offset(region, slot, Counter::Connections).0;
-    (first..first + size_of::<crate::layout::Counters>() as u64).contains(&target.0)
-        && target.0.is_multiple_of(size_of::<u64>() as u64)
+/// Whether the undo log of `owner` may hold this record: it names the owner's own counters or cells, blocks of the heap
+/// and their states, or identity and body of an object whose lock the owner has.
+pub fn may_be_logged(region: &Region, owner: Owner, record: &Record<'_>) -> bool {
+    let Record { offset, length, .. } = *record;
+    let end = offset.0.saturating_add(length as u64);
+    let first = counter_offset(region, owner.slot, Counter::Connections).0;
+    let own_counter = offset.0 >= first && end <= first + size_of::<Counters>() as u64;
+    let holds = |index| {
+        let word = region.object(index).map_or(0, |object| object.lock.load(Acquire));
+        lock::names(word, lock::tag(owner))
+    };
+    own_counter
+        || tally::is_own_cell(region, owner.slot, offset, length)
+        || heap::may_be_logged(region, offset, length)
+        || objects::may_be_logged(region, offset.0, length, holds)
+        || planted::has(Bug::SharedFreeList) && objects::may_be_logged(region, offset.0, length, |_| true)
+        || planted::has(Bug::SequenceRestored)
+}
+
+/// Whether the small log of `owner` may hold this record.
+pub fn may_be_mini_logged(region: &Region, owner: Owner, record: &Record<'_>) -> bool {
+    heap::may_be_mini_logged(region, owner.slot, record.offset, record.length)
 }
 
 #[cfg(test)]
@@ -170,7 +537,7 @@ mod tests {
         txn.add(Counter::Messages, 2).unwrap();
         txn.add(Counter::Bytes, 10).unwrap();
         assert_eq!(region.totals().messages, 0, "not shown before the commit");
-        txn.commit();
+        txn.commit().unwrap();
         assert_eq!((region.totals().messages, region.totals().bytes), (2, 10));
     }
 
@@ -214,10 +581,11 @@ mod tests {
         let txn = seat.begin().unwrap();
         std::mem::forget(txn);
         let log = UndoLog::of(&region, SlotIndex(3)).unwrap();
-        let allowed = |target| is_own_counter(&region, SlotIndex(3), target);
+        let owner = slots::owner(SlotIndex(3), Generation(9));
+        let allowed = |record: &Record<'_>| may_be_logged(&region, owner, record);
         assert_eq!(log.validate(allowed), Ok(()));
         let foreign = counter_offset(&region, SlotIndex(4), Counter::Bytes);
-        assert!(log.change(foreign, region.word(foreign).unwrap(), 1));
+        assert!(log.change(foreign, region.word(foreign).unwrap(), 1).is_ok());
         assert!(matches!(log.validate(allowed), Err(BadLog(_))));
         region.slot(SlotIndex(3)).unwrap().undo.store(7 << 32, Relaxed);
         assert!(log.validate(allowed).is_err());

@@ -11,12 +11,14 @@ use std::sync::atomic::Ordering::{Acquire, SeqCst};
 use common::ids::{Minute, Owner, Pid};
 use common::journal::intent::Verdict;
 use common::journal::spool::Spool;
-use common::layout::{NO_OFFSET, Slot};
-use common::limits::{MAX_MINUTE_FILE, MAX_RECORD};
+use common::layout::{NO_OFFSET, Slot, Tally};
+use common::limits::{MAX_HELD, MAX_MINUTE_FILE, MAX_RECORD};
+use common::lock;
+use common::planted::{self, Bug};
 use common::region::Region;
-use common::slots::{State, owner_word, read_owner_word};
-use common::txn::is_own_counter;
-use common::undo::UndoLog;
+use common::slots::{self, State, owner_word, read_owner_word};
+use common::txn::{may_be_logged, may_be_mini_logged};
+use common::undo::{LogState, UndoLog};
 
 /// How often the owner word may change under a repair. The supervisor changes it once, to DEAD.
 const FREE_TRIES: usize = 8;
@@ -90,8 +92,11 @@ impl<'r> Repairer<'r> {
         corpse.validate()?;
         corpse.count(crashed);
         // 2. The logs: the small one first, then the transaction's, forward or back.
+        if planted::has(Bug::ReleasedBeforeUndo) {
+            corpse.release_locks();
+        }
         let transaction = corpse.settle_logs()?;
-        // 3. What it held.
+        // 3. What it held: not before what it covered is whole.
         corpse.release_locks();
         // 4. The counters are shown, and the journal's minute is not held back any more.
         corpse.republish();
@@ -101,15 +106,19 @@ impl<'r> Repairer<'r> {
     }
 
     fn corpse(&self, owner: Owner) -> Result<Option<Corpse<'r>>, Setback> {
-        let found = self.region.slot(owner.slot).zip(UndoLog::of(self.region, owner.slot));
-        let Some((slot, log)) = found else {
+        let found = || {
+            let (region, slot) = (self.region, owner.slot);
+            let logs = (UndoLog::of(region, slot)?, UndoLog::mini_of(region, slot)?);
+            Some((region.slot(slot)?, region.tally(slot)?, logs))
+        };
+        let Some((slot, tally, (log, mini))) = found() else {
             return Err(Setback::Damage(format!("the region has no slot {}", owner.slot)));
         };
         if slot.standing().0 != owner.generation || !needs_repair(slot) {
             return Ok(None);
         }
         let sealed = self.sealed.max(self.region.header().journal.sealed_minute());
-        Ok(Some(Corpse { region: self.region, spool: self.spool, owner, slot, log, sealed }))
+        Ok(Some(Corpse { region: self.region, spool: self.spool, owner, slot, tally, log, mini, sealed }))
     }
 }
 
@@ -119,25 +128,16 @@ struct Corpse<'r> {
     spool: &'r Spool,
     owner: Owner,
     slot: &'r Slot,
+    tally: &'r Tally,
     log: UndoLog<'r>,
+    mini: UndoLog<'r>,
     sealed: Minute,
 }
 
 impl Corpse<'_> {
     fn validate(&self) -> Result<(), Setback> {
-        self.log
-            .validate(|target| is_own_counter(self.region, self.owner.slot, target))
-            .map_err(|bad| Setback::Damage(bad.0))?;
-        // No slabs yet, so nobody writes a small log; no objects yet, so nobody holds a lock.
-        let (mini, held) = (self.slot.mini.load(Acquire), self.slot.held_count.load(Acquire));
-        if mini != 0 {
-            return Err(Setback::Damage(format!(
-                "the small undo log's word is {mini:#x}, which is no state"
-            )));
-        }
-        if held != 0 {
-            return Err(Setback::Damage(format!("it holds {held} locks, and there are none to hold")));
-        }
+        check_logs(self.region, self.owner).map_err(Setback::Damage)?;
+        check_held(self.region, self.slot).map_err(Setback::Damage)?;
         check_intent(self.region, self.slot, self.sealed).map_err(Setback::Damage)
     }
 
@@ -161,18 +161,25 @@ impl Corpse<'_> {
             io::ErrorKind::InvalidData => Setback::Damage(error.to_string()),
             _ => Setback::Io(error),
         })?;
-        if self.log.is_empty() {
-            return Ok(Fate::None);
+        if !planted::has(Bug::MiniIgnored) && !self.mini.is_empty() {
+            self.mini.undo(self.region);
         }
-        match verdict {
-            Verdict::Forward => {
-                self.log.commit();
+        let forward = verdict == Verdict::Forward && !planted::has(Bug::ForwardIgnored);
+        match self.log.state() {
+            Some(LogState::Empty) => Ok(Fate::None),
+            Some(LogState::Active) if forward => {
+                self.log.complete(self.region, self.owner.slot);
                 Ok(Fate::Completed)
             }
-            Verdict::Back => {
+            Some(LogState::Freeing) if !planted::has(Bug::FreeingUndone) => {
+                self.log.finish_freeing(self.region, self.owner.slot);
+                Ok(Fate::Completed)
+            }
+            Some(LogState::Active | LogState::Freeing) => {
                 self.log.undo(self.region);
                 Ok(Fate::RolledBack)
             }
+            None => Err(Setback::Damage("its undo log is being changed by somebody".to_owned())),
         }
     }
 
@@ -185,13 +192,25 @@ impl Corpse<'_> {
         intent.decide(self.spool, epoch, self.owner)
     }
 
-    /// The locks of the held list. There are no objects yet, and `validate` has seen that the list is empty.
+    /// The locks that it held: what they cover is whole again, and whoever waits is woken. Also where the lock is not
+    /// its own any more: it may have given it back and not come to waking anybody.
     fn release_locks(&self) {
-        self.slot.held_count.store(0, SeqCst);
+        let tag = lock::tag(self.owner);
+        let held: Vec<u32> = slots::held(self.slot).collect();
+        for (place, index) in held.into_iter().enumerate().rev() {
+            if let Some(object) = self.region.object(index) {
+                if lock::names(object.lock.load(Acquire), tag) && !planted::has(Bug::SequenceLeftOdd) {
+                    lock::end_change(&object.seq);
+                }
+                lock::release_dead(&object.lock, tag);
+            }
+            self.slot.held_count.store(place as u32, SeqCst);
+        }
     }
 
     fn republish(&self) {
         self.slot.publish();
+        self.tally.publish_all();
         self.slot.intent.clear();
     }
 
@@ -207,6 +226,33 @@ impl Corpse<'_> {
             }
         }
         Err(Setback::Damage("its owner word is being changed by somebody".to_owned()))
+    }
+}
+
+/// Whether both logs are ones that a transaction of this owner leaves.
+pub(crate) fn check_logs(region: &Region, owner: Owner) -> Result<(), String> {
+    if let Some(log) = UndoLog::of(region, owner.slot) {
+        log.validate(|record| may_be_logged(region, owner, record)).map_err(|bad| bad.0)?;
+    }
+    if let Some(mini) = UndoLog::mini_of(region, owner.slot) {
+        let checked = mini.validate(|record| may_be_mini_logged(region, owner, record));
+        checked.map_err(|bad| format!("in the small log: {}", bad.0))?;
+        if mini.state() == Some(LogState::Freeing) {
+            return Err("the small log is FREEING, which it never is".to_owned());
+        }
+    }
+    Ok(())
+}
+
+/// Whether the held list is one that an owner leaves.
+pub(crate) fn check_held(region: &Region, slot: &Slot) -> Result<(), String> {
+    let count = slot.held_count.load(Acquire) as usize;
+    if count > MAX_HELD {
+        return Err(format!("it holds {count} locks, more than the {MAX_HELD} that it could"));
+    }
+    match slots::held(slot).find(|index| region.object(*index).is_none()) {
+        Some(index) => Err(format!("it holds lock {index}, and there is no such lock")),
+        None => Ok(()),
     }
 }
 

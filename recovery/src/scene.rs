@@ -64,7 +64,7 @@ impl Scene {
         let mut transaction = seat.begin().unwrap();
         transaction.add(Counter::Messages, 1).unwrap();
         writer.append(&transaction, "user", "a message that was recorded").unwrap();
-        transaction.commit();
+        transaction.commit().unwrap();
         writer.settle(&seat.slot().intent).unwrap();
     }
 

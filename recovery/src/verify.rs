@@ -9,14 +9,12 @@ use std::time::Duration;
 use common::error::{Error, Result};
 use common::ids::SlotIndex;
 use common::layout::{Counters, Slot};
-use common::limits::{JOURNAL_RING, MAX_HELD};
+use common::limits::JOURNAL_RING;
 use common::region::{Region, UnverifiedRegion};
-use common::slots::State;
-use common::txn::is_own_counter;
-use common::undo::UndoLog;
+use common::slots::{self, State};
 
 use crate::offline::{open_region, print};
-use crate::repair::{check_intent, needs_repair};
+use crate::repair::{check_held, check_intent, check_logs, needs_repair};
 
 /// What looks wrong is looked at again after each of these pauses, in milliseconds. The longer ones are for processes that lost their
 /// processor in the middle of a change.
@@ -200,31 +198,21 @@ fn slot(region: &Region, index: SlotIndex, slot: &Slot) -> Wrongs {
         let word = slot.owner.load(SeqCst);
         wrongs.push(("state", format!("its owner word is {word:#x}, which names no state")));
     }
-    if let Some(log) = UndoLog::of(region, index)
-        && let Err(bad) = log.validate(|target| is_own_counter(region, index, target))
-    {
-        wrongs.push(("log", bad.0));
+    if let Err(bad) = check_logs(region, slots::owner(index, slot.standing().0)) {
+        wrongs.push(("log", bad));
     }
-    note_held(&mut wrongs, slot);
+    if let Err(bad) = check_held(region, slot) {
+        wrongs.push(("held", bad));
+    }
+    if matches!(slot.standing().1, Some(State::Free | State::Reserved)) && !slot.holds_nothing() {
+        wrongs.push(("unowned", "it is nobody's, and something half-done is in it".to_owned()));
+    }
     if let Err(bad) = check_intent(region, slot, region.header().journal.sealed_minute()) {
         wrongs.push(("intent", bad));
     }
     note_counters(&mut wrongs, slot);
     note_reserved(&mut wrongs, &[&slot.pad1, &slot.pad2, &slot.pad3, &slot.intent.reserved]);
     wrongs
-}
-
-/// Nobody writes a small log and nobody holds a lock, as long as there are no slabs and no objects.
-fn note_held(wrongs: &mut Wrongs, slot: &Slot) {
-    let (mini, held) = (slot.mini.load(SeqCst), slot.held_count.load(SeqCst));
-    if mini != 0 {
-        wrongs.push(("mini", format!("its small undo log's word is {mini:#x}, which is no state")));
-    }
-    if held as usize > MAX_HELD {
-        wrongs.push(("held", format!("it holds {held} locks, more than the {MAX_HELD} that it could")));
-    } else if held != 0 {
-        wrongs.push(("held", format!("it holds {held} locks, and there are none to hold")));
-    }
 }
 
 fn note_counters(wrongs: &mut Wrongs, slot: &Slot) {

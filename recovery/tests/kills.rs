@@ -70,7 +70,7 @@ fn write_for_ever(region: &Region, owner: Owner, spool: &std::path::Path) {
         transaction.add(Counter::Messages, 1).unwrap();
         transaction.add(Counter::Bytes, length).unwrap();
         writer.append(&transaction, "user", &text[..length as usize]).unwrap();
-        transaction.commit();
+        transaction.commit().unwrap();
         writer.settle(&seat.slot().intent).unwrap();
     }
 }

@@ -49,7 +49,7 @@ fn with_a_dead_owner(instance: &Instance) {
     let mut transaction = seat.begin().unwrap();
     transaction.add(Counter::Messages, 1).unwrap();
     writer.append(&transaction, "user", "text").unwrap();
-    transaction.commit();
+    transaction.commit().unwrap();
     writer.settle(&seat.slot().intent).unwrap();
     seat.slot().set_doing(b"serving \x1b[31msomebody");
     let mut transaction = seat.begin().unwrap();
@@ -241,7 +241,7 @@ fn live_and_die(instance: &Instance, generation: u32, standby: &support::Child) 
         transaction.add(Counter::Messages, 1).unwrap();
         // Closed faster than they are sealed, minutes run out: then there is no message.
         if writer.append(&transaction, "user", "text").is_ok() {
-            transaction.commit();
+            transaction.commit().unwrap();
             writer.settle(&seat.slot().intent).unwrap();
         }
     }

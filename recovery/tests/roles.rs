@@ -21,7 +21,7 @@ fn message(instance: &Instance, seat: &mut Seat<'_>) {
     let mut transaction = seat.begin().unwrap();
     transaction.add(Counter::Messages, 1).unwrap();
     writer.append(&transaction, "user", "text").unwrap();
-    transaction.commit();
+    transaction.commit().unwrap();
     writer.settle(&seat.slot().intent).unwrap();
 }
 

@@ -4,8 +4,8 @@ use common::ids::Pid;
 use common::journal::spool::Spool;
 use common::journal::writer::{AppendError, Writer};
 use common::region::Region;
-use common::slots::Counter;
-use common::txn::{Seat, TxnError};
+use common::tally::{self, Account};
+use common::txn::{Seat, Transaction, TxnError};
 use common::wire::control::Sync;
 
 use crate::{Kind, Refusal};
@@ -19,13 +19,43 @@ pub struct Exchange<'a> {
 }
 
 impl Exchange<'_> {
-    /// Records a message of a user: one line of the journal, one message more in the counters, both or neither,
-    /// whoever dies when. Once it returns `Ok` the message stays recorded, and may be acknowledged.
+    /// Records a message of a user: one line of the journal, one message more in the counters and in what the user has
+    /// sent, all or none, whoever dies when. Once it returns `Ok` the message stays recorded, and may be acknowledged.
     ///
     /// # Errors
-    /// [`Kind::Full`]: there is no space, and nothing was recorded.
+    /// [`Kind::Full`]: there is no space, and nothing was recorded. [`Kind::Busy`]: a lock could not be had.
     pub fn record(&mut self, user: &str, message: &str) -> Result<(), Refusal> {
-        self.ledger.record(user, message)
+        self.ledger.record(user, message, |_| Ok(()))
+    }
+
+    /// The same, and with it `changes` to what the processes share: they stand if and only if the message is recorded.
+    /// The record is written under the locks that `changes` takes: whoever wants one of them waits for that.
+    ///
+    /// # Errors
+    /// As [`Exchange::record`]; what `changes` gives.
+    pub fn record_with<T>(
+        &mut self,
+        user: &str,
+        message: &str,
+        changes: impl FnOnce(&mut Transaction<'_, 'static>) -> Result<T, TxnError>,
+    ) -> Result<T, Refusal> {
+        self.ledger.record(user, message, changes)
+    }
+
+    /// Changes what the processes share, all of it or nothing, without a record.
+    ///
+    /// # Errors
+    /// [`Kind::Full`] and [`Kind::Busy`] as [`Exchange::record`]; nothing was changed then.
+    pub fn change<T>(
+        &mut self,
+        changes: impl FnOnce(&mut Transaction<'_, 'static>) -> Result<T, TxnError>,
+    ) -> Result<T, Refusal> {
+        self.ledger.change(changes)
+    }
+
+    /// The region, to read from: see [`common::objects`].
+    pub fn region(&self) -> &'static Region {
+        self.ledger.region()
     }
 
     /// Appends to the reply. It is sent if and when the service returns `Ok`. Replies are lines: the newline is the
@@ -67,27 +97,58 @@ pub(crate) struct Ledger {
     pub seat: Seat<'static>,
     pub pid: Pid,
     pub writer: Writer,
+    last_user: Option<(String, Account)>,
 }
 
 impl Ledger {
     pub fn new(seat: Seat<'static>, spool: Spool, sync: Sync) -> Self {
-        Self { seat, pid: Pid::current(), writer: Writer::new(spool, sync) }
+        Self { seat, pid: Pid::current(), writer: Writer::new(spool, sync), last_user: None }
     }
 
     fn region(&self) -> &'static Region {
         self.seat.region()
     }
 
-    fn record(&mut self, user: &str, message: &str) -> Result<(), Refusal> {
+    fn record<T>(
+        &mut self,
+        user: &str,
+        message: &str,
+        changes: impl FnOnce(&mut Transaction<'_, 'static>) -> Result<T, TxnError>,
+    ) -> Result<T, Refusal> {
         let intent = &self.seat.slot().intent;
-        let mut transaction = self.seat.begin().unwrap_or_else(|error| crash(error));
-        let counted = transaction
-            .add(Counter::Messages, 1)
-            .and_then(|()| transaction.add(Counter::Bytes, message.len() as u64));
-        counted.unwrap_or_else(|error| crash(error));
+        let account = self.account(user)?;
+        let mut transaction = self.seat.begin().map_err(decline)?;
+        let changed = changes(&mut transaction).map_err(decline)?;
+        transaction.count_message(account, user, message.len() as u64).map_err(decline)?;
         self.writer.append(&transaction, user, message).map_err(refuse)?;
-        transaction.commit();
-        self.writer.settle(intent).map_err(refuse)
+        transaction.commit().map_err(decline)?;
+        self.writer.settle(intent).map_err(refuse)?;
+        Ok(changed)
+    }
+
+    fn change<T>(
+        &mut self,
+        changes: impl FnOnce(&mut Transaction<'_, 'static>) -> Result<T, TxnError>,
+    ) -> Result<T, Refusal> {
+        let mut transaction = self.seat.begin().map_err(decline)?;
+        let changed = changes(&mut transaction).map_err(decline)?;
+        transaction.commit().map_err(decline)?;
+        Ok(changed)
+    }
+
+    /// Where a user is counted. The last one is remembered: a connection is mostly one user's.
+    fn account(&mut self, user: &str) -> Result<Account, Refusal> {
+        if let Some((name, account)) = &self.last_user
+            && name == user
+        {
+            return Ok(*account);
+        }
+        let account = tally::account(&mut self.seat, user).map_err(decline)?;
+        let (name, known) = self.last_user.get_or_insert_with(|| (String::new(), account));
+        name.clear();
+        name.push_str(user);
+        *known = account;
+        Ok(account)
     }
 }
 
@@ -95,6 +156,19 @@ fn refuse(error: AppendError) -> Refusal {
     match error {
         AppendError::Full(why) => Refusal::new(Kind::Full, why),
         AppendError::Disturbed => crash(error),
+    }
+}
+
+/// What a client is told where a transaction could not go on; all of it has been put back.
+#[cold]
+fn decline(error: TxnError) -> Refusal {
+    match error {
+        TxnError::Damaged | TxnError::Disturbed | TxnError::Forked => crash(error),
+        TxnError::Busy => Refusal::new(Kind::Busy, error.to_string()),
+        TxnError::Full | TxnError::TooManyObjects | TxnError::TooManyLocks | TxnError::TooLarge => {
+            Refusal::new(Kind::Full, error.to_string())
+        }
+        _ => Refusal::new(Kind::Malformed, error.to_string()),
     }
 }
 

@@ -33,6 +33,9 @@ use std::process::ExitCode;
 
 pub use common::error::{Error, Result};
 pub use common::ids::Pid;
+pub use common::objects;
+pub use common::region::Region;
+pub use common::txn::{Transaction, TxnError};
 pub use common::wire::control::Settings;
 pub use common::wire::line::Refusal as Kind;
 

@@ -351,7 +351,7 @@ mod tests {
         let mut transaction = seat.begin().unwrap();
         transaction.add(Counter::Messages, 1).unwrap();
         writer.append(&transaction, "u", message)?;
-        transaction.commit();
+        transaction.commit().unwrap();
         writer.settle(intent)
     }
 

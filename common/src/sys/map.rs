@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io;
-use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64};
+use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64};
 
 use memmap2::{MmapOptions, MmapRaw};
 
@@ -25,6 +25,8 @@ pub unsafe trait Shared {}
 // SAFETY: an atomic integer.
 unsafe impl Shared for AtomicU8 {}
 // SAFETY: an atomic integer.
+unsafe impl Shared for AtomicU16 {}
+// SAFETY: an atomic integer.
 unsafe impl Shared for AtomicU32 {}
 // SAFETY: an atomic integer.
 unsafe impl Shared for AtomicU64 {}
@@ -32,6 +34,12 @@ unsafe impl Shared for AtomicU64 {}
 unsafe impl Shared for crate::layout::Header {}
 // SAFETY: as above.
 unsafe impl Shared for crate::layout::Slot {}
+// SAFETY: as above.
+unsafe impl Shared for crate::layout::Tally {}
+// SAFETY: as above.
+unsafe impl Shared for crate::layout::Object {}
+// SAFETY: as above.
+unsafe impl Shared for crate::layout::Slab {}
 
 impl Mapping {
     /// Maps the whole of `file`, writable.

@@ -3,6 +3,8 @@
 pub mod channel;
 pub mod clone;
 pub mod file;
+pub mod fork_mark;
+pub mod futex;
 pub mod map;
 pub mod process;
 pub mod signal;

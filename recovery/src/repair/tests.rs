@@ -144,15 +144,20 @@ fn deaths_are_counted_once_per_generation_and_lives_lost_with_the_supervisor_are
 type Scribble = fn(&Scene);
 
 /// What no owner leaves, and a word of the reason that must be given.
-const DAMAGE: [(&str, Scribble); 10] = [
+const DAMAGE: [(&str, Scribble); 12] = [
     ("no state", |scene| scene.slot(SLOT).undo.store(7 << 32, SeqCst)),
     ("no state", |scene| scene.slot(SLOT).undo.store(2, SeqCst)),
-    ("length", |scene| scene.slot(SLOT).undo.store(1 << 32 | 3, SeqCst)),
+    ("ends no record", |scene| scene.slot(SLOT).undo.store(1 << 32 | 3, SeqCst)),
     ("length", |scene| scene.slot(SLOT).undo.store(1 << 32 | 0xffff_fffe, SeqCst)),
     ("not its owner's", |scene| {
-        scene.region.undo_area(SlotIndex(SLOT)).unwrap()[0].store(u64::MAX, SeqCst);
+        scene.region.undo_area(SlotIndex(SLOT)).unwrap()[1].store(8 << 48 | 128, SeqCst);
     }),
-    ("small undo log", |scene| scene.slot(SLOT).mini.store(1, SeqCst)),
+    ("in the small log", |scene| scene.slot(SLOT).mini.store(1, SeqCst)),
+    ("FREEING", |scene| scene.slot(SLOT).mini.store(2 << 32, SeqCst)),
+    ("no such lock", |scene| {
+        scene.slot(SLOT).held[0].store(u32::MAX, SeqCst);
+        scene.slot(SLOT).held_count.store(1, SeqCst);
+    }),
     ("locks", |scene| scene.slot(SLOT).held_count.store(u32::MAX, SeqCst)),
     ("impossible", |scene| scene.slot(SLOT).intent.len.store(u64::MAX, SeqCst)),
     ("nobody has claimed", |scene| scene.slot(SLOT).intent.len.store(100_000, SeqCst)),

@@ -1,0 +1,150 @@
+//! Objects: what processes share by name. Folders of one level hold maps and counters.
+//!
+//! ```
+//! # use common::{ids::*, region::Region, slots, txn::Seat};
+//! # let file = tempfile::tempfile().unwrap();
+//! # let region = Region::create(&file, 1 << 20).unwrap();
+//! # region.slot(SlotIndex(0)).unwrap().reserve(Generation(1), 1);
+//! # let mut seat = Seat::take(&region, slots::owner(SlotIndex(0), Generation(1))).unwrap();
+//! use common::objects::{Folder, Map};
+//!
+//! // Changes are made in transactions: all of them or none.
+//! let mut txn = seat.begin()?;
+//! let shop = txn.open_or_create_folder("shop")?;
+//! let stock = txn.open_or_create_map(shop, "stock")?;
+//! let sold = txn.open_or_create_counter(shop, "sold")?;
+//! txn.map(stock)?.put(b"apples", b"7")?;
+//! txn.counter(sold)?.add(3)?;
+//! txn.commit()?;
+//!
+//! // Reading takes no lock, writes nothing, and works on a read-only mapping.
+//! let stock = Folder::open(&region, "shop")?.open_map(&region, "stock")?;
+//! assert_eq!(stock.get(&region, b"apples")?.as_deref(), Some(&b"7"[..]));
+//! assert_eq!(sold.get(&region)?, 3);
+//!
+//! // What is not committed is as if it had not been.
+//! let mut txn = seat.begin()?;
+//! txn.map(stock)?.remove(b"apples")?;
+//! drop(txn);
+//! assert!(stock.get(&region, b"apples")?.is_some());
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! An object's lock, sequence word and identity stand in the object table, at a place that never becomes something
+//! else. A handle names the entry and the object's generation: a handle of a deleted object finds nothing.
+
+pub mod counter;
+pub mod folder;
+pub mod map;
+mod reading;
+
+use std::sync::atomic::Ordering::Relaxed;
+
+pub use counter::Counter;
+pub use folder::Folder;
+pub use map::Map;
+pub(crate) use reading::Broken;
+pub use reading::ReadError;
+
+use crate::heap::HEAP_OBJECT;
+use crate::layout::Object;
+use crate::region::Region;
+
+/// The object table's entry that is the folder of folders.
+pub const ROOT_OBJECT: u32 = 1;
+
+/// What an entry of the object table is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Kind {
+    /// Nothing: to be used for the next object.
+    Free = 0,
+    /// The heap's lock and words.
+    Heap = 1,
+    /// Names of objects.
+    Folder = 2,
+    /// Values under keys.
+    Map = 3,
+    /// A number.
+    Counter = 4,
+    /// Deleted, with blocks that are still to be freed.
+    Dropping = 5,
+}
+
+impl Kind {
+    /// The kind in an identity word; `None` for one that does not exist.
+    pub fn of(identity: u64) -> Option<Self> {
+        match identity as u32 {
+            0 => Some(Self::Free),
+            1 => Some(Self::Heap),
+            2 => Some(Self::Folder),
+            3 => Some(Self::Map),
+            4 => Some(Self::Counter),
+            5 => Some(Self::Dropping),
+            _ => None,
+        }
+    }
+}
+
+impl std::fmt::Display for Kind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Free => "nothing",
+            Self::Heap => "heap",
+            Self::Folder => "folder",
+            Self::Map => "map",
+            Self::Counter => "counter",
+            Self::Dropping => "being deleted",
+        })
+    }
+}
+
+/// Names an object in one generation of its entry in the object table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Handle {
+    /// The entry.
+    pub index: u32,
+    /// The generation of objects there.
+    pub generation: u32,
+}
+
+impl Handle {
+    /// The identity word of such an object.
+    pub(crate) const fn identity(self, kind: Kind) -> u64 {
+        identity(self.generation, kind)
+    }
+}
+
+pub(crate) const fn identity(generation: u32, kind: Kind) -> u64 {
+    (generation as u64) << 32 | kind as u64
+}
+
+/// In a region that is being created: the objects that are always there.
+pub(crate) fn found(region: &Region) {
+    for (index, kind) in [(HEAP_OBJECT, Kind::Heap), (ROOT_OBJECT, Kind::Folder)] {
+        if let Some(object) = region.object(index) {
+            object.identity.store(identity(0, kind), Relaxed);
+        }
+    }
+}
+
+/// Every entry of the object table that is an object, with its kind.
+pub fn all(region: &Region) -> impl Iterator<Item = (Handle, Kind, &Object)> {
+    (0..region.geometry().object_count).filter_map(|index| {
+        let object = region.object(index)?;
+        let identity = object.identity.load(Relaxed);
+        let kind = Kind::of(identity).filter(|kind| *kind != Kind::Free)?;
+        Some((Handle { index, generation: (identity >> 32) as u32 }, kind, object))
+    })
+}
+
+/// Whether an undo record may name these bytes of the object table: identity or body of an object whose lock `holds`.
+pub fn may_be_logged(region: &Region, offset: u64, length: usize, holds: impl Fn(u32) -> bool) -> bool {
+    let size = size_of::<Object>() as u64;
+    let Some(within) = offset.checked_sub(region.geometry().objects) else { return false };
+    let (index, within) = (within / size, within % size);
+    index < region.geometry().object_count.into()
+        && within >= std::mem::offset_of!(Object, identity) as u64
+        && within + length as u64 <= size
+        && holds(index as u32)
+}

@@ -1,0 +1,38 @@
+//! Sleeping until a word in shared memory changes.
+
+use std::io;
+use std::sync::atomic::{AtomicU32, AtomicU64};
+use std::time::Duration;
+
+use rustix::thread::futex;
+
+/// How a wait ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Waited {
+    /// Somebody woke this process, or the word was not what it was thought to be, or a signal came.
+    Woken,
+    /// The time was over.
+    TimedOut,
+}
+
+/// Sleeps while the low half of `word` is that of `seen`, for at most `limit`.
+pub fn wait(word: &AtomicU64, seen: u64, limit: Duration) -> Waited {
+    let limit =
+        futex::Timespec { tv_sec: limit.as_secs().cast_signed(), tv_nsec: limit.subsec_nanos().into() };
+    match futex::wait(low_half(word), futex::Flags::empty(), seen as u32, Some(&limit)) {
+        Err(error) if io::Error::from(error).kind() == io::ErrorKind::TimedOut => Waited::TimedOut,
+        _ => Waited::Woken,
+    }
+}
+
+/// Wakes one process that sleeps on the low half of `word`.
+pub fn wake_one(word: &AtomicU64) {
+    let _ = futex::wake(low_half(word), futex::Flags::empty(), 1);
+}
+
+/// The kernel compares 32 bits: the half of the word in which its lowest bits are.
+fn low_half(word: &AtomicU64) -> &AtomicU32 {
+    let half = word.as_ptr().cast::<AtomicU32>().wrapping_add(usize::from(cfg!(target_endian = "big")));
+    // SAFETY: within the word, aligned for a half of it, and as long-lived. Nobody but the kernel accesses it by halves.
+    unsafe { &*half }
+}
