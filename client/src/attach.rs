@@ -1,13 +1,16 @@
 //! Attaching to a running instance over its control socket.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::Path;
 use std::sync::atomic::Ordering::Relaxed;
 
 use common::error::{Context, Error, Result};
+use common::heap::Usage;
 use common::region::Region;
 use common::slots::{Activity, State, Totals};
 use common::sys::channel::{Channel, Received};
+use common::tally::{self, Sent};
 use common::wire::control::{self, DaemonStatus, Request, Response};
 
 /// A connection to the supervisor of a run directory.
@@ -130,6 +133,19 @@ impl StatusView {
     /// The totals over all slots.
     pub fn totals(&self) -> Totals {
         self.region.totals()
+    }
+
+    /// What each user has sent.
+    ///
+    /// # Errors
+    /// A table of users that is damaged, or was being changed for too long.
+    pub fn users(&self) -> Result<BTreeMap<String, Sent>> {
+        tally::totals(&self.region).map_err(|error| Error::failure(format!("cannot read the users: {error}")))
+    }
+
+    /// How much of the region's heap is taken.
+    pub fn heap(&self) -> Usage {
+        Usage::of(&self.region)
     }
 
     /// The workers by what they are at.

@@ -45,15 +45,17 @@ fn stop(run_dir: &Path, fast: bool) -> Result<()> {
 fn show(run_dir: &Path, as_json: bool, with_slots: bool) -> Result<()> {
     let view = Attachment::connect(run_dir)?.status()?;
     if as_json {
-        println!("{}", to_json(&view, with_slots));
+        println!("{}", to_json(&view, with_slots)?);
     } else {
-        print!("{}", to_text(&view, with_slots));
+        print!("{}", to_text(&view, with_slots)?);
     }
     Ok(())
 }
 
-fn to_json(view: &StatusView, with_slots: bool) -> Value {
-    let (daemon, workers, spool) = (&view.daemon, view.workers(), view.spool());
+fn to_json(view: &StatusView, with_slots: bool) -> Result<Value> {
+    // The users first: whatever is counted meanwhile is in the totals too, never in the users alone.
+    let users = view.users()?;
+    let (daemon, workers, spool, heap) = (&view.daemon, view.workers(), view.spool(), view.heap());
     let Totals { connections, messages, bytes, errors, crashes, recoveries } = view.totals();
     let mut status = json!({
         "state": daemon.state,
@@ -82,7 +84,11 @@ fn to_json(view: &StatusView, with_slots: bool) -> Value {
             "p99": daemon.recovery_us.p99,
             "max": daemon.recovery_us.max,
         },
-        "users": {},
+        "users": users
+            .into_iter()
+            .map(|(user, sent)| (user, json!({ "messages": sent.messages, "bytes": sent.bytes })))
+            .collect::<serde_json::Map<_, _>>(),
+        "heap": { "bytes": heap.bytes, "used": heap.used },
         "spool": { "bytes": spool.bytes, "limit": spool.limit, "oldest_minute": spool.oldest_minute },
     });
     if with_slots {
@@ -101,11 +107,12 @@ fn to_json(view: &StatusView, with_slots: bool) -> Value {
             })
             .collect();
     }
-    status
+    Ok(status)
 }
 
-fn to_text(view: &StatusView, with_slots: bool) -> String {
+fn to_text(view: &StatusView, with_slots: bool) -> Result<String> {
     use std::fmt::Write as _;
+    let users = view.users()?;
     let (daemon, workers, totals, spool) = (&view.daemon, view.workers(), view.totals(), view.spool());
     let state = match daemon.state {
         DaemonState::Starting => "starting",
@@ -140,6 +147,11 @@ fn to_text(view: &StatusView, with_slots: bool) -> String {
     let limit = spool.limit.map_or_else(|| "by free space".to_owned(), |limit| format!("{limit} bytes"));
     let oldest = spool.oldest_minute.map_or_else(|| "none".to_owned(), |minute| minute.to_string());
     let _ = writeln!(text, "spool: {} bytes, limit {limit}, oldest minute {oldest}", spool.bytes);
+    let heap = view.heap();
+    let _ = writeln!(text, "heap: {} of {} bytes taken", heap.used, heap.bytes);
+    for (user, sent) in users {
+        let _ = writeln!(text, "user {user}: {} messages, {} bytes", sent.messages, sent.bytes);
+    }
     if with_slots {
         let _ = writeln!(
             text,
@@ -154,5 +166,5 @@ fn to_text(view: &StatusView, with_slots: bool) -> String {
             );
         }
     }
-    text
+    Ok(text)
 }

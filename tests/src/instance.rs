@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::connection::Connection;
 use crate::journal::{self, Record};
@@ -169,7 +169,7 @@ impl Instance {
         self.status_with_slots()
     }
 
-    /// At rest: the totals are what the journal says, and no record stands there twice. Gives the records.
+    /// At rest: the totals and what each user has sent are what the journal says, and no record stands there twice. Gives the records.
     ///
     /// # Panics
     /// Where the books differ.
@@ -181,6 +181,11 @@ impl Instance {
         let bytes: usize = records.iter().map(|record| record.message.len()).sum();
         assert_eq!(status["totals"]["messages"], records.len(), "messages counted and recorded: {status}");
         assert_eq!(status["totals"]["bytes"], bytes, "bytes counted and recorded: {status}");
+        // A user whose first message was refused is known, and has sent nothing.
+        let users = status["users"].as_object().cloned().unwrap_or_default();
+        let counted: serde_json::Map<_, _> =
+            users.into_iter().filter(|(_, sent)| sent["messages"] != 0).collect();
+        assert_eq!(Value::from(counted), users_in(&records), "what the users sent, counted and recorded");
         records
     }
 
@@ -296,4 +301,16 @@ impl Drop for Instance {
             processes::users_of(&self.run_dir).iter().for_each(processes::Process::kill);
         }
     }
+}
+
+/// What each user has sent, as status has it, by the journal.
+fn users_in(records: &[Record]) -> Value {
+    let mut users = serde_json::Map::new();
+    for record in records {
+        let user = users.entry(&record.user).or_insert_with(|| json!({ "messages": 0, "bytes": 0 }));
+        for (key, amount) in [("messages", 1), ("bytes", record.message.len() as u64)] {
+            user[key] = (user[key].as_u64().unwrap_or(0) + amount).into();
+        }
+    }
+    users.into()
 }
