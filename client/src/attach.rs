@@ -1,6 +1,5 @@
 //! Attaching to a running instance over its control socket.
 
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::Path;
 use std::sync::atomic::Ordering::Relaxed;
@@ -10,7 +9,7 @@ use common::heap::Usage;
 use common::region::Region;
 use common::slots::{Activity, State, Totals};
 use common::sys::channel::{Channel, Received};
-use common::tally::{self, Sent};
+use common::tally::{self, UserTotals};
 use common::wire::control::{self, DaemonStatus, Request, Response};
 
 /// A connection to the supervisor of a run directory.
@@ -139,7 +138,7 @@ impl StatusView {
     ///
     /// # Errors
     /// A table of users that is damaged, or was being changed for too long.
-    pub fn users(&self) -> Result<BTreeMap<String, Sent>> {
+    pub fn users(&self) -> Result<UserTotals> {
         tally::totals(&self.region).map_err(|error| Error::failure(format!("cannot read the users: {error}")))
     }
 

@@ -191,21 +191,37 @@ impl Sent {
     }
 }
 
-/// What every user has sent, as last committed. Needs nothing but to read the region.
+/// What all users have sent, as last committed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct UserTotals {
+    /// By name.
+    pub users: BTreeMap<String, Sent>,
+    /// False where a map was being changed all the time, by a process that is stopped: its users are missing.
+    pub complete: bool,
+}
+
+/// What every user has sent. Needs nothing but to read the region.
 ///
 /// # Errors
 /// [`ReadError`]; a region without users has none, which is no error.
-pub fn totals(region: &Region) -> Result<BTreeMap<String, Sent>, ReadError> {
+pub fn totals(region: &Region) -> Result<UserTotals, ReadError> {
+    let mut totals = UserTotals { users: BTreeMap::new(), complete: true };
     let folder = match Folder::open(region, FOLDER) {
-        Err(ReadError::NotFound) => return Ok(BTreeMap::new()),
+        Err(ReadError::NotFound) => return Ok(totals),
         folder => folder?,
     };
-    let mut totals = BTreeMap::new();
     for (name, _) in folder.list(region)? {
-        for (user, value) in folder.open_map(region, &name)?.entries(region)? {
+        let entries = match folder.open_map(region, &name)?.entries(region) {
+            Err(ReadError::Busy) => {
+                totals.complete = false;
+                continue;
+            }
+            entries => entries?,
+        };
+        for (user, value) in entries {
             let user = String::from_utf8(user).map_err(|_| ReadError::Damaged)?;
             let sent = if name == ROWS { read_row(&value)?.sum(region) } else { Sent::read(&value)? };
-            totals.insert(user, sent);
+            totals.users.insert(user, sent);
         }
     }
     Ok(totals)
@@ -233,13 +249,13 @@ mod tests {
     #[test]
     fn users_are_counted_over_all_slots_with_a_row_and_without() {
         let region = Region::create(&tempfile::tempfile().unwrap(), 1 << 20).unwrap();
-        assert!(totals(&region).unwrap().is_empty());
+        assert!(totals(&region).unwrap().users.is_empty());
         let (mut one, mut other) = (seat(&region, 1), seat(&region, 2));
         for number in 0..USER_ROWS as u64 + 40 {
             send(&mut one, &format!("user {number}"), number);
             send(&mut other, &format!("user {number}"), 1);
         }
-        let totals = totals(&region).unwrap();
+        let totals = totals(&region).unwrap().users;
         assert_eq!(totals.len(), USER_ROWS + 40);
         for (user, sent) in &totals {
             let number: u64 = user[5..].parse().unwrap();
@@ -256,9 +272,9 @@ mod tests {
         let account = account(&mut seat, "anna").unwrap();
         let mut txn = seat.begin().unwrap();
         txn.count_message(account, "anna", 7).unwrap();
-        assert_eq!(totals(&region).unwrap()["anna"], Sent { messages: 1, bytes: 5 });
+        assert_eq!(totals(&region).unwrap().users["anna"], Sent { messages: 1, bytes: 5 });
         drop(txn);
         send(&mut seat, "anna", 1);
-        assert_eq!(totals(&region).unwrap()["anna"], Sent { messages: 2, bytes: 6 });
+        assert_eq!(totals(&region).unwrap().users["anna"], Sent { messages: 2, bytes: 6 });
     }
 }

@@ -84,7 +84,9 @@ fn to_json(view: &StatusView, with_slots: bool) -> Result<Value> {
             "p99": daemon.recovery_us.p99,
             "max": daemon.recovery_us.max,
         },
+        "users_complete": users.complete,
         "users": users
+            .users
             .into_iter()
             .map(|(user, sent)| (user, json!({ "messages": sent.messages, "bytes": sent.bytes })))
             .collect::<serde_json::Map<_, _>>(),
@@ -149,8 +151,11 @@ fn to_text(view: &StatusView, with_slots: bool) -> Result<String> {
     let _ = writeln!(text, "spool: {} bytes, limit {limit}, oldest minute {oldest}", spool.bytes);
     let heap = view.heap();
     let _ = writeln!(text, "heap: {} of {} bytes taken", heap.used, heap.bytes);
-    for (user, sent) in users {
+    for (user, sent) in users.users {
         let _ = writeln!(text, "user {user}: {} messages, {} bytes", sent.messages, sent.bytes);
+    }
+    if !users.complete {
+        text.push_str("some users cannot be read now: a process that changes them is stopped\n");
     }
     if with_slots {
         let _ = writeln!(

@@ -18,7 +18,7 @@ fn users_file(place: &Place, names: &[String]) -> std::path::PathBuf {
 fn one_of_each(connection: &mut Connection, names: &[String]) -> Vec<String> {
     let mut answers = Vec::new();
     for batch in names.chunks(BATCH) {
-        batch.iter().for_each(|name| connection.send(&format!("{name}:a message of {name:.9}\n")));
+        batch.iter().for_each(|name| connection.send(format!("{name}:a message of {name:.9}\n")));
         answers.extend(batch.iter().map(|_| connection.line()));
     }
     answers
