@@ -26,6 +26,49 @@
 //! ```
 //!
 //! The program is then given to the supervisor: `supervisor --worker PATH`.
+//!
+//! What all workers share lies in the region as maps and counters in named folders ([`objects`]). A service changes them
+//! in transactions, alone ([`Exchange::change`]) or together with a record ([`Exchange::record_with`]): all of it stands
+//! or nothing does, whoever dies at whatever instruction. Reading ([`Exchange::region`]) takes no lock.
+//!
+//! ```no_run
+//! use worker::objects::Map;
+//! use worker::{Exchange, Kind, Refusal, Service};
+//!
+//! #[derive(Default)]
+//! struct Inventory {
+//!     stock: Option<Map>,
+//! }
+//!
+//! impl Inventory {
+//!     /// The map, made by whichever worker comes first.
+//!     fn stock(&mut self, exchange: &mut Exchange<'_>) -> Result<Map, Refusal> {
+//!         if self.stock.is_none() {
+//!             let made = exchange.change(|txn| {
+//!                 let shop = txn.open_or_create_folder("shop")?;
+//!                 txn.open_or_create_map(shop, "stock")
+//!             })?;
+//!             self.stock = Some(made);
+//!         }
+//!         self.stock.ok_or_else(|| Refusal::new(Kind::Full, "there is no stock"))
+//!     }
+//! }
+//!
+//! impl Service for Inventory {
+//!     /// `NAME` is answered with how many have been asked for so far.
+//!     fn handle(&mut self, request: &[u8], exchange: &mut Exchange<'_>) -> Result<(), Refusal> {
+//!         let stock = self.stock(exchange)?;
+//!         let sold = exchange.record_with("shop", &String::from_utf8_lossy(request), |txn| {
+//!             let mut stock = txn.map(stock)?;
+//!             let before = stock.get(request)?.and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_le_bytes);
+//!             stock.put(request, &(before + 1).to_le_bytes())?;
+//!             Ok(before + 1)
+//!         })?;
+//!         exchange.reply(format!("{sold}\n").as_bytes());
+//!         Ok(())
+//!     }
+//! }
+//! ```
 
 #![forbid(unsafe_code)]
 
