@@ -401,7 +401,14 @@ impl<'r> Seat<'r> {
         self.with_heap(|seat, heap| {
             let region = seat.region;
             let slab = seat.own_slab(index + 1, class)?;
-            let pages = u32::from(slab.pages.load(Relaxed)).clamp(1, MAX_BLOCK_PAGES);
+            let pages = if capacity(class).is_some() { 1 } else { u32::from(slab.pages.load(Relaxed)) };
+            let own = |page| {
+                let slab = region.slab(page).filter(|slab| slab.owner.load(Relaxed) == seat.owner.slot.0 + 1);
+                slab.is_some_and(|slab| page == index || slab.class.load(Relaxed) == CONTINUED)
+            };
+            if !(1..=MAX_BLOCK_PAGES).contains(&pages) || !(index..index + pages).all(own) {
+                return Err(TxnError::Damaged);
+            }
             let next = slab.next.load(Relaxed);
             seat.note_for_slabs(class, index, pages)?;
             if before == 0 {
