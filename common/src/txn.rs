@@ -344,6 +344,8 @@ impl<'r> Transaction<'_, 'r> {
         }
         self.seat.drop_locks();
         if self.dropped {
+            // The record is of this transaction. Still in force, it would complete the half of one that frees.
+            self.seat.slot.intent.clear();
             // Whatever keeps it from being freed now, it is not found any more, and is freed another time.
             let _ = self.seat.free_deleted();
         }

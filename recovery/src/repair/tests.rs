@@ -48,6 +48,32 @@ fn a_death_after_each_step() {
     }
 }
 
+/// What a deletion leaves is freed within the commit, in transactions of which the record says nothing.
+#[test]
+fn a_record_does_not_complete_the_transaction_behind_its_own() {
+    let scene = Scene::new();
+    with_open_minute(&scene);
+    let mut seat = scene.seat(SLOT, 9);
+    let mut transaction = seat.begin().unwrap();
+    let folder = transaction.open_or_create_folder("folder").unwrap();
+    transaction.open_or_create_map(folder, "map").unwrap();
+    transaction.commit().unwrap();
+
+    let mut transaction = seat.begin().unwrap();
+    transaction.delete(folder, "map").unwrap();
+    transaction.add(Counter::Messages, 1).unwrap();
+    scene.writer().append(&transaction, "user", "the map is deleted").unwrap();
+    transaction.commit().unwrap();
+    let mut behind = seat.begin().unwrap();
+    behind.add(Counter::Bytes, 100).unwrap();
+    std::mem::forget(behind);
+
+    let remains = repairer(&scene).repair(seat.owner(), true).unwrap().expect("something to repair");
+    assert_eq!(remains.transaction, Fate::RolledBack);
+    assert_eq!((scene.messages(), scene.records()), (2, 2));
+    assert_eq!(scene.slot(SLOT).counters.word(Counter::Bytes).load(Relaxed), 0);
+}
+
 #[test]
 fn what_the_owner_was_doing_is_handed_on() {
     let scene = Scene::new();
