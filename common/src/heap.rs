@@ -18,6 +18,7 @@ use crate::lock;
 use crate::planted::{self, Bug};
 use crate::region::Region;
 use crate::txn::{Seat, Transaction, TxnError};
+use crate::undo;
 
 /// State of a block that nobody uses.
 pub const FREE: u16 = 0;
@@ -350,7 +351,8 @@ impl<'r> Seat<'r> {
     /// A slot keeps one empty slab of a class; of two in a row the second goes back.
     fn give_back_next_if_empty(&mut self, class: u32, index: u32) -> Result<(), TxnError> {
         let next = self.own_slab(index + 1, class)?.next.load(Relaxed);
-        if next != 0 && self.is_empty_slab(index, class) && self.is_empty_slab(next - 1, class) {
+        let empty = next != 0 && self.is_empty_slab(index, class) && self.is_empty_slab(next - 1, class);
+        if empty && !somebody_is_freeing(self.region) {
             self.own_slab(next, class)?;
             self.give_back(class, next - 1, index + 1)?;
         }
@@ -460,6 +462,12 @@ impl<'r> Seat<'r> {
         self.drop_last_lock();
         done
     }
+}
+
+/// Whether a log is FREEING: it may name states that are FREE already, and its owner, or repair, will look at them once
+/// more. Where they stood there must not be another's data by then, which may look like a state.
+fn somebody_is_freeing(region: &Region) -> bool {
+    region.slots().any(|(_, slot)| undo::is_freeing(&slot.undo))
 }
 
 /// The first of so many pages in a row that are nobody's, from `from` on and once around.

@@ -189,7 +189,8 @@ impl<'r> UndoLog<'r> {
     /// PENDING of this slot any more has become free already, and may be another's.
     pub fn finish_freeing(&self, region: &Region, slot: SlotIndex) {
         for state in self.freed(region, slot) {
-            state.store(heap::FREE, Relaxed);
+            // Whoever finds it FREE finds the log FREEING, until it is EMPTY.
+            state.store(heap::FREE, Release);
         }
         self.commit();
     }
@@ -278,6 +279,11 @@ impl<'r> UndoLog<'r> {
         }
         self.commit();
     }
+}
+
+/// Whether a log's word says FREEING.
+pub(crate) fn is_freeing(word: &AtomicU64) -> bool {
+    word.load(Acquire) & !USED_MASK == FREEING
 }
 
 /// The record that ends before `used`; `None` where there is none, or what is there cannot be one.

@@ -2,6 +2,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use common::ids::{Generation, SlotIndex};
 use common::slots::{Counter, owner};
+use common::txn::Seat;
 
 use super::*;
 use crate::scene::{STEPS, Scene, Step, counts, die_after, with_open_minute};
@@ -72,6 +73,47 @@ fn a_record_does_not_complete_the_transaction_behind_its_own() {
     assert_eq!(remains.transaction, Fate::RolledBack);
     assert_eq!((scene.messages(), scene.records()), (2, 2));
     assert_eq!(scene.slot(SLOT).counters.word(Counter::Bytes).load(Relaxed), 0);
+}
+
+/// A log that is FREEING names states that are FREE already. The page that they stand on must not become another's data
+/// meanwhile: what looks like a state there would be set FREE.
+#[test]
+fn a_commit_cut_short_while_it_frees_touches_nothing_that_is_anothers_since() {
+    const FREED: u32 = 200;
+    let scene = Scene::new();
+    let (mut one, mut other) = (scene.seat(SLOT, 9), scene.seat(SLOT + 1, 1));
+    let mut transaction = other.begin().unwrap();
+    let folder = transaction.open_or_create_folder("folder").unwrap();
+    let [emptied, filled] = ["emptied", "filled"].map(|name| transaction.create_map(folder, name).unwrap());
+    transaction.commit().unwrap();
+    let put = |seat: &mut Seat<'_>, map, key: u32, value: &[u8]| {
+        let mut transaction = seat.begin()?;
+        transaction.map(map)?.put(&key.to_le_bytes(), value)?;
+        transaction.commit()
+    };
+    (0..2 * FREED).for_each(|key| put(&mut other, emptied, key, &[1; 40]).unwrap());
+
+    // One frees entries on the other's pages, and dies when they are FREE and its log is not EMPTY yet.
+    let mut transaction = one.begin().unwrap();
+    for key in FREED..2 * FREED {
+        transaction.map(emptied).unwrap().remove(&key.to_le_bytes()).unwrap();
+    }
+    let words = scene.slot(SLOT).undo.load(SeqCst) & 0xffff_ffff;
+    transaction.commit().unwrap();
+    scene.slot(SLOT).undo.store(2 << 32 | words, SeqCst);
+    let locked = emptied.handle().index;
+    scene.region.object(locked).unwrap().lock.store(lock::tag(one.owner()), SeqCst);
+    scene.slot(SLOT).held[0].store(locked, SeqCst);
+    scene.slot(SLOT).held_count.store(1, SeqCst);
+    // The other goes through its pages, and fills all that are nobody's with what looks like states of the dead one's.
+    (0..FREED).for_each(|key| put(&mut other, filled, key, &[1; 40]).unwrap());
+    let states = common::heap::pending(SlotIndex(SLOT)).to_le_bytes().repeat(2000);
+    let pages = (FREED..).find(|key| put(&mut other, filled, *key, &states).is_err()).unwrap();
+    repairer(&scene).repair(one.owner(), true).unwrap().expect("something to repair");
+    for key in FREED..pages {
+        let value = filled.get(&scene.region, &key.to_le_bytes()).unwrap().unwrap();
+        assert!(value == states, "value {key} was changed by the repair");
+    }
 }
 
 #[test]
