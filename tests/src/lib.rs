@@ -4,7 +4,8 @@
 //!
 //! In reading order: where the programs are ([`programs`]), running one to its end ([`outcome`]), an instance and its
 //! directories ([`place`], [`instance`]), talking to it ([`connection`], [`load`]), what it wrote ([`journal`]), and
-//! what only the machine can tell or do ([`processes`], [`machine`]).
+//! what only the machine can tell or do ([`processes`], [`machine`]),
+//! and chance that can be had again ([`random`]).
 #![forbid(unsafe_code)]
 
 pub mod programs;
@@ -24,6 +25,8 @@ pub mod journal;
 pub mod processes;
 
 pub mod machine;
+
+pub mod random;
 
 use std::time::{Duration, Instant};
 

@@ -19,10 +19,20 @@ const CONNECT_PATIENCE: Duration = Duration::from_millis(100);
 /// Clients at work.
 #[derive(Debug)]
 pub struct Load {
-    stop: Arc<AtomicBool>,
-    acknowledged: Arc<AtomicU64>,
+    course: Arc<Course>,
     clients: Vec<JoinHandle<Ledger>>,
 }
+
+/// How far the clients are, and whether they are to go on.
+#[derive(Debug, Default)]
+struct Course {
+    stop: AtomicBool,
+    acknowledged: AtomicU64,
+    refused: AtomicU64,
+}
+
+/// What a client says: its number and its message's number give a user and a message that no other client sends.
+pub type Say = dyn Fn(usize, u64) -> (String, String) + Send + Sync;
 
 /// What was sent, and what was acknowledged.
 #[derive(Debug, Default)]
@@ -40,29 +50,44 @@ pub struct Ledger {
 impl Load {
     /// So many clients, each sending one message after the other over a connection that it keeps while it lasts.
     pub fn on(address: &str, clients: usize) -> Self {
-        Self::start(address, clients, true)
+        Self::start(address, clients, |_| true, Arc::new(say))
     }
 
     /// So many clients, each with a new connection for every message.
     pub fn with_short_connections(address: &str, clients: usize) -> Self {
-        Self::start(address, clients, false)
+        Self::start(address, clients, |_| false, Arc::new(say))
     }
 
-    fn start(address: &str, clients: usize, keep: bool) -> Self {
-        let (stop, acknowledged) = (Arc::<AtomicBool>::default(), Arc::<AtomicU64>::default());
+    /// So many clients that say something else; every second one has a new connection for every message.
+    pub fn saying(
+        address: &str,
+        clients: usize,
+        say: impl Fn(usize, u64) -> (String, String) + Send + Sync + 'static,
+    ) -> Self {
+        Self::start(address, clients, |client| client % 2 == 0, Arc::new(say))
+    }
+
+    fn start(address: &str, clients: usize, keep: fn(usize) -> bool, say: Arc<Say>) -> Self {
+        let course = Arc::<Course>::default();
         let clients = (0..clients)
             .map(|client| {
-                let (address, stop, acknowledged) =
-                    (address.to_owned(), Arc::clone(&stop), Arc::clone(&acknowledged));
-                std::thread::spawn(move || work(&address, keep, client, &stop, &acknowledged))
+                let (address, course, say) = (address.to_owned(), Arc::clone(&course), Arc::clone(&say));
+                std::thread::spawn(move || {
+                    work(&address, keep(client), |number| say(client, number), &course)
+                })
             })
             .collect();
-        Self { stop, acknowledged, clients }
+        Self { course, clients }
     }
 
     /// Messages acknowledged so far.
     pub fn acknowledged(&self) -> u64 {
-        self.acknowledged.load(Ordering::SeqCst)
+        self.course.acknowledged.load(Ordering::SeqCst)
+    }
+
+    /// Messages answered so far, by a receipt or an error.
+    pub fn answered(&self) -> u64 {
+        self.acknowledged() + self.course.refused.load(Ordering::SeqCst)
     }
 
     /// Waits until so many more messages have been acknowledged: the instance serves.
@@ -81,7 +106,7 @@ impl Load {
     /// Where a client was answered what it did not ask.
     #[track_caller]
     pub fn stop(mut self) -> Ledger {
-        self.stop.store(true, Ordering::SeqCst);
+        self.course.stop.store(true, Ordering::SeqCst);
         let mut all = Ledger::default();
         for client in self.clients.drain(..) {
             let ledger = client.join().expect("a client was answered what it did not ask");
@@ -96,19 +121,20 @@ impl Load {
 
 impl Drop for Load {
     fn drop(&mut self) {
-        self.stop.store(true, Ordering::SeqCst);
+        self.course.stop.store(true, Ordering::SeqCst);
     }
 }
 
-fn work(address: &str, keep: bool, client: usize, stop: &AtomicBool, acknowledged: &AtomicU64) -> Ledger {
+fn work(address: &str, keep: bool, say: impl Fn(u64) -> (String, String), course: &Course) -> Ledger {
     let mut ledger = Ledger::default();
     let mut connection = None;
     for number in 0_u64.. {
-        if stop.load(Ordering::SeqCst) {
+        if course.stop.load(Ordering::SeqCst) {
             break;
         }
         let Some(open) = connection.take().or_else(|| connect(address)) else { continue };
-        connection = exchange(open, &message(client, number), &mut ledger, acknowledged).filter(|_| keep);
+        let (user, message) = say(number);
+        connection = exchange(open, &user, message, &mut ledger, course).filter(|_| keep);
     }
     ledger
 }
@@ -118,30 +144,34 @@ fn connect(address: &str) -> Option<Connection> {
     within(CONNECT_PATIENCE, || Connection::try_to(address).map_err(|error| error.to_string())).ok()
 }
 
-fn message(client: usize, number: u64) -> String {
+fn say(client: usize, number: u64) -> (String, String) {
     let padding = PADDING[(number as usize + client) % PADDING.len()];
-    format!("load {client} {number} {}", "x".repeat(padding))
+    ("arijort".to_owned(), format!("load {client} {number} {}", "x".repeat(padding)))
 }
 
 /// One message and its answer; gives the connection back if it can be used again.
 fn exchange(
     mut connection: Connection,
-    message: &str,
+    user: &str,
+    message: String,
     ledger: &mut Ledger,
-    acknowledged: &AtomicU64,
+    course: &Course,
 ) -> Option<Connection> {
-    ledger.sent.insert(message.to_owned());
-    if connection.try_send(format!("arijort:{message}\n").as_bytes()).is_err() {
+    ledger.sent.insert(message.clone());
+    if connection.try_send(format!("{user}:{message}\n").as_bytes()).is_err() {
         ledger.broken += 1;
         return None;
     }
     match connection.try_line() {
-        Ok(Some(line)) if line.starts_with("error ") => ledger.errors.push(line),
+        Ok(Some(line)) if line.starts_with("error ") => {
+            ledger.errors.push(line);
+            course.refused.fetch_add(1, Ordering::SeqCst);
+        }
         Ok(Some(line)) => {
             let receipt = Receipt::read(&line).unwrap_or_else(|| panic!("not a receipt: {line}"));
-            assert_eq!((receipt.message.as_str(), receipt.user.as_str()), (message, "arijort"));
-            ledger.acknowledged.insert(message.to_owned());
-            acknowledged.fetch_add(1, Ordering::SeqCst);
+            assert_eq!((&*receipt.message, &*receipt.user), (&*message, user));
+            ledger.acknowledged.insert(message);
+            course.acknowledged.fetch_add(1, Ordering::SeqCst);
         }
         Ok(None) => {
             ledger.broken += 1;
@@ -165,7 +195,8 @@ impl Ledger {
     #[track_caller]
     pub fn check(&self, records: &[Record]) {
         let mut counts = BTreeMap::<&str, u32>::new();
-        for record in records.iter().filter(|record| record.message.starts_with("load ")) {
+        let ours = |message: &String| message.starts_with("load ") || self.sent.contains(message);
+        for record in records.iter().filter(|record| ours(&record.message)) {
             *counts.entry(&record.message).or_default() += 1;
         }
         let short = |message: &str| message.chars().take(30).collect::<String>();

@@ -39,7 +39,12 @@ impl Process {
 
     /// Kills it, if it is still this one.
     pub fn kill(&self) {
-        signal_if(self.pid, Signal::SIGKILL, |now| now.began == self.began);
+        self.signal(Signal::SIGKILL);
+    }
+
+    /// Signals it, if it is still this one. False where it is gone.
+    pub fn signal(&self, signal: Signal) -> bool {
+        signal_if(self.pid, signal, |now| now.began == self.began && now.state != 'Z')
     }
 }
 

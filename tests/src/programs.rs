@@ -10,6 +10,9 @@ pub const BIN_DIR_VARIABLE: &str = "HOLDFAST_BIN_DIR";
 /// The programs that an installation consists of.
 pub const ALL: [&str; 4] = ["supervisor", "worker", "recovery", "cclient"];
 
+/// What is built besides for the tests alone.
+const EXAMPLES: [&str; 4] = ["--example", "puppet", "--example", "bank"];
+
 /// The path of a program.
 pub fn path(name: &str) -> PathBuf {
     directory().join(name)
@@ -17,20 +20,29 @@ pub fn path(name: &str) -> PathBuf {
 
 /// The path of the puppet, which stands in for a child that misbehaves (see `examples/puppet.rs`).
 pub fn puppet() -> PathBuf {
-    // Even where the programs come from elsewhere, the puppet is of this build.
+    example("puppet")
+}
+
+/// The path of the worker whose processes share accounts and sessions (see `worker/examples/bank.rs`).
+pub fn bank() -> PathBuf {
+    example("bank")
+}
+
+/// Even where the programs come from elsewhere, the examples are of this build.
+fn example(name: &str) -> PathBuf {
     let _ = directory();
-    profile_directory().join("examples/puppet")
+    profile_directory().join("examples").join(name)
 }
 
 fn directory() -> &'static Path {
     static DIRECTORY: OnceLock<PathBuf> = OnceLock::new();
     DIRECTORY.get_or_init(|| match std::env::var_os(BIN_DIR_VARIABLE) {
         Some(named) => {
-            build(&["--package", "holdfast-tests", "--example", "puppet"]);
+            build(&[&["--package", "holdfast-tests", "--package", "worker"], &EXAMPLES[..]].concat());
             std::path::absolute(named).expect("a path can be made absolute")
         }
         None => {
-            build(&["--workspace", "--bins", "--example", "puppet"]);
+            build(&[&["--workspace", "--bins"], &EXAMPLES[..]].concat());
             profile_directory()
         }
     })

@@ -8,6 +8,7 @@ use holdfast_tests::load::Load;
 use holdfast_tests::outcome::run;
 use holdfast_tests::place::program;
 use holdfast_tests::processes::children_of;
+use holdfast_tests::random::Random;
 use holdfast_tests::{Instance, Outcome, Place, until, within};
 
 /// A place whose instance took three messages and stopped, or was killed.
@@ -157,26 +158,6 @@ fn a_region_removed_while_it_serves_is_nobodys_loss() {
 
 // ---- Scribbling -------------------------------------------------------------------------------------------------------
 
-/// The same numbers in every run (xorshift).
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
-    }
-
-    fn below(&mut self, bound: u64) -> u64 {
-        self.next() % bound
-    }
-
-    fn fill(&mut self, bytes: &mut [u8]) {
-        bytes.iter_mut().for_each(|byte| *byte = self.next() as u8);
-    }
-}
-
 /// An instance whose region's file is written to by somebody who should not.
 struct Scribbled {
     place: Place,
@@ -252,7 +233,7 @@ fn random_bytes_all_over_the_slot_table() {
         let scribbled = Scribbled::start();
         let load = Load::on(&scribbled.instance.listen[0], 3);
         load.wait_for_more(30);
-        let mut random = Random(seed);
+        let mut random = Random::new(seed);
         let table = scribbled.table();
         let mut bytes = vec![0; (table.end - table.start) as usize];
         random.fill(&mut bytes);
@@ -268,7 +249,7 @@ fn random_bytes_here_and_there_in_the_slot_table() {
         let scribbled = Scribbled::start();
         let load = Load::on(&scribbled.instance.listen[0], 3);
         load.wait_for_more(30);
-        let mut random = Random(seed);
+        let mut random = Random::new(seed);
         let table = scribbled.table();
         for _ in 0..200 {
             let mut bytes = [0; 8];
@@ -301,7 +282,7 @@ fn random_bytes_in_what_a_killed_worker_left() {
         let scribbled = Scribbled::start();
         let load = Load::on(&scribbled.instance.listen[0], 3);
         load.wait_for_more(30);
-        let mut random = Random(seed);
+        let mut random = Random::new(seed);
         for pid in scribbled.instance.worker_pids() {
             // Held while its slot is written to, so that it is repaired as it is then.
             scribbled.instance.signal_child(pid, nix::sys::signal::Signal::SIGSTOP);
@@ -328,7 +309,7 @@ fn random_bytes_in_the_header_after_its_identity() {
         let scribbled = Scribbled::start();
         let load = Load::on(&scribbled.instance.listen[0], 3);
         load.wait_for_more(30);
-        let mut random = Random(seed);
+        let mut random = Random::new(seed);
         let mut bytes = [0; 384 - 128];
         random.fill(&mut bytes);
         scribbled.file.write_all_at(&bytes, 128).unwrap();
@@ -343,7 +324,7 @@ fn random_bytes_in_the_undo_logs() {
         let scribbled = Scribbled::start();
         let load = Load::on(&scribbled.instance.listen[0], 3);
         load.wait_for_more(30);
-        let mut random = Random(seed);
+        let mut random = Random::new(seed);
         let length = scribbled.file.metadata().unwrap().len();
         let mut bytes = vec![0; (length - scribbled.table().end) as usize];
         random.fill(&mut bytes);

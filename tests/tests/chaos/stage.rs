@@ -1,0 +1,147 @@
+//! Where a script is played: an instance under load, whose supervisor may be another one after each step.
+
+use std::time::Duration;
+
+use holdfast_tests::load::Load;
+use holdfast_tests::place::Starting;
+use holdfast_tests::processes::{Process, arguments_of, children_of};
+use holdfast_tests::{DEADLINE, Instance, eventually, within};
+use nix::sys::signal::Signal;
+
+use crate::script::{Deed, Role, Step};
+
+/// Where everybody who could answer is stopped, the script goes on after this time. A repair's deadline is longer: it
+/// has to be met three times for damage, and one who is stopped for a step does not meet it.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Somebody who was stopped, until the step of this number.
+struct Frozen {
+    process: Process,
+    until: u64,
+}
+
+/// An instance, whoever its supervisor is.
+pub struct Stage<'a> {
+    starting: Box<dyn Fn() -> Starting + 'a>,
+    /// There is always one, but for the moment of its replacement.
+    instance: Option<Instance>,
+    frozen: Vec<Frozen>,
+    step: u64,
+    fewer: bool,
+}
+
+impl<'a> Stage<'a> {
+    /// Starts the first instance; the others will be started like it.
+    pub fn new(starting: impl Fn() -> Starting + 'a) -> Self {
+        let instance = Some(starting().start());
+        Self { starting: Box::new(starting), instance, frozen: Vec::new(), step: 0, fewer: false }
+    }
+
+    /// The instance of the moment.
+    #[track_caller]
+    pub fn instance(&self) -> &Instance {
+        self.instance.as_ref().expect("the one before has been replaced")
+    }
+
+    /// Plays one step of the script.
+    #[track_caller]
+    pub fn play(&mut self, step: Step, load: &Load) {
+        let goal = load.answered() + step.answers;
+        // Nobody need answer: they may all be stopped.
+        let _ = within(PATIENCE, || if load.answered() >= goal { Ok(()) } else { Err(String::new()) });
+        self.step += 1;
+        self.thaw(self.step);
+        eprintln!("{}: {} answers, {step:?}", self.step, load.answered());
+        match step.deed {
+            Deed::Kill { role: Role::Supervisor, .. } => self.kill_supervisor(0),
+            Deed::KillAtStart { times } => self.kill_supervisor(times),
+            Deed::Kill { role, rank } => self.find(role, rank).iter().for_each(Process::kill),
+            Deed::KillWorkers => self.all(Role::Worker).iter().for_each(Process::kill),
+            Deed::Freeze { role, rank, steps } => self.freeze(role, rank, steps),
+            Deed::Reload => self.instance().signal(Signal::SIGHUP),
+            Deed::Resize => {
+                self.fewer = !self.fewer;
+                self.instance().signal(if self.fewer { Signal::SIGTTOU } else { Signal::SIGTTIN });
+            }
+        }
+    }
+
+    /// Everybody goes on, and messages are acknowledged.
+    #[track_caller]
+    pub fn calm_down(&mut self, load: &Load) {
+        self.thaw(u64::MAX);
+        load.wait_for_more(100);
+    }
+
+    /// Ends the play and gives the instance.
+    #[track_caller]
+    pub fn end(self) -> Instance {
+        self.instance.expect("the one before has been replaced")
+    }
+
+    fn freeze(&mut self, role: Role, rank: u64, steps: u64) {
+        if let Some(process) = self.find(role, rank).filter(|process| process.signal(Signal::SIGSTOP)) {
+            self.frozen.push(Frozen { process, until: self.step + steps });
+        }
+    }
+
+    fn thaw(&mut self, now: u64) {
+        for frozen in self.frozen.extract_if(.., |frozen| frozen.until <= now) {
+            frozen.process.signal(Signal::SIGCONT);
+        }
+    }
+
+    fn find(&self, role: Role, rank: u64) -> Option<Process> {
+        let mut all = self.all(role);
+        let index = rank as usize % all.len().max(1);
+        (index < all.len()).then(|| all.swap_remove(index))
+    }
+
+    /// Those in a role, by their pids.
+    fn all(&self, role: Role) -> Vec<Process> {
+        if role == Role::Supervisor {
+            return Process::of(self.instance().pid()).into_iter().collect();
+        }
+        let mut children = children_of(self.instance().pid());
+        children.sort_unstable();
+        children.into_iter().filter_map(Process::of).filter(|process| plays(process, role)).collect()
+    }
+
+    /// Its successors, but for the last, die once they have children, whatever these do then.
+    #[track_caller]
+    fn kill_supervisor(&mut self, times: u64) {
+        for _ in 0..times {
+            self.kill();
+            let mut next = (self.starting)().launch();
+            eventually(DEADLINE, "the next supervisor has a child", || {
+                assert!(next.ended().is_none(), "it has ended: {}", next.stderr());
+                if children_of(next.pid()).is_empty() { Err(next.stderr()) } else { Ok(()) }
+            });
+            self.instance = Some(next);
+        }
+        self.kill();
+        self.instance = Some((self.starting)().start());
+    }
+
+    /// A supervisor that dies takes everybody along, those who are stopped too.
+    #[track_caller]
+    fn kill(&mut self) {
+        if let Some(instance) = self.instance.take() {
+            instance.kill9().assert_no_panic();
+        }
+        self.frozen.clear();
+        self.fewer = false;
+    }
+}
+
+/// Whether a child of the supervisor is in this role. One that has not become its program yet is in none.
+fn plays(process: &Process, role: Role) -> bool {
+    let keeps = || arguments_of(process.pid).iter().any(|word| word == "journal");
+    match role {
+        Role::Worker => process.name == "worker",
+        Role::Template => process.name == "template",
+        Role::Recovery => process.name == "recovery" && !keeps(),
+        Role::Keeper => process.name == "recovery" && keeps(),
+        Role::Supervisor => false,
+    }
+}
