@@ -31,9 +31,6 @@ struct Course {
     refused: AtomicU64,
 }
 
-/// What a client says: its number and its message's number give a user and a message that no other client sends.
-pub type Say = dyn Fn(usize, u64) -> (String, String) + Send + Sync;
-
 /// What was sent, and what was acknowledged.
 #[derive(Debug, Default)]
 pub struct Ledger {
@@ -50,25 +47,31 @@ pub struct Ledger {
 impl Load {
     /// So many clients, each sending one message after the other over a connection that it keeps while it lasts.
     pub fn on(address: &str, clients: usize) -> Self {
-        Self::start(address, clients, |_| true, Arc::new(say))
+        Self::start(address, clients, |_| true, say)
     }
 
     /// So many clients, each with a new connection for every message.
     pub fn with_short_connections(address: &str, clients: usize) -> Self {
-        Self::start(address, clients, |_| false, Arc::new(say))
+        Self::start(address, clients, |_| false, say)
     }
 
-    /// So many clients that say something else; every second one has a new connection for every message.
+    /// So many clients that say something else: a client's number and its message's give a user, and a message that no
+    /// other client sends. Every second client has a new connection for every message.
     pub fn saying(
         address: &str,
         clients: usize,
         say: impl Fn(usize, u64) -> (String, String) + Send + Sync + 'static,
     ) -> Self {
-        Self::start(address, clients, |client| client % 2 == 0, Arc::new(say))
+        Self::start(address, clients, |client| client % 2 == 0, say)
     }
 
-    fn start(address: &str, clients: usize, keep: fn(usize) -> bool, say: Arc<Say>) -> Self {
-        let course = Arc::<Course>::default();
+    fn start(
+        address: &str,
+        clients: usize,
+        keep: fn(usize) -> bool,
+        say: impl Fn(usize, u64) -> (String, String) + Send + Sync + 'static,
+    ) -> Self {
+        let (course, say) = (Arc::<Course>::default(), Arc::new(say));
         let clients = (0..clients)
             .map(|client| {
                 let (address, course, say) = (address.to_owned(), Arc::clone(&course), Arc::clone(&say));
