@@ -26,7 +26,7 @@ use crate::stage::Stage;
 
 const WORKERS: u32 = 8;
 const CLIENTS: usize = 6;
-const STEPS: u64 = 60;
+const STEPS: u64 = 80;
 
 /// More than have rows of their own, so that some share maps.
 const USERS: u64 = 100;

@@ -102,9 +102,8 @@ impl<'a> Stage<'a> {
         if role == Role::Supervisor {
             return Process::of(self.instance().pid()).into_iter().collect();
         }
-        let mut children = children_of(self.instance().pid());
-        children.sort_unstable();
-        children.into_iter().filter_map(Process::of).filter(|process| plays(process, role)).collect()
+        let children = children_at_a_glance(self.instance().pid()).into_iter();
+        children.filter_map(Process::of).filter(|process| plays(process, role)).collect()
     }
 
     /// Its successors, but for the last, die once they have children, whatever these do then.
@@ -132,6 +131,15 @@ impl<'a> Stage<'a> {
         self.frozen.clear();
         self.fewer = false;
     }
+}
+
+/// The children of a process of one thread, by their pids, without looking at every process of the machine, so that
+/// steps follow each other closely. Where some end meanwhile others may be missing.
+fn children_at_a_glance(pid: i32) -> Vec<i32> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    let mut children: Vec<i32> = text.split_whitespace().filter_map(|pid| pid.parse().ok()).collect();
+    children.sort_unstable();
+    children
 }
 
 /// Whether a child of the supervisor is in this role. One that has not become its program yet is in none.
