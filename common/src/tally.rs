@@ -121,10 +121,12 @@ pub fn account(seat: &mut Seat<'_>, user: &str) -> Result<Account, TxnError> {
 fn find(region: &Region, user: &str) -> Result<Option<Account>, ReadError> {
     let folder = Folder::open(region, FOLDER)?;
     let rows = folder.open_map(region, ROWS)?;
+    // Asked first: whoever has no row once none is left will never have one. The other way round it could have been
+    // given the last one meanwhile.
+    let none_left = Row::new(rows.len(region)? as usize).is_none();
     if let Some(number) = rows.get(region, user.as_bytes())? {
         return read_row(&number).map(Account::Row).map(Some);
     }
-    let none_left = Row::new(rows.len(region)? as usize).is_none();
     none_left.then(|| folder.open_map(region, &stripe_of(region, user)).map(Account::Shared)).transpose()
 }
 
