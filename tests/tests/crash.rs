@@ -490,6 +490,15 @@ fn a_template_that_dies_while_loading_ends_the_start() {
 }
 
 #[test]
+fn a_child_that_has_not_come_to_following_the_supervisor_dies_with_it() {
+    let place = Place::new();
+    let instance = with_puppet_template(&place, "hang", "start", "1").launch();
+    until("it hangs before it has read anything", || played(&place) == 1);
+    instance.kill9();
+    place.start().stop();
+}
+
+#[test]
 fn a_template_killed_while_loading_is_started_again() {
     let place = Place::new();
     let instance = with_puppet_template(&place, "kill", "start", "2").start();

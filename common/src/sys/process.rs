@@ -38,25 +38,29 @@ impl std::fmt::Display for Ending {
     }
 }
 
-/// Starts a program with `channel` as its descriptor [`CHANNEL_FD`]. Every other descriptor is close-on-exec.
-/// The caller reaps it by its pid.
+/// Starts a program with `channel` as its descriptor [`CHANNEL_FD`]. Every other descriptor is close-on-exec. It dies
+/// with the caller, who reaps it by its pid.
 ///
 /// # Errors
 /// What fork and exec report; exec's failure comes back from the child.
 pub fn start(program: &Path, arguments: &[&OsStr], channel: &OwnedFd) -> io::Result<Pid> {
-    let raw = channel.as_raw_fd();
+    let (raw, myself) = (channel.as_raw_fd(), Pid::current());
     let mut command = Command::new(program);
     command.args(arguments).stdin(std::process::Stdio::null());
     // SAFETY: the closure only calls async-signal-safe functions on integers.
     unsafe {
-        command.pre_exec(move || place_channel(raw));
+        command.pre_exec(move || prepare_child(myself, raw));
     }
     // Child has no destructor that waits or kills, so dropping it leaves only the pid.
     Ok(Pid(command.spawn()?.id() as i32))
 }
 
-/// In the child between fork and exec: the channel gets its number and stays open; priorities and signals as usual.
-fn place_channel(raw: RawFd) -> io::Result<()> {
+/// In the child between fork and exec: it dies with its parent, also where it is stopped before it can say so itself;
+/// the channel gets its number and stays open; priorities and signals as usual.
+fn prepare_child(parent: Pid, raw: RawFd) -> io::Result<()> {
+    if !die_with_parent(parent)? {
+        return Err(io::Error::from_raw_os_error(libc::ESRCH));
+    }
     restore_priority();
     let placed = if raw == CHANNEL_FD {
         // SAFETY: clears the close-on-exec flag of an open descriptor.
