@@ -1,6 +1,5 @@
 use common::journal::spool::{data_name, lock_name};
 use common::limits::JOURNAL_RING;
-use common::slots::State;
 use proptest::prelude::*;
 
 use super::*;
@@ -14,13 +13,13 @@ fn every_slot_is_repaired_whatever_its_owner_was_at() {
         die_after(&scene, index, 5, last);
     }
     let counted = STEPS.into_iter().filter(|last| counts(*last)).count() as u64;
-    assert_eq!(take_over(&scene.region, &scene.spool).unwrap(), STEPS.len() as u32 + 1);
+    assert_eq!(take_over(&scene.region, &scene.spool).unwrap().repaired, STEPS.len() as u32 + 1);
     assert_eq!(scene.messages(), 1 + counted);
     assert_eq!(scene.records() as u64, 1 + counted);
     let totals = scene.region.totals();
     let idle = 3; // never live, left cleanly, and the owner of the first message
     assert_eq!((totals.crashes, totals.recoveries), (0, STEPS.len() as u64 + 1 - idle));
-    assert_eq!(take_over(&scene.region, &scene.spool).unwrap(), 0);
+    assert_eq!(take_over(&scene.region, &scene.spool).unwrap().repaired, 0);
 }
 
 #[test]
@@ -31,7 +30,7 @@ fn unknown_states_and_a_free_slot_that_holds_something_are_repaired() {
     let free = scene.slot(2);
     free.intent.minute.store(1, SeqCst);
     free.intent.off.store(common::layout::NO_OFFSET, SeqCst);
-    assert_eq!(take_over(&scene.region, &scene.spool).unwrap(), 2);
+    assert_eq!(take_over(&scene.region, &scene.spool).unwrap().repaired, 2);
     assert!(unknown.is(common::ids::Generation(4), State::Free));
     assert!(!needs_repair(free));
     assert_eq!(scene.region.totals().recoveries, 2);
@@ -195,7 +194,7 @@ proptest! {
         let first = take_over(&scene.region, &scene.spool);
         let second = take_over(&scene.region, &scene.spool);
         match first {
-            Ok(_) => prop_assert!(matches!(second, Ok(0)), "{second:?}"),
+            Ok(_) => prop_assert!(matches!(second, Ok(TakenOver { repaired: 0, .. })), "{second:?}"),
             Err(_) => prop_assert!(second.is_err(), "{second:?}"),
         }
         let _ = crate::verify::check_with(&scene.region, &[]);
