@@ -45,8 +45,8 @@ pub(crate) const LONGEST_CHAIN: usize = 4096;
 /// The words of an entry before its key.
 pub(crate) const NEXT: usize = 0;
 const HASH: usize = 1;
-const LENGTHS: usize = 2;
-const KEY: usize = 3;
+pub(crate) const LENGTHS: usize = 2;
+pub(crate) const KEY: usize = 3;
 
 /// How much of the heap, over and over, one listing copies.
 const MOST_COPIED: u64 = 4;
@@ -353,7 +353,17 @@ impl<'r> Entry<'r> {
     #[inline]
     pub(crate) fn at(region: &'r Region, offset: Offset) -> Result<Self, Broken> {
         let head = region.heap_words(offset, KEY).ok_or(Broken)?;
-        let lengths = head[LENGTHS].load(Relaxed);
+        Self::of_lengths(region, offset, head, head[LENGTHS].load(Relaxed))
+    }
+
+    /// The entry, if its word of lengths is this one.
+    #[inline]
+    pub(crate) fn of_lengths(
+        region: &'r Region,
+        offset: Offset,
+        head: &'r [AtomicU64],
+        lengths: u64,
+    ) -> Result<Self, Broken> {
         let (key_length, value_length) = ((lengths & 0xffff_ffff) as usize, (lengths >> 32) as usize);
         if key_length > MAX_KEY || value_length > MAX_VALUE {
             return Err(Broken);
@@ -395,7 +405,12 @@ impl<'r> Entry<'r> {
         append(self.value, self.value_length, bytes);
     }
 
-    fn value_offset(&self) -> Offset {
+    /// The words of the value, and how many bytes of them it has.
+    pub(crate) fn value_words(&self) -> (&'r [AtomicU64], usize) {
+        (self.value, self.value_length)
+    }
+
+    pub(crate) fn value_offset(&self) -> Offset {
         Offset(self.offset.0 + ((KEY + self.key.len()) * WORD) as u64)
     }
 }

@@ -12,7 +12,8 @@ use crate::ids::Offset;
 use crate::layout::Object;
 use crate::objects::folder::{self, Entry as Named};
 use crate::objects::map::{
-    BUCKETS, COUNT, Entry, FAN, LONGEST_CHAIN, MOST_BUCKETS, NEXT, Page, Place, ROOT, bucket_of, hash_of,
+    BUCKETS, COUNT, Entry, FAN, KEY, LENGTHS, LONGEST_CHAIN, MOST_BUCKETS, NEXT, Page, Place, ROOT,
+    bucket_of, hash_of,
 };
 use crate::objects::reading::Broken;
 use crate::objects::{Handle, Kind};
@@ -101,30 +102,36 @@ pub enum Part<'a> {
 
 /// An entry of a map or of a folder, its bounds checked.
 #[derive(Debug)]
-pub struct Item<'a>(Entry<'a>);
+pub struct Item<'a> {
+    entry: Entry<'a>,
+    before: &'a Before,
+}
 
 impl Item<'_> {
     /// Where its block begins.
     pub fn offset(&self) -> Offset {
-        self.0.offset
+        self.entry.offset
     }
 
     /// Bytes of the block that it needs.
     pub fn bytes(&self) -> usize {
-        self.0.bytes()
+        self.entry.bytes()
     }
 
     /// Its key.
     pub fn key(&self) -> Vec<u8> {
         let mut key = Vec::new();
-        self.0.key(&mut key);
+        self.entry.key(&mut key);
         key
     }
 
     /// Its value.
     pub fn value(&self) -> Vec<u8> {
-        let mut value = Vec::new();
-        self.0.value(&mut value);
+        let (words, length) = self.entry.value_words();
+        let offsets = (self.entry.value_offset().0..).step_by(size_of::<u64>());
+        let words = words.iter().zip(offsets).map(|(word, offset)| self.before.word(Offset(offset), word));
+        let mut value: Vec<u8> = words.flat_map(u64::to_le_bytes).collect();
+        value.truncate(length);
         value
     }
 
@@ -198,12 +205,19 @@ impl<'a> Survey<'a> {
             if next == 0 {
                 return Ok(());
             }
-            let entry = Entry::at(self.region, Offset(next))
+            let entry = self
+                .entry(Offset(next))
                 .map_err(|Broken| Flaw(format!("an entry of its bucket {number} at {next} is none")))?;
             next = self.before.word(entry.offset, &entry.head[NEXT]);
-            visit(Part::Item(Item(entry)));
+            visit(Part::Item(Item { entry, before: self.before }));
         }
         Err(Flaw(format!("the entries of its bucket {number} have no end")))
+    }
+
+    fn entry(&self, offset: Offset) -> Result<Entry<'a>, Broken> {
+        let head = self.region.heap_words(offset, KEY).ok_or(Broken)?;
+        let at = Offset(offset.0 + (LENGTHS * size_of::<u64>()) as u64);
+        Entry::of_lengths(self.region, offset, head, self.before.word(at, &head[LENGTHS]))
     }
 
     fn lead_to(&self, number: u64, visit: &mut impl FnMut(Part<'a>)) -> Result<Place<'a>, Broken> {
@@ -225,7 +239,7 @@ impl<'a> Survey<'a> {
 
     /// What is wrong with where an item of this key stands, if something is.
     pub fn misplaced(&self, item: &Item<'_>, key: &[u8], number: u64) -> Option<&'static str> {
-        let hash = item.0.hash();
+        let hash = item.entry.hash();
         if hash != hash_of(self.region, key) {
             return Some("has a hash that is not its key's");
         }
