@@ -65,7 +65,7 @@ pub fn take_over(region: &Region, spool: &Spool) -> Result<TakenOver, Obstacle> 
     let taken_over = repair_all(region, Repairer::new(region, spool).with_sealed(durable))?;
     match tidy(region) {
         Ok(tidied) => {
-            log::debug!("{} deleted objects freed, {} slabs given back", tidied.dropped, tidied.slabs)
+            log::debug!("{} deleted objects freed, {} slabs given back", tidied.dropped, tidied.slabs);
         }
         // It harms nobody, and `verify` says why.
         Err(error) => log::warn!("what deleted objects hold cannot be freed: {error}"),

@@ -29,19 +29,22 @@ pub fn tidy(region: &Region) -> Result<Tidied, TxnError> {
     let dropping = || objects::all(region).filter(|(_, kind, _)| *kind == Kind::Dropping).count() as u32;
     let mut tidied = Tidied { dropped: dropping(), slabs: 0 };
     if tidied.dropped > 0 {
-        with_seat(region, SlotIndex(0), |seat| seat.free_deleted()).transpose()?;
+        with_seat(region, SlotIndex(0), Seat::free_deleted).transpose()?;
         tidied.dropped -= dropping();
     }
     let with_slabs = region.slots().filter(|(_, slot)| heap::has_slabs(slot)).map(|(index, _)| index);
     for index in with_slabs {
-        tidied.slabs +=
-            with_seat(region, index, |seat| seat.give_back_empty_slabs()).transpose()?.unwrap_or(0);
+        tidied.slabs += with_seat(region, index, Seat::give_back_empty_slabs).transpose()?.unwrap_or(0);
     }
     Ok(tidied)
 }
 
 /// Works in a slot that nobody owns, in the generation that it is in. `None` where it is not such a slot.
-pub fn with_seat<T>(region: &Region, index: SlotIndex, work: impl FnOnce(&mut Seat<'_>) -> T) -> Option<T> {
+pub fn with_seat<'r, T>(
+    region: &'r Region,
+    index: SlotIndex,
+    work: impl FnOnce(&mut Seat<'r>) -> T,
+) -> Option<T> {
     let slot = region.slot(index)?;
     let (generation, state) = slot.standing();
     if state != Some(State::Free) || !slot.holds_nothing() {

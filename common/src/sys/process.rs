@@ -75,13 +75,17 @@ fn place_channel(raw: RawFd) -> io::Result<()> {
 /// # Errors
 /// What fork, exec and wait report.
 pub fn run_to_end(program: &Path, arguments: &[&OsStr], limit: Duration) -> io::Result<(Ending, String)> {
+    let parent = std::process::id();
     let mut command = Command::new(program);
     command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
     // SAFETY: the closure only makes system calls on integers, which are async-signal-safe.
     unsafe {
-        command.pre_exec(|| {
+        command.pre_exec(move || {
             restore_priority();
-            super::cerr(libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL).into()).map(drop)
+            super::cerr(libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL).into())?;
+            // A parent that died before that cannot be followed any more.
+            let orphaned = libc::getppid() as u32 != parent;
+            if orphaned { Err(io::Error::from_raw_os_error(libc::ESRCH)) } else { Ok(()) }
         });
     }
     let mut child = command.spawn()?;

@@ -29,10 +29,12 @@ pub(super) struct Walk {
 
 /// What the walk notes of one object.
 enum Note {
-    Block(Offset),
+    /// A page of buckets or of pointers.
+    Page(Offset),
+    /// An entry, and its block if it has one.
+    Entry(Option<Offset>),
     Name(Vec<u8>, Entry),
     Wrong(&'static str, String),
-    Entry,
 }
 
 /// An object that is there, and what it names if it is a folder.
@@ -92,14 +94,12 @@ impl Walk {
         let (mut names, mut entries) = (Vec::new(), 0);
         for note in picture.found {
             match note {
-                Note::Entry => entries += 1,
                 Note::Wrong(kind, text) => wrongs.push((kind, text)),
                 Note::Name(name, entry) => names.push((String::from_utf8_lossy(&name).into_owned(), entry)),
-                Note::Block(offset) => {
-                    if !self.reached.set(offset) {
-                        let text = "more than one object, or one of them twice, is made of it".to_owned();
-                        self.wrongs.push(Wrong { place: Place::Block(offset), kind: "shared", text });
-                    }
+                Note::Page(offset) => self.reach(offset),
+                Note::Entry(offset) => {
+                    entries += 1;
+                    offset.into_iter().for_each(|offset| self.reach(offset));
                 }
             }
         }
@@ -108,6 +108,15 @@ impl Walk {
             wrongs.push(("count", format!("it says that it has {} entries, and has {entries}", shape.count)));
         }
         Known { handle, kind, names, wrongs }
+    }
+}
+
+impl Walk {
+    fn reach(&mut self, offset: Offset) {
+        if !self.reached.set(offset) {
+            let text = "more than one object, or one of them twice, is made of it".to_owned();
+            self.wrongs.push(Wrong { place: Place::Block(offset), kind: "shared", text });
+        }
     }
 }
 
@@ -206,10 +215,13 @@ fn check_bucket(
     let mut keys = HashSet::new();
     for part in parts {
         match part {
-            Part::Page(offset) => check_block(region, survey, *offset, PAGE_SIZE as usize, notes),
+            Part::Page(offset) => {
+                let block = check_block(region, survey, *offset, PAGE_SIZE as usize, notes);
+                notes.extend(block.map(Note::Page));
+            }
             Part::Item(item) => {
-                check_block(region, survey, item.offset(), item.bytes(), notes);
-                notes.push(Note::Entry);
+                let block = check_block(region, survey, item.offset(), item.bytes(), notes);
+                notes.push(Note::Entry(block));
                 let key = item.key();
                 if let Some(what) = survey.misplaced(item, &key, number) {
                     notes.push(Note::Wrong("place", format!("the entry {} {what}", shown(&key))));
@@ -225,23 +237,29 @@ fn check_bucket(
     }
 }
 
-fn check_block(region: &Region, survey: &Survey<'_>, offset: Offset, bytes: usize, notes: &mut Vec<Note>) {
-    match heap::block_at(region, offset) {
-        None => notes
-            .push(Note::Wrong("no block", format!("it has something at {offset}, where no block begins"))),
-        Some(block) if block.size < bytes => {
-            let text = format!("it has {bytes} bytes at {offset}, in a block of {}", block.size);
-            notes.push(Note::Wrong("small block", text));
-        }
-        Some(block) => {
-            let state = survey.before.quarter(block.state_offset, block.state);
-            if state != USED {
-                let text = format!("it is made of the block at {offset}, whose state is {state}, not in use");
-                notes.push(Note::Wrong("state", text));
-            }
-            notes.push(Note::Block(offset));
-        }
+/// The block at `offset`, if there is one that has so many bytes.
+fn check_block(
+    region: &Region,
+    survey: &Survey<'_>,
+    offset: Offset,
+    bytes: usize,
+    notes: &mut Vec<Note>,
+) -> Option<Offset> {
+    let Some(block) = heap::block_at(region, offset) else {
+        let text = format!("it has something at {offset}, where no block begins");
+        notes.push(Note::Wrong("no block", text));
+        return None;
+    };
+    if block.size < bytes {
+        let text = format!("it has {bytes} bytes at {offset}, in a block of {}", block.size);
+        notes.push(Note::Wrong("small block", text));
     }
+    let state = survey.before.quarter(block.state_offset, block.state);
+    if state != USED {
+        let text = format!("it is made of the block at {offset}, whose state is {state}, not in use");
+        notes.push(Note::Wrong("state", text));
+    }
+    Some(offset)
 }
 
 /// A folder's entry: a name, and an object that is what the folder says.

@@ -28,7 +28,7 @@ fn entries(scene: &Scene, index: u32) -> Vec<Offset> {
     let mut found = Vec::new();
     for number in 0..survey.buckets() {
         let visit = |part: Part<'_>| {
-            found.extend(if let Part::Item(item) = part { Some(item.offset()) } else { None })
+            found.extend(if let Part::Item(item) = part { Some(item.offset()) } else { None });
         };
         survey.bucket(number, visit).unwrap();
     }
@@ -101,14 +101,14 @@ const TABLE: [(&str, &str, Scribble); 35] = [
         state(scene, Offset(free_block(scene, spare))).store(60_000, SeqCst);
     }),
     ("object", "kind that does not exist", |scene| {
-        scene.region.object(60).unwrap().identity.store(77, SeqCst)
+        scene.region.object(60).unwrap().identity.store(77, SeqCst);
     }),
     ("object", "not", |scene| scene.region.object(60).unwrap().identity.store(1, SeqCst)),
     ("object", "named 0 times", |scene| scene.region.object(60).unwrap().identity.store(4, SeqCst)),
     ("/shop", "which is not there", |scene| object(scene, "sold").identity.store(9 << 32 | 4, SeqCst)),
     ("/shop", "which is not there", |scene| object(scene, "sold").identity.store(1 << 32, SeqCst)),
     ("object", "must be the heap", |scene| {
-        scene.region.object(HEAP_OBJECT).unwrap().identity.store(2, SeqCst)
+        scene.region.object(HEAP_OBJECT).unwrap().identity.store(2, SeqCst);
     }),
     ("/", "must be the folder", |scene| scene.region.object(ROOT_OBJECT).unwrap().identity.store(3, SeqCst)),
     ("slot 30", "is not such a slab", |scene| slab(scene).1.owner.store(9, SeqCst)),

@@ -59,7 +59,7 @@ fn what_others_change_at_full_speed_is_no_finding() {
         }
         for _ in 0..60 {
             let findings = check(&scene.region);
-            if findings != [] {
+            if !findings.is_empty() {
                 stop.store(true, SeqCst);
             }
             assert_eq!(findings, []);
