@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use std::io;
 use std::sync::atomic::Ordering::SeqCst;
 
-use common::ids::{Minute, Owner};
+use common::ids::{Generation, Minute, Owner, SlotIndex};
 use common::journal::OpenMinute;
 use common::journal::spool::{MinuteFile, Spool};
 use common::layout::JournalState;
@@ -19,6 +19,7 @@ use common::slots::{self, State};
 use crate::keeper;
 use crate::repair::{Remains, Repairer, Setback, needs_repair};
 use crate::tidy::tidy;
+use crate::verify;
 
 /// Names further ahead of the clock than this many minutes are not believed, unless the file is certainly ours: one
 /// foreign `60000000.dat` would otherwise push all our names into its year for ever.
@@ -55,7 +56,8 @@ pub struct TakenOver {
     pub dead: Vec<Remains>,
 }
 
-/// Repairs every slot that holds something or is not free, tidies the heap up, and prepares the journal. Can be
+/// Repairs every slot that holds something or is not free, looks whether the objects are whole, tidies the heap up, and
+/// prepares the journal. Can be
 /// repeated from the start after a death at any instruction. Nobody else is at work.
 ///
 /// # Errors
@@ -63,6 +65,7 @@ pub struct TakenOver {
 pub fn take_over(region: &Region, spool: &Spool) -> Result<TakenOver, Obstacle> {
     let durable = spool.read_sealed()?;
     let taken_over = repair_all(region, Repairer::new(region, spool).with_sealed(durable))?;
+    check_objects(region)?;
     match tidy(region) {
         Ok(tidied) => {
             log::debug!("{} deleted objects freed, {} slabs given back", tidied.dropped, tidied.slabs);
@@ -72,6 +75,16 @@ pub fn take_over(region: &Region, spool: &Spool) -> Result<TakenOver, Obstacle> 
     }
     prepare_journal(&region.header().journal, spool, durable)?;
     Ok(taken_over)
+}
+
+/// With every slot repaired and nobody at work the objects are whole, and no lock is held. Were they not, every
+/// transaction that meets them would fail, or make it worse.
+fn check_objects(region: &Region) -> Result<(), Obstacle> {
+    let Some(finding) = verify::check_objects_at_rest(region).into_iter().next() else { return Ok(()) };
+    // Nobody in particular is to blame: it is said of the first slot.
+    let owner =
+        slots::owner(SlotIndex(0), region.slot(SlotIndex(0)).map_or(Generation(0), |slot| slot.standing().0));
+    Err(Obstacle::Refused(owner, format!("the objects are damaged: {finding}")))
 }
 
 /// Repairs every slot that holds something or is not free, when nobody runs any more. What was scribbled into slots

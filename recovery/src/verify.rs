@@ -117,7 +117,21 @@ pub(crate) fn check_with(region: &Region, pauses: &[u64]) -> Vec<Finding> {
         let again: HashSet<_> = again.iter().map(|wrong| (&wrong.place, wrong.kind)).collect();
         wrongs.retain(|wrong| again.contains(&(&wrong.place, wrong.kind)));
     }
-    wrongs.into_iter().map(|wrong| Finding { place: wrong.place.to_string(), text: wrong.text }).collect()
+    wrongs.into_iter().map(Wrong::into_finding).collect()
+}
+
+/// What is wrong with the objects and the slab table while nobody is at work. Blocks that nothing refers to are not
+/// among it: they are lost, and harm nobody.
+pub(crate) fn check_objects_at_rest(region: &Region) -> Vec<Finding> {
+    let mut wrongs = objects::walk(region).wrongs;
+    wrongs.extend(heap::table(region));
+    wrongs.into_iter().map(Wrong::into_finding).collect()
+}
+
+impl Wrong {
+    fn into_finding(self) -> Finding {
+        Finding { place: self.place.to_string(), text: self.text }
+    }
 }
 
 /// Everything that looks wrong now.

@@ -3,7 +3,7 @@ use common::limits::JOURNAL_RING;
 use proptest::prelude::*;
 
 use super::*;
-use crate::scene::{STEPS, Scene, counts, die_after, with_open_minute};
+use crate::scene::{STEPS, Scene, counts, die_after, with_objects, with_open_minute};
 
 #[test]
 fn every_slot_is_repaired_whatever_its_owner_was_at() {
@@ -31,7 +31,7 @@ fn unknown_states_and_a_free_slot_that_holds_something_are_repaired() {
     free.intent.minute.store(1, SeqCst);
     free.intent.off.store(common::layout::NO_OFFSET, SeqCst);
     assert_eq!(take_over(&scene.region, &scene.spool).unwrap().repaired, 2);
-    assert!(unknown.is(common::ids::Generation(4), State::Free));
+    assert!(unknown.is(Generation(4), State::Free));
     assert!(!needs_repair(free));
     assert_eq!(scene.region.totals().recoveries, 2);
 }
@@ -46,6 +46,22 @@ fn one_slot_that_is_refused_does_not_keep_the_others_from_repair() {
     let outcome = take_over(&scene.region, &scene.spool);
     assert!(matches!(outcome, Err(Obstacle::Refused(owner, _)) if owner == refused), "{outcome:?}");
     assert!(needs_repair(scene.slot(1)) && !needs_repair(scene.slot(2)));
+}
+
+#[test]
+fn damaged_objects_are_not_served_from() {
+    let scene = Scene::new();
+    with_objects(&scene);
+    take_over(&scene.region, &scene.spool).unwrap();
+    let stock = scene.region.object(scene.map("stock").handle().index).unwrap();
+    stock.lock.store(7 << 32 | 5, SeqCst);
+    let before = scene.snapshot();
+    let outcome = take_over(&scene.region, &scene.spool);
+    assert!(
+        matches!(&outcome, Err(Obstacle::Refused(_, why)) if why.contains("/shop/stock: its lock is held")),
+        "{outcome:?}"
+    );
+    assert!(scene.snapshot() == before);
 }
 
 #[test]
@@ -197,6 +213,6 @@ proptest! {
             Ok(_) => prop_assert!(matches!(second, Ok(TakenOver { repaired: 0, .. })), "{second:?}"),
             Err(_) => prop_assert!(second.is_err(), "{second:?}"),
         }
-        let _ = crate::verify::check_with(&scene.region, &[]);
+        let _ = verify::check_with(&scene.region, &[]);
     }
 }
