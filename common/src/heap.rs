@@ -20,6 +20,10 @@ use crate::region::Region;
 use crate::txn::{Seat, Transaction, TxnError};
 use crate::undo;
 
+mod emptying;
+
+pub use emptying::has_slabs;
+
 /// State of a block that nobody uses.
 pub const FREE: u16 = 0;
 
@@ -82,6 +86,11 @@ const CAPACITIES: [u16; SIZES.len()] = {
     }
     capacities
 };
+
+/// Most blocks that a region's heap can be cut into: whoever meets more goes round in a ring.
+pub fn most_blocks(region: &Region) -> u64 {
+    u64::from(region.geometry().page_count) * (PAGE_SIZE / u64::from(SIZES[0]))
+}
 
 /// Where the blocks of a page begin, behind so many states.
 const fn first_block(count: u16) -> usize {
@@ -390,7 +399,7 @@ impl<'r> Seat<'r> {
                 slab.pages.store(if first { pages as u16 } else { 0 }, Relaxed);
             }
             head.store(index + 1, Relaxed);
-            heap.body[PAGES_IN_USE].store(in_use + u64::from(pages), Relaxed);
+            heap.body[PAGES_IN_USE].store(in_use.wrapping_add(pages.into()), Relaxed);
             heap.body[NEXT_PAGE].store(u64::from(index + pages), Relaxed);
             seat.cursors[class as usize] = Cursor { slab: index + 1, before: 0, block: 1 };
             Ok(index)

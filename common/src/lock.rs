@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
 use std::sync::atomic::{AtomicU64, compiler_fence, fence};
 use std::time::{Duration, Instant};
 
-use crate::ids::Owner;
+use crate::ids::{Generation, Owner, SlotIndex};
 use crate::planted::{self, Bug};
 use crate::sys::futex::{self, Waited};
 
@@ -101,6 +101,12 @@ pub const fn tag(owner: Owner) -> u64 {
 /// Whether a lock word names this tag's owner.
 pub const fn names(word: u64, tag: u64) -> bool {
     word & !WAITERS == tag
+}
+
+/// Whom a lock word names; `None` where it names nobody.
+pub fn owner_of(word: u64) -> Option<Owner> {
+    let slot = (word as u32 & !(WAITERS as u32)).checked_sub(1)?;
+    Some(Owner { slot: SlotIndex(slot), generation: Generation((word >> 32) as u32) })
 }
 
 /// Takes a lock for the owner of `tag`, waiting for at most `patience`. False where another still has it then.
@@ -204,7 +210,6 @@ pub fn read_once<W: Word, T>(seq: &W, read: impl FnOnce() -> T) -> Option<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ids::{Generation, SlotIndex};
 
     const ME: u64 = tag(Owner { slot: SlotIndex(3), generation: Generation(9) });
     const OTHER: u64 = tag(Owner { slot: SlotIndex(3), generation: Generation(8) });

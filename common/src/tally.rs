@@ -16,6 +16,10 @@ use crate::region::Region;
 use crate::slots::Counter;
 use crate::txn::{Seat, Transaction, TxnError};
 
+mod carrying;
+
+pub use carrying::{carry, is_kept_in};
+
 const FOLDER: &str = "users";
 const ROWS: &str = "rows";
 
@@ -60,8 +64,17 @@ impl Row {
         Offset(region.tally_offset(slot).0 + (self.index() * size_of::<Cell>()) as u64)
     }
 
+    /// A row's number as the map of rows has it.
+    ///
+    /// # Errors
+    /// [`ReadError::Damaged`].
+    pub fn read(number: &[u8]) -> Result<Self, ReadError> {
+        let number = number.try_into().map(u16::from_le_bytes).map_err(|_| ReadError::Damaged)?;
+        Self::new(number.into()).ok_or(ReadError::Damaged)
+    }
+
     /// What all slots together have counted, as published. Wrapping, since the words are allegations.
-    fn sum(self, region: &Region) -> Sent {
+    pub fn sum(self, region: &Region) -> Sent {
         let slots = (0..region.geometry().slot_count).map(SlotIndex);
         slots.filter_map(|slot| region.tally(slot)).fold(Sent::default(), |sum, tally| {
             let [messages, bytes] = &tally.cells[self.index()].published;
@@ -125,7 +138,7 @@ fn find(region: &Region, user: &str) -> Result<Option<Account>, ReadError> {
     // given the last one meanwhile.
     let none_left = Row::new(rows.len(region)? as usize).is_none();
     if let Some(number) = rows.get(region, user.as_bytes())? {
-        return read_row(&number).map(Account::Row).map(Some);
+        return Row::read(&number).map(Account::Row).map(Some);
     }
     none_left.then(|| folder.open_map(region, &stripe_of(region, user)).map(Account::Shared)).transpose()
 }
@@ -133,11 +146,6 @@ fn find(region: &Region, user: &str) -> Result<Option<Account>, ReadError> {
 /// The name of the map that a user without a row shares.
 fn stripe_of(region: &Region, user: &str) -> String {
     format!("more-{}", hash_of(region, user.as_bytes()) % STRIPES)
-}
-
-fn read_row(number: &[u8]) -> Result<Row, ReadError> {
-    let number = number.try_into().map(u16::from_le_bytes).map_err(|_| ReadError::Damaged)?;
-    Row::new(number.into()).ok_or(ReadError::Damaged)
 }
 
 /// Gives a name its row, or where there is none left the map that it shares.
@@ -149,7 +157,7 @@ fn enroll(seat: &mut Seat<'_>, user: &str) -> Result<Account, TxnError> {
     let mut locked = txn.map(rows)?;
     // Another may have come first.
     let account = match (locked.get(user.as_bytes())?, Row::new(locked.len() as usize)) {
-        (Some(number), _) => Account::Row(read_row(&number)?),
+        (Some(number), _) => Account::Row(Row::read(&number)?),
         (None, Some(row)) => {
             locked.put(user.as_bytes(), &row.0.to_le_bytes())?;
             Account::Row(row)
@@ -187,7 +195,11 @@ impl Sent {
         (u128::from(self.messages) | u128::from(self.bytes) << 64).to_le_bytes()
     }
 
-    fn read(bytes: &[u8]) -> Result<Self, ReadError> {
+    /// What a map of users without a row has for one.
+    ///
+    /// # Errors
+    /// [`ReadError::Damaged`].
+    pub fn read(bytes: &[u8]) -> Result<Self, ReadError> {
         let word = bytes.try_into().map(u128::from_le_bytes).map_err(|_| ReadError::Damaged)?;
         Ok(Self { messages: word as u64, bytes: (word >> 64) as u64 })
     }
@@ -222,7 +234,7 @@ pub fn totals(region: &Region) -> Result<UserTotals, ReadError> {
         };
         for (user, value) in entries {
             let user = String::from_utf8(user).map_err(|_| ReadError::Damaged)?;
-            let sent = if name == ROWS { read_row(&value)?.sum(region) } else { Sent::read(&value)? };
+            let sent = if name == ROWS { Row::read(&value)?.sum(region) } else { Sent::read(&value)? };
             totals.users.insert(user, sent);
         }
     }

@@ -36,7 +36,7 @@ pub struct Seat<'r> {
     pub(crate) cursors: [Cursor; SLAB_LISTS],
     /// Where to look for a free entry of the object table.
     pub(crate) next_object: u32,
-    tally: &'r Tally,
+    pub(crate) tally: &'r Tally,
     held: Held<'r>,
     mark: ForkMark,
     one_thread: PhantomData<*const ()>,
@@ -272,7 +272,7 @@ pub struct Transaction<'s, 'r> {
     /// Whether objects were deleted.
     pub(crate) dropped: bool,
     /// The row of the user that was counted for.
-    row: Option<tally::Row>,
+    pub(crate) row: Option<tally::Row>,
 }
 
 impl<'r> Transaction<'_, 'r> {
@@ -296,16 +296,7 @@ impl<'r> Transaction<'_, 'r> {
     /// # Errors
     /// [`TxnError::TooLarge`]; the transaction is rolled back then.
     pub fn count_for(&mut self, row: tally::Row, bytes: u64) -> Result<(), TxnError> {
-        let offset = row.offset(self.seat.region, self.seat.owner.slot);
-        let counted = &self.seat.tally.cells[row.index()].counted;
-        self.row = Some(row);
-        self.attempt(|txn| {
-            for (index, (word, amount)) in counted.iter().zip([1, bytes]).enumerate() {
-                let offset = Offset(offset.0 + (index * size_of::<u64>()) as u64);
-                txn.seat.log.change(offset, word, word.load(Relaxed).wrapping_add(amount))?;
-            }
-            Ok(())
-        })
+        self.add_sent(row, tally::Sent { messages: 1, bytes })
     }
 
     /// The slot that the transaction runs in.

@@ -305,3 +305,37 @@ fn a_forked_child_cannot_go_on_with_its_parents_seat() {
     txn.commit().unwrap();
     assert_eq!(map.get(&region, b"a").unwrap().unwrap(), b"parent's");
 }
+
+#[test]
+fn a_map_whose_words_were_scribbled_over_is_damaged_and_nothing_goes_on_for_ever() {
+    use std::sync::atomic::Ordering::SeqCst;
+    let region = region(1 << 20);
+    let mut seat = seat(&region, 1);
+    let map = new_map(&mut seat, "map");
+    for number in 0..100_u64 {
+        put(&mut seat, map, &number.to_le_bytes(), b"value").unwrap();
+    }
+    let buckets = &region.object(map.handle().index).unwrap().body[1];
+    let good = buckets.load(SeqCst);
+    for bad in [u64::MAX, u64::MAX >> 1, 1 << 63, 1 << 40, 1 << 27, 1 << 26] {
+        buckets.store(bad, SeqCst);
+        let _ = map.get(&region, b"anything");
+        assert_eq!(map.entries(&region), Err(ReadError::Damaged), "{bad:#x} buckets");
+        let blocks = common::objects::map::blocks(&region, map.handle(), Kind::Map, |_| ());
+        assert_eq!(blocks, Err(ReadError::Damaged), "{bad:#x} buckets");
+        let _ = put(&mut seat, map, b"another", b"value");
+        assert!(seat.slot().holds_nothing());
+    }
+    buckets.store(good, SeqCst);
+    // Every word of its segment leads to the same entry: each bucket is one entry long, and there are too many.
+    let root = region.object(map.handle().index).unwrap().body[2].load(SeqCst);
+    let segment = region.words(common::ids::Offset(root), 512).unwrap();
+    let entry = segment.iter().map(|word| word.load(SeqCst)).find(|word| *word != 0).unwrap();
+    let entry = region.words(common::ids::Offset(entry), 3).unwrap();
+    entry[0].store(0, SeqCst);
+    entry[2].store((100 << 10) << 32 | 8, SeqCst);
+    segment
+        .iter()
+        .for_each(|word| word.store(entry.as_ptr() as u64 - segment.as_ptr() as u64 + root, SeqCst));
+    assert_eq!(map.entries(&region), Err(ReadError::Busy));
+}

@@ -5,9 +5,10 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 use common::command_line;
 use common::error::Result;
+use common::sys::process;
 
 use crate::standby::{self, Stay};
-use crate::{dump, journal, offline, verify};
+use crate::{carry, dump, journal, offline, verify};
 
 /// Verify, repair or show a Holdfast region
 #[derive(Parser, Debug)]
@@ -44,6 +45,14 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Carry everything from a cleanly stopped region into a fresh one of another size
+    #[command(hide = true)]
+    Carry {
+        /// The region's file
+        old: PathBuf,
+        /// The fresh one's
+        new: PathBuf,
+    },
     /// Wait for the supervisor's orders to repair
     #[command(hide = true)]
     Standby,
@@ -60,13 +69,19 @@ enum Command {
 /// # Errors
 /// What the command reports; a command line that cannot be used (exit 2).
 pub fn run() -> Result<()> {
-    match command_line::read::<Arguments>()?.command {
+    let command = command_line::read::<Arguments>()?.command;
+    if !matches!(command, Command::Standby | Command::Once) {
+        // Those two have their priority to raise before.
+        process::shed_privileges();
+    }
+    match command {
         Command::Verify { region } => verify::run(&region),
         Command::Repair { region, spool_dir: Some(spool_dir) } => offline::run(&region, &spool_dir),
         Command::Repair { region, spool_dir: None } => {
             offline::run(&region, &common::places::default_spool_dir()?)
         }
         Command::Dump { region, json } => dump::run(&region, json),
+        Command::Carry { old, new } => carry::run(&old, &new),
         Command::Standby => standby::run(Stay::Always),
         Command::Once => standby::run(Stay::Once),
         Command::Journal => journal::run(),

@@ -1,18 +1,25 @@
 //! `recovery dump`: what a region says, as text or as JSON. Nothing is judged here; see `verify`.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::Path;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 
 use common::error::{Context as _, Result};
-use common::ids::SlotIndex;
-use common::layout::{self, NO_OFFSET, Slot};
+use common::heap::Usage;
+use common::layout;
 use common::region::{Region, UnverifiedRegion};
-use common::slots::{self, Counter, State, Totals};
+use common::slots::{Counter, Totals};
 use serde::Serialize;
 
 use crate::offline::{open_region, print};
-use crate::repair::needs_repair;
+
+mod objects;
+
+mod slots;
+
+use objects::{FolderDump, ObjectDump, SentDump};
+use slots::SlotDump;
 
 /// `recovery dump`.
 ///
@@ -34,7 +41,18 @@ pub struct Dump {
     header: HeaderDump,
     journal: JournalDump,
     totals: Counts,
+    heap: HeapDump,
+    users: BTreeMap<String, SentDump>,
+    folders: Vec<FolderDump>,
+    /// Deleted, with blocks that are still to be freed; and what no folder names, which a sound region has not.
+    unnamed: Vec<ObjectDump>,
     slots: Vec<SlotDump>,
+}
+
+#[derive(Debug, Serialize)]
+struct HeapDump {
+    bytes: u64,
+    used: u64,
 }
 
 #[derive(Debug, Serialize)]
@@ -70,45 +88,6 @@ struct ClaimsDump {
     reserved: u64,
 }
 
-#[derive(Debug, Serialize)]
-struct SlotDump {
-    slot: u32,
-    generation: u32,
-    state: String,
-    pid: i32,
-    activity: u32,
-    live_since_ns: u64,
-    template: u32,
-    counters: Counts,
-    published: Counts,
-    base: Counts,
-    intent: IntentDump,
-    undo: String,
-    /// What the undo log would put back, and where; empty where the log says nothing possible.
-    undo_records: Vec<UndoDump>,
-    mini: String,
-    crashes: u32,
-    recoveries: u32,
-    held: Vec<u32>,
-    doing: String,
-    #[serde(skip)]
-    in_use: bool,
-}
-
-#[derive(Debug, Serialize)]
-struct IntentDump {
-    seq: u64,
-    minute: u64,
-    len: u64,
-    off: Option<u64>,
-}
-
-#[derive(Debug, Serialize)]
-struct UndoDump {
-    offset: u64,
-    old: u64,
-}
-
 #[derive(Debug, Default, Serialize)]
 struct Counts {
     connections: u64,
@@ -124,16 +103,23 @@ struct Counts {
 impl Dump {
     /// What `region` says now.
     pub fn of(region: &Region) -> Self {
-        let slots = region.slots().filter(|(_, slot)| was_ever_used(slot));
+        let slots = region.slots().filter(|(_, slot)| slots::was_ever_used(slot));
+        let Usage { bytes, used } = Usage::of(region);
+        let objects = objects::Objects::of(region);
+        let users = objects.users(region);
         Self {
             header: HeaderDump::of(region),
             journal: JournalDump::of(&region.header().journal),
             totals: Counts::of_totals(&region.totals()),
-            slots: slots.map(|(index, slot)| SlotDump::of(region, index, slot)).collect(),
+            heap: HeapDump { bytes, used },
+            users,
+            slots: slots.map(|(index, slot)| SlotDump::of(region, index, slot, &objects.paths)).collect(),
+            folders: objects.folders,
+            unnamed: objects.unnamed,
         }
     }
 
-    /// For people: of the slots only those that are in use.
+    /// For people: a line for each object, and of the slots only those that are in use.
     pub fn text(&self) -> String {
         let (header, journal, totals) = (&self.header, &self.journal, &self.totals);
         let mut text = format!(
@@ -157,6 +143,12 @@ impl Dump {
             let _ = writeln!(text, "unsealed: minute {minute}, {claimed} bytes claimed, {reserved} reserved");
         }
         let _ = writeln!(text, "totals: {totals}");
+        let _ = writeln!(text, "heap: {} of {} bytes in slabs", self.heap.used, self.heap.bytes);
+        for (user, SentDump { messages, bytes }) in &self.users {
+            let _ = writeln!(text, "user {user:?}: {messages} messages, {bytes} bytes");
+        }
+        self.folders.iter().for_each(|folder| folder.write(&mut text));
+        self.unnamed.iter().for_each(|object| object.write("(unnamed)", &mut text));
         for slot in self.slots.iter().filter(|slot| slot.in_use) {
             slot.write(&mut text);
         }
@@ -206,56 +198,6 @@ impl JournalDump {
     }
 }
 
-impl SlotDump {
-    fn of(region: &Region, index: SlotIndex, slot: &Slot) -> Self {
-        let (generation, state) = slot.standing();
-        let off = slot.intent.off.load(SeqCst);
-        Self {
-            slot: index.0,
-            generation: generation.0,
-            state: state.map_or_else(|| format!("unknown {:#x}", slot.owner.load(SeqCst) as u32), state_name),
-            pid: slot.pid().0,
-            activity: slot.activity.load(Relaxed),
-            live_since_ns: slot.live_since_ns.load(Relaxed),
-            template: slot.template.load(Relaxed),
-            counters: Counts::of(&slot.counters),
-            published: Counts::of(&slot.published),
-            base: Counts::of(&slot.base),
-            intent: IntentDump {
-                seq: slot.intent.seq.load(SeqCst),
-                minute: slot.intent.minute.load(SeqCst),
-                len: slot.intent.len.load(SeqCst),
-                off: (off != NO_OFFSET).then_some(off),
-            },
-            undo: format!("{:#x}", slot.undo.load(SeqCst)),
-            undo_records: undo_records(region, index, slot),
-            mini: format!("{:#x}", slot.mini.load(SeqCst)),
-            crashes: slot.crashes.load(SeqCst) as u32,
-            recoveries: slot.recoveries.load(SeqCst) as u32,
-            held: slots::held(slot).collect(),
-            doing: slot.doing(),
-            in_use: needs_repair(slot),
-        }
-    }
-
-    fn write(&self, text: &mut String) {
-        let Self { slot, generation, state, pid, published, doing, undo, intent, .. } = self;
-        let _ = write!(text, "slot {slot} generation {generation}: {state}, pid {pid}, {published}");
-        if intent.minute != 0 {
-            let IntentDump { seq, minute, len, off } = intent;
-            let place = off.map_or_else(|| "not placed".to_owned(), |off| format!("at {off}"));
-            let _ = write!(text, ", intent {seq}: {len} bytes {place} in minute {minute}");
-        }
-        if undo != "0x0" {
-            let _ = write!(text, ", undo log {undo}");
-        }
-        if !doing.is_empty() {
-            let _ = write!(text, ", at: {doing}");
-        }
-        text.push('\n');
-    }
-}
-
 impl Counts {
     fn of(counters: &layout::Counters) -> Self {
         let value = |counter| counters.word(counter).load(Relaxed);
@@ -283,20 +225,4 @@ impl std::fmt::Display for Counts {
             _ => Ok(()),
         }
     }
-}
-
-fn state_name(state: State) -> String {
-    format!("{state:?}").to_lowercase()
-}
-
-fn was_ever_used(slot: &Slot) -> bool {
-    let counted = slot.counters.words.iter().chain(&slot.published.words).any(|word| word.load(Relaxed) != 0);
-    counted || slot.owner.load(SeqCst) != 0 || needs_repair(slot)
-}
-
-fn undo_records(region: &Region, index: SlotIndex, slot: &Slot) -> Vec<UndoDump> {
-    let used = (slot.undo.load(SeqCst) as u32) as usize;
-    let Some(area) = region.undo_area(index).and_then(|area| area.get(..used)) else { return Vec::new() };
-    let records = area.chunks_exact(2);
-    records.map(|record| UndoDump { offset: record[0].load(Relaxed), old: record[1].load(Relaxed) }).collect()
 }

@@ -1,10 +1,13 @@
 //! Recovery: repairs what a dead process left in the region, takes a region over from a former life, and keeps the
-//! journal's files. In reading order: the repair of one slot, the takeover of a whole region, the journal's keeper;
+//! journal's files. In reading order: the repair of one slot, the tidying and
+//! takeover of a whole region, the journal's keeper;
 //! then the processes that do it; then what an operator calls.
 
 #![forbid(unsafe_code)]
 
 pub mod repair;
+
+pub mod tidy;
 
 pub mod takeover;
 
@@ -18,11 +21,15 @@ pub mod standby;
 
 pub mod journal;
 
+pub mod picture;
+
 pub mod verify;
 
 pub mod dump;
 
 pub mod offline;
+
+pub mod carry;
 
 pub mod cli;
 

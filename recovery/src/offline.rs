@@ -12,7 +12,7 @@ use common::places;
 use common::region::{Region, UnverifiedRegion};
 use common::sys::file::{Lock, try_lock};
 
-use crate::takeover::{Obstacle, take_over};
+use crate::takeover::{Obstacle, TakenOver, take_over};
 use crate::verify;
 
 /// Opens a region's file, for reading or also for repair.
@@ -57,10 +57,11 @@ pub fn run(path: &Path, spool_dir: &Path) -> Result<()> {
     let _writers = spool.take()?;
     let region = region.contents();
     check_spool(region, &spool, spool_dir)?;
-    let repaired = take_over(region, &spool).map_err(explain)?;
+    let TakenOver { repaired, dead } = take_over(region, &spool).map_err(explain)?;
+    let obituaries: String = dead.iter().map(|remains| format!("{remains}\n")).collect();
     let findings = verify::check(region);
     let lines: String = findings.iter().map(|finding| format!("{finding}\n")).collect();
-    print(&format!("repaired {repaired} slots\n{lines}"))?;
+    print(&format!("repaired {repaired} slots\n{obituaries}{lines}"))?;
     if findings.is_empty() {
         print(&format!("{}\n", verify::summary(region)))
     } else {

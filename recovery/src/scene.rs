@@ -10,10 +10,11 @@ use common::journal::record::{Record, RecordId};
 use common::journal::spool::{Spool, data_path};
 use common::journal::writer::Writer;
 use common::layout::{JournalState, Slot};
+use common::objects::{Folder, Map};
 use common::region::Region;
-use common::slots::{Counter, owner};
+use common::slots::{Counter, State, owner};
 use common::sys::file::write_whole_at;
-use common::txn::Seat;
+use common::txn::{Seat, TxnError};
 use common::undo::UndoLog;
 use common::wire::control::Sync;
 
@@ -52,6 +53,17 @@ impl Scene {
     pub fn seat(&self, index: u32, generation: u32) -> Seat<'_> {
         self.slot(index).reserve(Generation(generation), 1);
         Seat::take(&self.region, owner(SlotIndex(index), Generation(generation))).unwrap()
+    }
+
+    /// What a supervisor does with a slot whose owner has left.
+    pub fn free(&self, index: u32) {
+        let slot = self.slot(index);
+        assert!(slot.shift(slot.standing().0, State::Left, State::Free));
+    }
+
+    /// One of the maps in the folder that `with_objects` makes.
+    pub fn map(&self, name: &str) -> Map {
+        Folder::open(&self.region, "shop").unwrap().open_map(&self.region, name).unwrap()
     }
 
     pub fn writer(&self) -> Writer {
@@ -206,4 +218,33 @@ pub fn with_open_minute(scene: &Scene) -> Minute {
     scene.message(&mut seat);
     seat.leave();
     scene.journal().open_minute().minute
+}
+
+/// A folder with a map that has two levels of pages, a map with large values, an empty one and a counter; made by an
+/// owner that has left.
+pub fn with_objects(scene: &Scene) {
+    let mut seat = scene.seat(30, 1);
+    let mut txn = seat.begin().unwrap();
+    let folder = txn.create_folder("shop").unwrap();
+    let stock = txn.create_map(folder, "stock").unwrap();
+    let large = txn.create_map(folder, "large").unwrap();
+    txn.create_map(folder, "empty").unwrap();
+    let sold = txn.create_counter(folder, "sold").unwrap();
+    txn.counter(sold).unwrap().add(7).unwrap();
+    txn.commit().unwrap();
+    for number in 0..600_u64 {
+        put(&mut seat, stock, &number.to_le_bytes(), b"some").unwrap();
+    }
+    for number in 0..4_u8 {
+        put(&mut seat, large, &[number; 20], &vec![number; 5000]).unwrap();
+    }
+    seat.leave();
+    scene.free(30);
+}
+
+/// One put in a transaction of its own.
+pub fn put(seat: &mut Seat<'_>, map: Map, key: &[u8], value: &[u8]) -> Result<(), TxnError> {
+    let mut txn = seat.begin()?;
+    txn.map(map)?.put(key, value)?;
+    txn.commit()
 }

@@ -16,7 +16,7 @@ use common::wire::control::{Order, Report};
 use crate::attachment::{Attachment, Word};
 use crate::complaints::Complaints;
 use crate::repair::{Remains, Repairer, Setback};
-use crate::takeover::{Obstacle, sweep, take_over};
+use crate::takeover::{Obstacle, TakenOver, sweep, take_over};
 
 /// How long to wait before the file system is asked again, doubling. Each try is reported, so that the supervisor's
 /// deadline, which is longer than the last delay, begins anew.
@@ -42,6 +42,7 @@ pub fn run(stay: Stay) -> Result<()> {
     common::logging::init("recovery");
     let Some(attachment) = Attachment::receive()? else { return Ok(()) };
     process::raise_priority();
+    process::shed_privileges();
     attachment.warm();
     if !attachment.report(&Report::Ready)? {
         return Ok(());
@@ -173,10 +174,10 @@ impl<'a> Standby<'a> {
 
     fn every_slot(
         &mut self,
-        work: fn(&Region, &Spool) -> std::result::Result<u32, Obstacle>,
+        work: fn(&Region, &Spool) -> std::result::Result<TakenOver, Obstacle>,
     ) -> std::result::Result<io::Result<()>, Stop> {
         match work(self.attachment.region(), self.attachment.spool()) {
-            Ok(repaired) => self.tell(&Report::TakenOver(repaired))?,
+            Ok(TakenOver { repaired, .. }) => self.tell(&Report::TakenOver(repaired))?,
             Err(Obstacle::Refused(owner, why)) => self.tell(&Report::Refused(owner, why))?,
             Err(Obstacle::Io(error)) => return Ok(Err(error)),
             Err(Obstacle::Spool(why)) => {

@@ -9,15 +9,17 @@ use std::collections::BTreeSet;
 use std::io;
 use std::sync::atomic::Ordering::SeqCst;
 
-use common::ids::{Minute, Owner};
+use common::ids::{Generation, Minute, Owner, SlotIndex};
 use common::journal::OpenMinute;
 use common::journal::spool::{MinuteFile, Spool};
 use common::layout::JournalState;
 use common::region::Region;
-use common::slots;
+use common::slots::{self, State};
 
 use crate::keeper;
-use crate::repair::{Repairer, Setback, needs_repair};
+use crate::repair::{Remains, Repairer, Setback, needs_repair};
+use crate::tidy::tidy;
+use crate::verify;
 
 /// Names further ahead of the clock than this many minutes are not believed, unless the file is certainly ours: one
 /// foreign `60000000.dat` would otherwise push all our names into its year for ever.
@@ -45,16 +47,44 @@ impl From<io::Error> for Obstacle {
     }
 }
 
-/// Repairs every slot that holds something or is not free, and prepares the journal. Gives the number of repaired
-/// slots. Can be repeated from the start after a death at any instruction. Nobody else is at work.
+/// What a takeover found.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct TakenOver {
+    /// How many slots were repaired.
+    pub repaired: u32,
+    /// What was left by those of their owners that died: live, and not detached cleanly.
+    pub dead: Vec<Remains>,
+}
+
+/// Repairs every slot that holds something or is not free, looks whether the objects are whole, tidies the heap up, and
+/// prepares the journal. Can be
+/// repeated from the start after a death at any instruction. Nobody else is at work.
 ///
 /// # Errors
 /// [`Obstacle`].
-pub fn take_over(region: &Region, spool: &Spool) -> Result<u32, Obstacle> {
+pub fn take_over(region: &Region, spool: &Spool) -> Result<TakenOver, Obstacle> {
     let durable = spool.read_sealed()?;
-    let repaired = repair_all(region, Repairer::new(region, spool).with_sealed(durable))?;
+    let taken_over = repair_all(region, Repairer::new(region, spool).with_sealed(durable))?;
+    check_objects(region)?;
+    match tidy(region) {
+        Ok(tidied) => {
+            log::debug!("{} deleted objects freed, {} slabs given back", tidied.dropped, tidied.slabs);
+        }
+        // It harms nobody, and `verify` says why.
+        Err(error) => log::warn!("what deleted objects hold cannot be freed: {error}"),
+    }
     prepare_journal(&region.header().journal, spool, durable)?;
-    Ok(repaired)
+    Ok(taken_over)
+}
+
+/// With every slot repaired and nobody at work the objects are whole, and no lock is held. Were they not, every
+/// transaction that meets them would fail, or make it worse.
+fn check_objects(region: &Region) -> Result<(), Obstacle> {
+    let Some(finding) = verify::check_objects_at_rest(region).into_iter().next() else { return Ok(()) };
+    // Nobody in particular is to blame: it is said of the first slot.
+    let owner =
+        slots::owner(SlotIndex(0), region.slot(SlotIndex(0)).map_or(Generation(0), |slot| slot.standing().0));
+    Err(Obstacle::Refused(owner, format!("the objects are damaged: {finding}")))
 }
 
 /// Repairs every slot that holds something or is not free, when nobody runs any more. What was scribbled into slots
@@ -62,20 +92,24 @@ pub fn take_over(region: &Region, spool: &Spool) -> Result<u32, Obstacle> {
 ///
 /// # Errors
 /// [`Obstacle`].
-pub fn sweep(region: &Region, spool: &Spool) -> Result<u32, Obstacle> {
+pub fn sweep(region: &Region, spool: &Spool) -> Result<TakenOver, Obstacle> {
     repair_all(region, Repairer::new(region, spool))
 }
 
 /// One slot that cannot be repaired does not keep the others from it: what is sound is made whole in any case.
-fn repair_all(region: &Region, repairer: Repairer<'_>) -> Result<u32, Obstacle> {
-    let (mut repaired, mut refused) = (0, None);
+fn repair_all(region: &Region, repairer: Repairer<'_>) -> Result<TakenOver, Obstacle> {
+    let (mut done, mut refused) = (TakenOver::default(), None);
     for (index, slot) in region.slots().filter(|(_, slot)| needs_repair(slot)) {
-        let owner = slots::owner(index, slot.standing().0);
+        let (generation, state) = slot.standing();
+        let owner = slots::owner(index, generation);
+        let died =
+            !slot.left_cleanly(generation) && (state != Some(State::Reserved) || !slot.holds_nothing());
         match repairer.repair(owner, false) {
             Ok(None) => {}
             Ok(Some(remains)) => {
-                repaired += 1;
+                done.repaired += 1;
                 log::debug!("repaired {remains}");
+                done.dead.extend(died.then_some(remains));
             }
             Err(Setback::Io(error)) => return Err(Obstacle::Io(error)),
             Err(Setback::Damage(why)) => {
@@ -83,7 +117,7 @@ fn repair_all(region: &Region, repairer: Repairer<'_>) -> Result<u32, Obstacle> 
             }
         }
     }
-    refused.map_or(Ok(repaired), Err)
+    refused.map_or(Ok(done), Err)
 }
 
 fn prepare_journal(journal: &JournalState, spool: &Spool, durable: Minute) -> Result<(), Obstacle> {

@@ -1,32 +1,34 @@
 //! Verification: reads a region, changes nothing, and may run while the instance does. What is being changed at this
 //! moment can look wrong; it is a finding only if it looks wrong every time.
 
+use std::collections::HashSet;
 use std::path::Path;
-use std::sync::atomic::AtomicU64;
-use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
 use common::error::{Error, Result};
-use common::ids::SlotIndex;
-use common::layout::{Counters, Slot};
-use common::limits::JOURNAL_RING;
+use common::ids::{Offset, SlotIndex};
+use common::objects::Handle;
 use common::region::{Region, UnverifiedRegion};
-use common::slots::{self, State};
+use common::slots::State;
 
 use crate::offline::{open_region, print};
-use crate::repair::{check_held, check_intent, check_logs, needs_repair};
+
+mod words;
+
+mod objects;
+
+mod heap;
+
+mod users;
 
 /// What looks wrong is looked at again after each of these pauses, in milliseconds. The longer ones are for processes that lost their
 /// processor in the middle of a change.
 const PAUSES: [u64; 8] = [1, 2, 4, 8, 16, 32, 64, 128];
 
-/// No minute of this format is beyond this number, which is two million years away.
-const MINUTES: u64 = 1 << 40;
-
 /// One thing that is not as it must be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
-    /// Where: `header`, `journal` or a slot.
+    /// Where: `header`, `journal`, a slot, an object by its path, a page or a block of the heap.
     pub place: String,
     /// What is wrong there.
     pub text: String,
@@ -79,46 +81,76 @@ pub fn check(region: &Region) -> Vec<Finding> {
     check_with(region, &PAUSES)
 }
 
-/// What is wrong with one place: its kind, by which it is known again at the next look, and the text.
-type Wrongs = Vec<(&'static str, String)>;
+/// One thing that looks wrong at one look.
+#[derive(Debug)]
+struct Wrong {
+    place: Place,
+    /// With the place, what it is known again by at the next look.
+    kind: &'static str,
+    text: String,
+}
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+type Wrongs = Vec<Wrong>;
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Place {
     Header,
     Journal,
     Slot(SlotIndex),
+    /// An object, with its path where it has one.
+    Object(Handle, Option<String>),
+    Heap,
+    Page(u32),
+    Block(Offset),
+    Users,
 }
 
 /// Looks again and again at what looks wrong; what was not wrong every time was only being changed.
 pub(crate) fn check_with(region: &Region, pauses: &[u64]) -> Vec<Finding> {
-    let slots = region.slots().map(|(index, _)| Place::Slot(index));
-    let all = [Place::Header, Place::Journal].into_iter().chain(slots);
-    let mut suspects: Vec<(Place, Wrongs)> = all.map(|place| (place, look(region, place))).collect();
-    suspects.retain(|(_, wrongs)| !wrongs.is_empty());
+    let mut wrongs = look(region);
     for pause in pauses {
-        if suspects.is_empty() {
+        if wrongs.is_empty() {
             break;
         }
         std::thread::sleep(Duration::from_millis(*pause));
-        for (place, wrongs) in &mut suspects {
-            let now = look(region, *place);
-            wrongs.retain(|(kind, _)| now.iter().any(|(again, _)| again == kind));
-        }
-        suspects.retain(|(_, wrongs)| !wrongs.is_empty());
+        let again = look(region);
+        let again: HashSet<_> = again.iter().map(|wrong| (&wrong.place, wrong.kind)).collect();
+        wrongs.retain(|wrong| again.contains(&(&wrong.place, wrong.kind)));
     }
-    let finding = |place, text| Finding { place, text };
-    suspects
-        .into_iter()
-        .flat_map(|(place, wrongs)| wrongs.into_iter().map(move |(_, text)| finding(place.to_string(), text)))
-        .collect()
+    wrongs.into_iter().map(Wrong::into_finding).collect()
 }
 
-fn look(region: &Region, place: Place) -> Wrongs {
-    match place {
-        Place::Header => header(region),
-        Place::Journal => journal(region),
-        Place::Slot(index) => region.slot(index).map_or_else(Wrongs::new, |found| slot(region, index, found)),
+/// What is wrong with the objects and the slab table while nobody is at work. Blocks that nothing refers to are not
+/// among it: they are lost, and harm nobody.
+pub(crate) fn check_objects_at_rest(region: &Region) -> Vec<Finding> {
+    let mut wrongs = objects::walk(region).wrongs;
+    wrongs.extend(heap::table(region));
+    wrongs.into_iter().map(Wrong::into_finding).collect()
+}
+
+impl Wrong {
+    fn into_finding(self) -> Finding {
+        Finding { place: self.place.to_string(), text: self.text }
     }
+}
+
+/// Everything that looks wrong now.
+fn look(region: &Region) -> Wrongs {
+    let mut wrongs = words::header(region);
+    wrongs.extend(words::journal(region));
+    wrongs.extend(region.slots().flat_map(|(index, slot)| words::slot(region, index, slot)));
+    // What is in use before the objects are walked, and still is afterwards, must have been met on the way.
+    let taken = heap::taken(region);
+    let walk = objects::walk(region);
+    wrongs.extend(heap::table(region));
+    if walk.complete {
+        wrongs.extend(heap::lost(region, &taken, &walk.reached));
+    }
+    if walk.wrongs.is_empty() && walk.complete {
+        wrongs.extend(users::sums(region));
+    }
+    wrongs.extend(walk.wrongs);
+    wrongs
 }
 
 impl std::fmt::Display for Place {
@@ -127,117 +159,13 @@ impl std::fmt::Display for Place {
             Self::Header => f.write_str("header"),
             Self::Journal => f.write_str("journal"),
             Self::Slot(index) => write!(f, "slot {index}"),
+            Self::Object(_, Some(path)) => f.write_str(path),
+            Self::Object(handle, None) => write!(f, "object {}", handle.index),
+            Self::Heap => f.write_str("heap"),
+            Self::Page(index) => write!(f, "page {index}"),
+            Self::Block(offset) => write!(f, "block {offset}"),
+            Self::Users => f.write_str("users"),
         }
-    }
-}
-
-fn header(region: &Region) -> Wrongs {
-    let mut wrongs = Wrongs::new();
-    let supervision = &region.header().supervision;
-    let flags = [
-        ("clean", &supervision.clean),
-        ("damaged", &supervision.damaged),
-        ("draining", &supervision.draining),
-    ];
-    for (name, flag) in flags {
-        let value = flag.load(SeqCst);
-        if value > 1 {
-            wrongs.push((name, format!("the flag `{name}` is {value}, neither 0 nor 1")));
-        }
-    }
-    if supervision.damaged.load(SeqCst) == 1 {
-        wrongs.push(("declared", "the region was declared damaged: a slot could not be repaired".to_owned()));
-    }
-    let used = |(_, slot): &(SlotIndex, &Slot)| needs_repair(slot) && !slot.left_cleanly(slot.standing().0);
-    if region.is_clean()
-        && let Some((index, _)) = region.slots().find(used)
-    {
-        wrongs.push(("not clean", format!("it is marked as cleanly stopped, but slot {index} is in use")));
-    }
-    note_reserved(&mut wrongs, &[&supervision.reserved]);
-    wrongs
-}
-
-fn journal(region: &Region) -> Wrongs {
-    let mut wrongs = Wrongs::new();
-    let journal = &region.header().journal;
-    let (open, sealed) = (journal.open_minute(), journal.sealed_minute());
-    if open.minute.0 >= MINUTES || sealed.0 >= MINUTES {
-        wrongs
-            .push(("range", format!("minute {} is open and {sealed} sealed, which cannot be", open.minute)));
-    }
-    let never_opened = open.minute.0 == 0;
-    if !never_opened && (sealed > open.minute || (sealed == open.minute && !open.closed)) {
-        wrongs.push((
-            "order",
-            format!("minute {} is open, but minute {sealed} is sealed already", open.minute),
-        ));
-    }
-    for (index, claims) in journal.ring_claims().iter().enumerate() {
-        let Some(claims) = claims else { continue };
-        if claims.minute.0 % JOURNAL_RING as u64 != index as u64 {
-            wrongs.push(("place", format!("ring entry {index} is said to be minute {}'s", claims.minute)));
-        }
-        if claims.tail > claims.reserved {
-            wrongs.push((
-                "unreserved",
-                format!(
-                    "{} bytes of minute {} are claimed and only {} reserved",
-                    claims.tail, claims.minute, claims.reserved
-                ),
-            ));
-        }
-    }
-    note_reserved(&mut wrongs, &[&journal.reserved]);
-    wrongs
-}
-
-fn slot(region: &Region, index: SlotIndex, slot: &Slot) -> Wrongs {
-    let mut wrongs = Wrongs::new();
-    if slot.standing().1.is_none() {
-        let word = slot.owner.load(SeqCst);
-        wrongs.push(("state", format!("its owner word is {word:#x}, which names no state")));
-    }
-    if let Err(bad) = check_logs(region, slots::owner(index, slot.standing().0)) {
-        wrongs.push(("log", bad));
-    }
-    if let Err(bad) = check_held(region, slot) {
-        wrongs.push(("held", bad));
-    }
-    if matches!(slot.standing().1, Some(State::Free | State::Reserved)) && !slot.holds_nothing() {
-        wrongs.push(("unowned", "it is nobody's, and something half-done is in it".to_owned()));
-    }
-    if let Err(bad) = check_intent(region, slot, region.header().journal.sealed_minute()) {
-        wrongs.push(("intent", bad));
-    }
-    note_counters(&mut wrongs, slot);
-    note_reserved(&mut wrongs, &[&slot.pad1, &slot.pad2, &slot.pad3, &slot.intent.reserved]);
-    wrongs
-}
-
-fn note_counters(wrongs: &mut Wrongs, slot: &Slot) {
-    // Read in the order against that in which they are stored, so that a living owner is never ahead of itself.
-    let (base, published) = (values(&slot.base), values(&slot.published));
-    let counters = values(&slot.counters);
-    if base.iter().zip(&counters).any(|(base, counter)| base > counter) {
-        wrongs.push(("base", format!("its counters {counters:?} began at {base:?}: they went back")));
-    }
-    // A process may die between its own counter and the shown one; repair shows it then.
-    let at_rest = matches!(slot.standing().1, Some(State::Free | State::Left | State::Reserved));
-    if published.iter().zip(&counters).any(|(shown, counter)| shown > counter) {
-        wrongs.push(("ahead", format!("it shows {published:?} and has counted only {counters:?}")));
-    } else if at_rest && slot.holds_nothing() && published != counters {
-        wrongs.push(("behind", format!("it shows {published:?} and has counted {counters:?}")));
-    }
-}
-
-fn values(counters: &Counters) -> [u64; 8] {
-    std::array::from_fn(|index| counters.words[index].load(SeqCst))
-}
-
-fn note_reserved(wrongs: &mut Wrongs, areas: &[&[AtomicU64]]) {
-    if areas.iter().copied().flatten().any(|word| word.load(SeqCst) != 0) {
-        wrongs.push(("reserved", "words that nobody uses are not zero: somebody wrote there".to_owned()));
     }
 }
 

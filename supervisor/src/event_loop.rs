@@ -181,7 +181,7 @@ impl Supervisor {
         let spool = Spool::open_or_create(&spool_dir)?;
         let writers = spool.take()?;
         spool.check_reserving(&spool_dir)?;
-        let region = rundir.region(length)?;
+        let region = rundir.region(length, &programs.recovery)?;
         options.check_room(region.unverified.contents().geometry())?;
         let listeners = Listeners::open(&options.listen()?, options.read_timeout.limit().unwrap_or(NEVER))?;
         rundir.remove("control.sock")?;

@@ -1,6 +1,7 @@
 //! The run directory and what owning it means: the kernel's lock on `supervisor.pid`. The lock ends with the process,
 //! however it ends, so nothing ever needs cleaning up.
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{Seek as _, Write as _};
 use std::os::fd::AsRawFd;
@@ -8,13 +9,17 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use common::error::{Context, Error, Result};
+use common::error::{Context, Error, Exit, Result};
 use common::region::{Region, UnverifiedRegion};
-use common::slots::Totals;
 use common::sys::file::{self, Lock};
+use common::sys::process::{self, Ending};
 
 /// How long the children of a dead instance may take to be gone. They die with it, so this is the kernel's time only.
 const CHILDREN_GONE: Duration = Duration::from_secs(10);
+
+/// How long a region may take to be carried into another: so long, and a millisecond for so many bytes.
+const CARRY_AT_LEAST: Duration = Duration::from_secs(60);
+const CARRIED_PER_MS: u64 = 16 * 1024;
 
 /// An owned run directory.
 #[derive(Debug)]
@@ -83,23 +88,25 @@ impl RunDir {
         .context(|| format!("cannot remove {}", self.path.join(name).display()))
     }
 
-    /// Opens the region, or creates an empty one of `length` bytes where there is none.
+    /// Opens the region, or creates an empty one of `length` bytes where there is none. One of another length that was
+    /// stopped cleanly gives way to one of this length, into which the recovery program carries everything.
     ///
     /// # Errors
-    /// A region that is refused (exit 4); no space for a fresh one.
-    pub fn region(&self, length: u64) -> Result<RegionFile> {
+    /// A region that is refused (exit 4); no space for a fresh one; one that is too small for what is to be carried
+    /// (exit 2).
+    pub fn region(&self, length: u64, recovery: &Path) -> Result<RegionFile> {
         let path = self.path.join("region");
         let opened = File::options().read(true).write(true).custom_flags(nix::libc::O_NOFOLLOW).open(&path);
         match opened {
-            Ok(file) => self.existing_region(file, &path, length),
+            Ok(file) => self.existing_region(file, &path, length, recovery),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                self.fresh_region(length, Totals::default())
+                self.fresh_region(length, |_| Ok(()))
             }
             Err(error) => Err(Error::region(format!("cannot open {}: {error}", path.display()))),
         }
     }
 
-    fn existing_region(&self, file: File, path: &Path, length: u64) -> Result<RegionFile> {
+    fn existing_region(&self, file: File, path: &Path, length: u64, recovery: &Path) -> Result<RegionFile> {
         let named = |error: Error| Error::region(format!("{}: {error}", path.display()));
         let unverified = UnverifiedRegion::open(&file).map_err(named)?;
         let contents = unverified.contents();
@@ -125,12 +132,13 @@ impl RunDir {
             );
             return Ok(RegionFile { file, unverified });
         }
-        log::info!("the region of {has} bytes gives way to one of {length}; its totals go along");
-        self.fresh_region(length, contents.totals())
+        let made = self.fresh_region(length, |next| carry(recovery, path, next, has.max(length)))?;
+        log::info!("the region of {has} bytes has given way to one of {length}; everything in it went along");
+        Ok(made)
     }
 
     /// Makes a region under another name first: one that is not complete is never found.
-    fn fresh_region(&self, length: u64, carried: Totals) -> Result<RegionFile> {
+    fn fresh_region(&self, length: u64, fill: impl FnOnce(&Path) -> Result<()>) -> Result<RegionFile> {
         let (next, path) = (self.path.join("region.next"), self.path.join("region"));
         self.remove("region.next")?;
         let file = File::options()
@@ -140,10 +148,8 @@ impl RunDir {
             .mode(0o600)
             .open(&next)
             .context(|| format!("cannot create {}", next.display()))?;
-        let made = Region::create(&file, length).inspect_err(|_| drop(self.remove("region.next")))?;
-        if let Some((_, slot)) = made.slots().next() {
-            carried.carry_into(slot);
-        }
+        let made = Region::create(&file, length).map(drop).and_then(|()| fill(&next));
+        made.inspect_err(|_| drop(self.remove("region.next")))?;
         std::fs::rename(&next, &path).context(|| format!("cannot create {}", path.display()))?;
         Ok(RegionFile { unverified: UnverifiedRegion::open(&file)?, file })
     }
@@ -160,6 +166,31 @@ impl RunDir {
             file.write_all(text.as_bytes())
         };
         write(&mut self.pid_file).context(|| "cannot write supervisor.pid".to_owned())
+    }
+}
+
+/// Has the recovery program carry everything from one region's file into another's. It alone knows what is in them.
+fn carry(recovery: &Path, old: &Path, new: &Path, bytes: u64) -> Result<()> {
+    let limit = CARRY_AT_LEAST + Duration::from_millis(bytes / CARRIED_PER_MS);
+    let arguments = [OsStr::new("carry"), old.as_os_str(), new.as_os_str()];
+    let (ending, said) = process::run_to_end(recovery, &arguments, limit)
+        .context(|| format!("cannot run {}", recovery.display()))?;
+    let said =
+        said.lines().last().map(|line| line.strip_prefix("recovery: ").unwrap_or(line)).unwrap_or_default();
+    match ending {
+        Ending::Exited(0) => Ok(()),
+        Ending::Exited(code) if code == Exit::Usage as i32 => Err(Error::usage(said)),
+        Ending::Exited(code) if code == Exit::Region as i32 => {
+            Err(Error::region(format!("{}: {said}", old.display())))
+        }
+        ending => {
+            let said = if said.is_empty() { String::new() } else { format!(": {said}") };
+            Err(Error::failure(format!(
+                "the region cannot be carried to another --region-size: {} carry {ending}{said}; with the former size it \
+                 is used as it is",
+                recovery.display()
+            )))
+        }
     }
 }
 

@@ -156,6 +156,105 @@ fn a_region_removed_while_it_serves_is_nobodys_loss() {
     assert_eq!(place.journal().len(), 4);
 }
 
+// ---- Another size ----------------------------------------------------------------------------------------------------
+
+/// What each user has sent, as the region says, and what all have.
+fn users_of(place: &Place) -> (serde_json::Value, u64) {
+    let dump = run(program("recovery").args(["dump", "--json"]).arg(place.region()));
+    dump.assert_succeeded();
+    let dump: serde_json::Value = serde_json::from_str(&dump.stdout).unwrap();
+    (dump["users"].clone(), dump["totals"]["messages"].as_u64().unwrap())
+}
+
+fn sum_of(users: &serde_json::Value) -> u64 {
+    let users = users.as_object().unwrap().values();
+    users.map(|user| user["messages"].as_u64().unwrap()).sum()
+}
+
+#[test]
+fn what_users_have_sent_survives_growing_and_shrinking() {
+    let place = Place::new();
+    // More than there are rows for.
+    let names: String = (0..70).map(|number| format!("user-{number}\n")).collect();
+    let names = place.write("users", &names);
+    let mut before = serde_json::json!({});
+    for (round, size) in ["4MiB", "16MiB", "2MiB"].into_iter().enumerate() {
+        let starting = place.instance().region_size(size).args(&["--users", names.to_str().unwrap()]);
+        let instance = starting.start();
+        assert_eq!(users_of(&place).0, before, "{size}: carried");
+        let mut connection = instance.connect();
+        for number in 0..70 {
+            connection.say(&format!("user-{number}"), &"x".repeat(number));
+        }
+        drop(connection);
+        instance.books_agree();
+        instance.stop();
+        let (users, messages) = users_of(&place);
+        assert_eq!(messages, 70 * (round as u64 + 1));
+        assert_eq!(sum_of(&users), messages, "{size}");
+        assert_eq!(users["user-69"]["bytes"], 69 * (round + 1));
+        run(program("recovery").arg("verify").arg(place.region())).assert_succeeded();
+        before = users;
+    }
+    assert!(!place.run_dir().join("region.next").exists());
+}
+
+/// A program in place of recovery that does as it is told when it is to carry, and is recovery otherwise.
+fn unable_to_carry(place: &Place, instead: &str) -> std::path::PathBuf {
+    use std::os::unix::fs::PermissionsExt;
+    let recovery = program("recovery");
+    let recovery = std::path::Path::new(recovery.get_program());
+    let script = format!("#!/bin/sh\n[ \"$1\" = carry ] || exec {} \"$@\"\n{instead}\n", recovery.display());
+    let path = place.write("recovery.sh", &script);
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o700)).unwrap();
+    path
+}
+
+#[test]
+fn a_region_that_cannot_be_carried_stays_as_it_is() {
+    for (instead, code, words) in [
+        ("echo 'recovery: there is no room; choose a larger --region-size' >&2; exit 2", 2, "no room"),
+        ("echo 'recovery: it is damaged' >&2; exit 4", 4, "it is damaged"),
+        ("kill -9 $$", 1, "with the former size"),
+    ] {
+        let place = used(true);
+        let before = fs::read(place.region()).unwrap();
+        let script = unable_to_carry(&place, instead);
+        let starting = || place.instance().region_size("8MiB");
+        let outcome = starting().args(&["--recovery-program", script.to_str().unwrap()]).run();
+        outcome.assert_failed(code, &[words]);
+        place.no_process_left();
+        assert!(fs::read(place.region()).unwrap() == before, "{instead}");
+        assert!(!place.run_dir().join("region.next").exists());
+        // What was left by one that was killed with its supervisor is not in the way.
+        fs::write(place.run_dir().join("region.next"), "half of a region").unwrap();
+        let instance = starting().start();
+        assert_eq!(instance.books_agree().len(), 3);
+        instance.stop();
+        assert_eq!(fs::metadata(place.region()).unwrap().len(), 8 << 20);
+    }
+}
+
+#[test]
+fn a_supervisor_killed_while_the_region_is_carried_begins_again() {
+    let place = used(true);
+    let before = fs::read(place.region()).unwrap();
+    let script = unable_to_carry(&place, "exec sleep 1000");
+    let script = script.to_str().unwrap();
+    let starting = place.instance().region_size("8MiB").args(&["--recovery-program", script]);
+    let instance = starting.launch();
+    until("the region is being carried", || {
+        place.run_dir().join("region.next").exists() && !children_of(instance.pid()).is_empty()
+    });
+    instance.kill9();
+    place.no_process_left();
+    assert!(fs::read(place.region()).unwrap() == before);
+    let instance = place.instance().region_size("8MiB").start();
+    assert_eq!(instance.books_agree().len(), 3);
+    instance.stop();
+    run(program("recovery").arg("verify").arg(place.region())).assert_succeeded();
+}
+
 // ---- Scribbling -------------------------------------------------------------------------------------------------------
 
 /// An instance whose region's file is written to by somebody who should not.

@@ -109,7 +109,7 @@ impl Entry {
         bytes
     }
 
-    fn from_bytes(bytes: &[u8]) -> Result<Self, Broken> {
+    pub(crate) fn from_bytes(bytes: &[u8]) -> Result<Self, Broken> {
         let ([index, generation, kind], []) = bytes.as_chunks::<4>() else { return Err(Broken) };
         let kind = Kind::of(u32::from_le_bytes(*kind).into()).ok_or(Broken)?;
         let handle =
@@ -119,7 +119,7 @@ impl Entry {
 }
 
 /// Whether a name is one that a folder takes.
-fn check_name(name: &str) -> Result<(), TxnError> {
+pub(crate) fn check_name(name: &str) -> Result<(), TxnError> {
     let good = (1..=MAX_NAME).contains(&name.len()) && !name.contains(|c: char| c == '/' || c.is_control());
     good.then_some(()).ok_or(TxnError::BadName)
 }

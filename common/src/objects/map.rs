@@ -30,23 +30,26 @@ pub(crate) const BUCKETS: usize = 1;
 pub(crate) const ROOT: usize = 2;
 
 /// Words of a page: buckets of a segment, pointers of a directory.
-const FAN: u64 = PAGE_SIZE / WORD as u64;
+pub(crate) const FAN: u64 = PAGE_SIZE / WORD as u64;
 const WORD: usize = size_of::<u64>();
 
 /// Buckets that a map has from its first entry on.
 const FIRST_BUCKETS: u64 = 8;
 
 /// Most buckets: what two levels of directories reach.
-const MOST_BUCKETS: u64 = FAN * FAN * FAN;
+pub(crate) const MOST_BUCKETS: u64 = FAN * FAN * FAN;
 
 /// A chain longer than this was scribbled into a ring: keys are spread by a secret.
-const LONGEST_CHAIN: usize = 4096;
+pub(crate) const LONGEST_CHAIN: usize = 4096;
 
 /// The words of an entry before its key.
-const NEXT: usize = 0;
+pub(crate) const NEXT: usize = 0;
 const HASH: usize = 1;
-const LENGTHS: usize = 2;
-const KEY: usize = 3;
+pub(crate) const LENGTHS: usize = 2;
+pub(crate) const KEY: usize = 3;
+
+/// How much of the heap, over and over, one listing copies.
+const MOST_COPIED: u64 = 4;
 
 /// What a deletion still logs in one transaction, in words: the rest is for the next one.
 const DRAIN_ROOM: usize = 64;
@@ -180,8 +183,9 @@ pub(crate) fn hash_of(region: &Region, key: &[u8]) -> u64 {
 
 /// The bucket of a hash among `buckets`, which are at least one.
 #[inline]
-fn bucket_of(hash: u64, buckets: u64) -> u64 {
-    let mask = buckets.next_power_of_two() - 1;
+pub(crate) fn bucket_of(hash: u64, buckets: u64) -> u64 {
+    // As many low bits as the last bucket's number has; defined for whatever the region says.
+    let mask = u64::MAX >> (buckets.wrapping_sub(1) | 1).leading_zeros();
     let bucket = hash & mask;
     if bucket < buckets { bucket } else { hash & (mask >> 1) }
 }
@@ -202,16 +206,16 @@ pub(crate) struct Found<'r> {
 
 /// A word of the heap and where it stands.
 #[derive(Clone, Copy)]
-struct Place<'r> {
-    offset: Offset,
-    word: &'r AtomicU64,
+pub(crate) struct Place<'r> {
+    pub(crate) offset: Offset,
+    pub(crate) word: &'r AtomicU64,
 }
 
 /// One entry, its bounds checked.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Entry<'r> {
-    offset: Offset,
-    head: &'r [AtomicU64],
+    pub(crate) offset: Offset,
+    pub(crate) head: &'r [AtomicU64],
     key: &'r [AtomicU64],
     value: &'r [AtomicU64],
     key_length: usize,
@@ -281,16 +285,26 @@ impl<'r> Tree<'r> {
         Ok(entries)
     }
 
-    /// The entries of the buckets that one of `former` buckets has been split into since.
-    fn descendants(&self, number: u64, former: u64) -> Result<Vec<Entry<'r>>, Broken> {
+    /// Gives the entries of the buckets that one of `former` buckets has been split into since.
+    fn descendants(
+        &self,
+        number: u64,
+        former: u64,
+        mut visit: impl FnMut(&Entry<'r>) -> Result<(), Broken>,
+    ) -> Result<(), Broken> {
         let mask = former.next_power_of_two();
         // A bucket that has not been split yet at `former` has one bit less to itself than one that has.
         let step = if number + mask / 2 >= former && number < mask / 2 { mask / 2 } else { mask };
-        let mut entries = Vec::new();
         for bucket in (number..self.buckets).step_by(step.max(1) as usize) {
-            entries.extend(self.chain(bucket)?);
+            self.chain(bucket)?.iter().try_for_each(&mut visit)?;
         }
-        Ok(entries)
+        Ok(())
+    }
+
+    /// Whether there can be so many buckets: each is a word of the heap.
+    fn check(region: &Region, buckets: u64) -> Result<(), Broken> {
+        let most = (u64::from(region.geometry().page_count) * FAN).min(MOST_BUCKETS);
+        if buckets <= most { Ok(()) } else { Err(Broken) }
     }
 
     /// Every block that the map uses: directories, segments, entries. For verification.
@@ -298,6 +312,8 @@ impl<'r> Tree<'r> {
         if self.buckets == 0 {
             return Ok(());
         }
+        Self::check(self.region, self.buckets)?;
+        let mut room = heap::most_blocks(self.region);
         visit(Offset(self.root));
         if self.buckets > FAN * FAN {
             for directory in 0..self.buckets.div_ceil(FAN * FAN) {
@@ -310,6 +326,7 @@ impl<'r> Tree<'r> {
             }
             for number in segment * FAN..((segment + 1) * FAN).min(self.buckets) {
                 for entry in self.chain(number)? {
+                    room = room.checked_sub(1).ok_or(Broken)?;
                     visit(entry.offset);
                 }
             }
@@ -320,11 +337,11 @@ impl<'r> Tree<'r> {
 
 /// A page of buckets or of pointers, which may be anything.
 #[derive(Clone, Copy)]
-struct Page(u64);
+pub(crate) struct Page(pub(crate) u64);
 
 impl Page {
     #[inline]
-    fn place(self, region: &Region, number: u64) -> Result<Place<'_>, Broken> {
+    pub(crate) fn place(self, region: &Region, number: u64) -> Result<Place<'_>, Broken> {
         let offset = Offset(self.0.wrapping_add(number * WORD as u64));
         let words =
             region.heap_words(offset, 1).filter(|_| self.0.is_multiple_of(PAGE_SIZE)).ok_or(Broken)?;
@@ -334,9 +351,19 @@ impl Page {
 
 impl<'r> Entry<'r> {
     #[inline]
-    fn at(region: &'r Region, offset: Offset) -> Result<Self, Broken> {
+    pub(crate) fn at(region: &'r Region, offset: Offset) -> Result<Self, Broken> {
         let head = region.heap_words(offset, KEY).ok_or(Broken)?;
-        let lengths = head[LENGTHS].load(Relaxed);
+        Self::of_lengths(region, offset, head, head[LENGTHS].load(Relaxed))
+    }
+
+    /// The entry, if its word of lengths is this one.
+    #[inline]
+    pub(crate) fn of_lengths(
+        region: &'r Region,
+        offset: Offset,
+        head: &'r [AtomicU64],
+        lengths: u64,
+    ) -> Result<Self, Broken> {
         let (key_length, value_length) = ((lengths & 0xffff_ffff) as usize, (lengths >> 32) as usize);
         if key_length > MAX_KEY || value_length > MAX_VALUE {
             return Err(Broken);
@@ -357,8 +384,18 @@ impl<'r> Entry<'r> {
             && self.key.iter().zip(words_of(key)).all(|(word, bytes)| word.load(Relaxed) == bytes)
     }
 
+    /// Bytes that it takes of its block.
+    pub(crate) fn bytes(&self) -> usize {
+        (KEY + self.key.len() + self.value.len()) * WORD
+    }
+
+    /// The hash that it says its key has.
+    pub(crate) fn hash(&self) -> u64 {
+        self.head[HASH].load(Relaxed)
+    }
+
     /// Appends the key to `bytes`.
-    fn key(&self, bytes: &mut Vec<u8>) {
+    pub(crate) fn key(&self, bytes: &mut Vec<u8>) {
         append(self.key, self.key_length, bytes);
     }
 
@@ -368,7 +405,12 @@ impl<'r> Entry<'r> {
         append(self.value, self.value_length, bytes);
     }
 
-    fn value_offset(&self) -> Offset {
+    /// The words of the value, and how many bytes of them it has.
+    pub(crate) fn value_words(&self) -> (&'r [AtomicU64], usize) {
+        (self.value, self.value_length)
+    }
+
+    pub(crate) fn value_offset(&self) -> Offset {
         Offset(self.offset.0 + ((KEY + self.key.len()) * WORD) as u64)
     }
 }
@@ -397,22 +439,36 @@ fn append(words: &[AtomicU64], length: usize, bytes: &mut Vec<u8>) {
 
 /// Every entry of an object that is made as a map is; see [`Map::entries`].
 pub(crate) fn entries(region: &Region, handle: Handle, kind: Kind) -> Result<Vec<Pair>, ReadError> {
-    let former = reading::read(region, handle, kind, |object| Ok(object.body[BUCKETS].load(Relaxed)))?;
-    let mut all = Vec::new();
+    let former = reading::read(region, handle, kind, |object| {
+        let buckets = object.body[BUCKETS].load(Relaxed);
+        Tree::check(region, buckets).map(|()| buckets)
+    })?;
+    let heap = u64::from(region.geometry().page_count) * PAGE_SIZE;
+    let (mut all, mut copied) = (Vec::new(), 0);
     // A map that had no bucket may have got some since: its first is then the ancestor of all.
     for number in 0..former.max(1) {
         let known = all.len();
-        reading::read(region, handle, kind, |object| {
+        copied += reading::read(region, handle, kind, |object| {
             all.truncate(known);
-            let tree = Tree::of(region, object);
-            for entry in tree.descendants(number, former.max(1))? {
+            let (tree, mut bytes) = (Tree::of(region, object), 0);
+            tree.descendants(number, former.max(1), |entry| {
+                // More than the heap has was scribbled into a ring.
+                bytes += entry.bytes() as u64;
+                if bytes > heap {
+                    return Err(Broken);
+                }
                 let (mut key, mut value) = (Vec::new(), Vec::new());
                 entry.key(&mut key);
                 entry.value(&mut value);
                 all.push((key, value));
-            }
-            Ok(())
+                Ok(())
+            })?;
+            Ok(bytes)
         })?;
+        // So much can only have been put while it was being read, or stands in many buckets at once.
+        if copied > MOST_COPIED * heap {
+            return Err(ReadError::Busy);
+        }
     }
     Ok(all)
 }

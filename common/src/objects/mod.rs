@@ -37,6 +37,7 @@ pub mod counter;
 pub mod folder;
 pub mod map;
 mod reading;
+pub mod survey;
 
 use std::sync::atomic::Ordering::Relaxed;
 

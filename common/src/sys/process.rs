@@ -1,12 +1,13 @@
 //! Processes: starting, reaping, signalling, naming, and what they inherit.
 
 use std::ffi::OsStr;
-use std::io;
+use std::io::{self, Read as _};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
-use std::os::unix::process::CommandExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicI32, Ordering};
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
@@ -46,7 +47,7 @@ impl std::fmt::Display for Ending {
 pub fn start(program: &Path, arguments: &[&OsStr], channel: &OwnedFd) -> io::Result<Pid> {
     let (raw, myself) = (channel.as_raw_fd(), Pid::current());
     let mut command = Command::new(program);
-    command.args(arguments).stdin(std::process::Stdio::null());
+    command.args(arguments).stdin(Stdio::null());
     // SAFETY: the closure only calls async-signal-safe functions on integers.
     unsafe {
         command.pre_exec(move || prepare_child(myself, raw));
@@ -70,6 +71,70 @@ fn prepare_child(parent: Pid, raw: RawFd) -> io::Result<()> {
         unsafe { libc::dup2(raw, CHANNEL_FD) }
     };
     super::cerr(placed.into()).map(drop)
+}
+
+/// Runs a program to its end, or until `limit` has passed, and gives how it ended and what it said on stderr. It dies
+/// with this process, and what it could read or write besides is nothing.
+///
+/// # Errors
+/// What fork, exec and wait report.
+pub fn run_to_end(program: &Path, arguments: &[&OsStr], limit: Duration) -> io::Result<(Ending, String)> {
+    let parent = std::process::id();
+    let mut command = Command::new(program);
+    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    // SAFETY: the closure only makes system calls on integers, which are async-signal-safe.
+    unsafe {
+        command.pre_exec(move || {
+            restore_priority();
+            super::cerr(libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL).into())?;
+            // A parent that died before that cannot be followed any more.
+            let orphaned = libc::getppid() as u32 != parent;
+            if orphaned { Err(io::Error::from_raw_os_error(libc::ESRCH)) } else { Ok(()) }
+        });
+    }
+    let mut child = command.spawn()?;
+    let deadline = Instant::now() + limit;
+    let status = loop {
+        if let Some(status) = child.try_wait()? {
+            break status;
+        }
+        if Instant::now() >= deadline {
+            child.kill()?;
+            break child.wait()?;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    };
+    // What it said fits into the pipe; a program that says more than that waits for its deadline.
+    let mut said = Vec::new();
+    if let Some(stderr) = child.stderr.take() {
+        stderr.take(MOST_SAID).read_to_end(&mut said)?;
+    }
+    let ending = status.signal().map_or_else(|| Ending::Exited(status.code().unwrap_or(0)), Ending::Killed);
+    Ok((ending, String::from_utf8_lossy(&said).into_owned()))
+}
+
+/// Bytes of stderr that are read of a program.
+const MOST_SAID: u64 = 64 * 1024;
+
+/// Gives up for good what this process does not need: whatever it meets in files that others write to, it cannot gain
+/// rights by starting a program, and a root process keeps only what lets it open, link and extend the files of any
+/// user. Its memory may still be examined by its own user and by root: dumps of a process that fell over are worth more
+/// than hiding what everybody attached to the region can read.
+///
+/// The priority is raised before, since that needs a right which goes. Dropping rights leaves the signal at the
+/// parent's death as it is; gaining some would clear it. Where the kernel refuses, the process goes on as it was.
+pub fn shed_privileges() {
+    use rustix::thread::{CapabilitySet, CapabilitySets};
+    let _ = rustix::thread::set_no_new_privs(true);
+    let Ok(had) = rustix::thread::capabilities(None) else { return };
+    // Those of other users' files, and the reserve of a full file system.
+    let kept = CapabilitySet::DAC_OVERRIDE | CapabilitySet::FOWNER | CapabilitySet::SYS_RESOURCE;
+    let left = CapabilitySets {
+        effective: had.effective & kept,
+        permitted: had.permitted & kept,
+        inheritable: CapabilitySet::empty(),
+    };
+    let _ = rustix::thread::set_capabilities(None, left);
 }
 
 /// Keeps what this process was started with from its children: every open descriptor but the first three is closed in

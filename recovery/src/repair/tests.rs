@@ -5,6 +5,8 @@ use common::slots::{Counter, owner};
 use common::txn::Seat;
 
 use super::*;
+
+mod objects;
 use crate::scene::{STEPS, Scene, Step, counts, die_after, with_open_minute};
 
 const SLOT: u32 = 3;

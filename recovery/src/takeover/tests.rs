@@ -1,10 +1,9 @@
 use common::journal::spool::{data_name, lock_name};
 use common::limits::JOURNAL_RING;
-use common::slots::State;
 use proptest::prelude::*;
 
 use super::*;
-use crate::scene::{STEPS, Scene, counts, die_after, with_open_minute};
+use crate::scene::{STEPS, Scene, counts, die_after, with_objects, with_open_minute};
 
 #[test]
 fn every_slot_is_repaired_whatever_its_owner_was_at() {
@@ -14,13 +13,13 @@ fn every_slot_is_repaired_whatever_its_owner_was_at() {
         die_after(&scene, index, 5, last);
     }
     let counted = STEPS.into_iter().filter(|last| counts(*last)).count() as u64;
-    assert_eq!(take_over(&scene.region, &scene.spool).unwrap(), STEPS.len() as u32 + 1);
+    assert_eq!(take_over(&scene.region, &scene.spool).unwrap().repaired, STEPS.len() as u32 + 1);
     assert_eq!(scene.messages(), 1 + counted);
     assert_eq!(scene.records() as u64, 1 + counted);
     let totals = scene.region.totals();
     let idle = 3; // never live, left cleanly, and the owner of the first message
     assert_eq!((totals.crashes, totals.recoveries), (0, STEPS.len() as u64 + 1 - idle));
-    assert_eq!(take_over(&scene.region, &scene.spool).unwrap(), 0);
+    assert_eq!(take_over(&scene.region, &scene.spool).unwrap().repaired, 0);
 }
 
 #[test]
@@ -31,8 +30,8 @@ fn unknown_states_and_a_free_slot_that_holds_something_are_repaired() {
     let free = scene.slot(2);
     free.intent.minute.store(1, SeqCst);
     free.intent.off.store(common::layout::NO_OFFSET, SeqCst);
-    assert_eq!(take_over(&scene.region, &scene.spool).unwrap(), 2);
-    assert!(unknown.is(common::ids::Generation(4), State::Free));
+    assert_eq!(take_over(&scene.region, &scene.spool).unwrap().repaired, 2);
+    assert!(unknown.is(Generation(4), State::Free));
     assert!(!needs_repair(free));
     assert_eq!(scene.region.totals().recoveries, 2);
 }
@@ -47,6 +46,22 @@ fn one_slot_that_is_refused_does_not_keep_the_others_from_repair() {
     let outcome = take_over(&scene.region, &scene.spool);
     assert!(matches!(outcome, Err(Obstacle::Refused(owner, _)) if owner == refused), "{outcome:?}");
     assert!(needs_repair(scene.slot(1)) && !needs_repair(scene.slot(2)));
+}
+
+#[test]
+fn damaged_objects_are_not_served_from() {
+    let scene = Scene::new();
+    with_objects(&scene);
+    take_over(&scene.region, &scene.spool).unwrap();
+    let stock = scene.region.object(scene.map("stock").handle().index).unwrap();
+    stock.lock.store(7 << 32 | 5, SeqCst);
+    let before = scene.snapshot();
+    let outcome = take_over(&scene.region, &scene.spool);
+    assert!(
+        matches!(&outcome, Err(Obstacle::Refused(_, why)) if why.contains("/shop/stock: its lock is held")),
+        "{outcome:?}"
+    );
+    assert!(scene.snapshot() == before);
 }
 
 #[test]
@@ -195,9 +210,9 @@ proptest! {
         let first = take_over(&scene.region, &scene.spool);
         let second = take_over(&scene.region, &scene.spool);
         match first {
-            Ok(_) => prop_assert!(matches!(second, Ok(0)), "{second:?}"),
+            Ok(_) => prop_assert!(matches!(second, Ok(TakenOver { repaired: 0, .. })), "{second:?}"),
             Err(_) => prop_assert!(second.is_err(), "{second:?}"),
         }
-        let _ = crate::verify::check_with(&scene.region, &[]);
+        let _ = verify::check_with(&scene.region, &[]);
     }
 }

@@ -1,8 +1,17 @@
 use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::SeqCst;
+
+use common::slots;
 
 use super::*;
 use crate::repair::Repairer;
 use crate::scene::{STEPS, Scene, die_after, with_open_minute};
+
+mod damage;
+
+mod online;
+
+mod scribbled;
 
 fn places(scene: &Scene) -> Vec<String> {
     let mut places: Vec<_> =

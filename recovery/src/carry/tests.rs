@@ -1,0 +1,103 @@
+use common::error::Exit;
+use common::ids::Generation;
+use common::limits::USER_ROWS;
+use common::slots::owner;
+
+use super::*;
+use crate::scene::{Scene, with_objects};
+
+fn region(length: u64) -> Region {
+    Region::create(&tempfile::tempfile().unwrap(), length).unwrap()
+}
+
+/// Messages of so many users, from two slots.
+fn send(region: &Region, users: usize) {
+    for index in [7, 8] {
+        let owner = owner(SlotIndex(index), Generation(1));
+        region.slot(owner.slot).unwrap().reserve(owner.generation, 1);
+        let mut seat = Seat::take(region, owner).unwrap();
+        for number in 0..users {
+            let user = format!("user {number}");
+            let account = tally::account(&mut seat, &user).unwrap();
+            let mut txn = seat.begin().unwrap();
+            txn.count_message(account, &user, number as u64 + u64::from(index)).unwrap();
+            txn.commit().unwrap();
+        }
+        seat.leave();
+        let slot = region.slot(owner.slot).unwrap();
+        slot.shift(owner.generation, common::slots::State::Left, common::slots::State::Free);
+    }
+}
+
+fn rows(region: &Region) -> Vec<Pair> {
+    let rows = Folder::open(region, "users").unwrap().open_map(region, "rows").unwrap();
+    let mut rows = rows.entries(region).unwrap();
+    rows.sort();
+    rows
+}
+
+#[test]
+fn everything_is_carried_to_a_larger_region_and_back() {
+    let scene = Scene::new();
+    with_objects(&scene);
+    send(&scene.region, USER_ROWS + 30);
+    let (grown, shrunk) = (region(4 << 20), region(1 << 20));
+    carry(&scene.region, &grown).unwrap();
+    carry(&grown, &shrunk).unwrap();
+    for carried in [&grown, &shrunk] {
+        assert_eq!(tally::totals(carried).unwrap().users, tally::totals(&scene.region).unwrap().users);
+        assert_eq!(carried.totals(), scene.region.totals());
+        assert_eq!(rows(carried), rows(&scene.region), "the same numbers");
+        assert_eq!(Folder::all(carried).unwrap().len(), 2);
+        let shop = Folder::open(carried, "shop").unwrap();
+        let names: Vec<_> = shop.list(carried).unwrap().into_iter().map(|(name, _)| name).collect();
+        assert_eq!(names, ["empty", "large", "sold", "stock"]);
+        assert_eq!(shop.open_counter(carried, "sold").unwrap().get(carried), Ok(7));
+        for name in ["stock", "large", "empty"] {
+            let sorted = |region: &Region, map: Map| {
+                let mut pairs = map.entries(region).unwrap();
+                pairs.sort();
+                pairs
+            };
+            let here = shop.open_map(carried, name).unwrap();
+            assert_eq!(sorted(carried, here), sorted(&scene.region, scene.map(name)), "{name}");
+        }
+        assert_eq!(verify::check_with(carried, &[]), []);
+        assert!(carried.slots().all(|(_, slot)| !crate::repair::needs_repair(slot)));
+    }
+    // Whoever sends next is counted on.
+    send(&shrunk, USER_ROWS + 30);
+    assert_eq!(tally::totals(&shrunk).unwrap().users["user 80"].messages, 4);
+    assert_eq!(verify::check_with(&shrunk, &[]), []);
+}
+
+#[test]
+fn what_does_not_fit_is_said_and_the_old_region_stays_as_it_is() {
+    let directory = tempfile::tempdir().unwrap();
+    let create = |name: &str, length| {
+        let path = directory.path().join(name);
+        let file = std::fs::File::options().read(true).write(true).create_new(true).open(&path).unwrap();
+        (path, Region::create(&file, length).unwrap())
+    };
+    let (old_path, old) = create("old", 4 << 20);
+    with_seat(&old, SlotIndex(0), |seat| {
+        let mut txn = seat.begin().unwrap();
+        let folder = txn.create_folder("large").unwrap();
+        let map = txn.create_map(folder, "map").unwrap();
+        txn.commit().unwrap();
+        let pairs: Vec<Pair> = (0..1000_u32).map(|key| (key.to_le_bytes().to_vec(), vec![7; 1000])).collect();
+        pairs.chunks(BATCH).try_for_each(|pairs| put_all(seat, map, pairs)).unwrap();
+    })
+    .unwrap();
+    let (new_path, _new) = create("new", 1 << 20);
+    let before = std::fs::read(&old_path).unwrap();
+    let error = run(&old_path, &new_path).unwrap_err();
+    assert_eq!(error.exit(), Exit::Usage);
+    assert!(error.to_string().contains("choose a larger --region-size"), "{error}");
+    assert!(std::fs::read(&old_path).unwrap() == before);
+    let (larger_path, _larger) = create("larger", 8 << 20);
+    run(&old_path, &larger_path).unwrap();
+    old.slot(SlotIndex(3)).unwrap().owner.store(99, std::sync::atomic::Ordering::SeqCst);
+    let (another_path, _another) = create("another", 8 << 20);
+    assert_eq!(run(&old_path, &another_path).unwrap_err().exit(), Exit::Region);
+}

@@ -1,0 +1,274 @@
+//! Folders, maps and counters, as they stand. An object in the middle of a change is shown as it was before.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use common::objects::folder::Entry;
+use common::objects::survey::{Item, Part, Survey};
+use common::objects::{self, Handle, Kind, ROOT_OBJECT};
+use common::region::Region;
+use common::tally::{Row, Sent};
+use serde::Serialize;
+
+use crate::picture::{self, Gap};
+
+/// Everything that the object table has.
+pub(super) struct Objects {
+    pub folders: Vec<FolderDump>,
+    pub unnamed: Vec<ObjectDump>,
+    pub paths: Paths,
+}
+
+/// The objects' paths, by their entries in the object table.
+#[derive(Default)]
+pub(super) struct Paths(BTreeMap<u32, String>);
+
+#[derive(Debug, Serialize)]
+pub(super) struct FolderDump {
+    name: String,
+    #[serde(flatten)]
+    object: ObjectDump,
+    objects: Vec<NamedDump>,
+}
+
+#[derive(Debug, Serialize)]
+struct NamedDump {
+    name: String,
+    #[serde(flatten)]
+    object: ObjectDump,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct ObjectDump {
+    kind: String,
+    object: u32,
+    generation: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    value: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    count: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    buckets: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    entries: Option<Vec<EntryDump>>,
+    /// Why not everything could be read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct EntryDump {
+    key: Bytes,
+    value: Bytes,
+}
+
+/// Text where the bytes are some without control characters, else their digits.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(untagged)]
+enum Bytes {
+    Text(String),
+    Hex { hex: String },
+}
+
+/// What a user has sent.
+#[derive(Debug, Serialize)]
+pub(super) struct SentDump {
+    pub messages: u64,
+    pub bytes: u64,
+}
+
+/// An object that a name stands for, or one of the two others.
+struct Named {
+    name: Vec<u8>,
+    entry: Option<Entry>,
+}
+
+impl Objects {
+    pub fn of(region: &Region) -> Self {
+        let mut this = Self { folders: Vec::new(), unnamed: Vec::new(), paths: Paths::default() };
+        this.paths.0.insert(ROOT_OBJECT, "/".to_owned());
+        for folder in names_in(region, ROOT_OBJECT) {
+            let name = shown(&folder.name);
+            let Some(handle) = folder.entry.map(|entry| entry.handle) else { continue };
+            // Scribbled, one folder may stand in many others: each object is shown once.
+            if !this.paths.add(handle, format!("/{name}")) {
+                continue;
+            }
+            let objects = this.named_in(region, handle, &name);
+            this.folders.push(FolderDump {
+                name,
+                object: ObjectDump::without_entries(region, handle),
+                objects,
+            });
+        }
+        this.folders.sort_by(|one, other| one.name.cmp(&other.name));
+        for (handle, kind, _) in objects::all(region) {
+            if kind != Kind::Heap && !this.paths.0.contains_key(&handle.index) {
+                this.unnamed.push(ObjectDump::of(region, handle.index));
+            }
+        }
+        this
+    }
+
+    fn named_in(&mut self, region: &Region, folder: Handle, path: &str) -> Vec<NamedDump> {
+        let mut objects = Vec::new();
+        for Named { name, entry } in names_in(region, folder.index) {
+            let name = shown(&name);
+            let Some(handle) = entry.map(|entry| entry.handle) else { continue };
+            if self.paths.add(handle, format!("/{path}/{name}")) {
+                objects.push(NamedDump { name, object: ObjectDump::of(region, handle.index) });
+            }
+        }
+        objects.sort_by(|one, other| one.name.cmp(&other.name));
+        objects
+    }
+
+    /// What the users have sent, by the maps in the folder that they are kept in.
+    pub fn users(&self, region: &Region) -> BTreeMap<String, SentDump> {
+        let mut users = BTreeMap::new();
+        for map in
+            self.folders.iter().filter(|folder| folder.name == "users").flat_map(|folder| &folder.objects)
+        {
+            if map.object.kind != Kind::Map.to_string() {
+                continue;
+            }
+            for (user, value) in pairs(region, map.object.object).found {
+                let sent = match map.name.as_str() {
+                    "rows" => Row::read(&value).map(|row| row.sum(region)),
+                    _ => Sent::read(&value),
+                };
+                if let Ok(Sent { messages, bytes }) = sent {
+                    users.insert(shown(&user), SentDump { messages, bytes });
+                }
+            }
+        }
+        users
+    }
+}
+
+impl Paths {
+    fn add(&mut self, handle: Handle, path: String) -> bool {
+        self.0.insert(handle.index, path).is_none()
+    }
+
+    /// How people call an object.
+    pub fn name(&self, index: u32) -> String {
+        self.0.get(&index).cloned().unwrap_or_else(|| match index {
+            common::heap::HEAP_OBJECT => "the heap".to_owned(),
+            _ => format!("object {index}"),
+        })
+    }
+}
+
+fn names_in(region: &Region, folder: u32) -> Vec<Named> {
+    let picture = picture::read(region, folder, |survey, _, parts, found| {
+        if survey.kind() == Some(Kind::Folder) {
+            found.extend(items(parts).map(|item| Named { name: item.key(), entry: item.named() }));
+        }
+    });
+    picture.found
+}
+
+fn items<'p, 'a>(parts: &'p [Part<'a>]) -> impl Iterator<Item = &'p Item<'a>> {
+    parts.iter().filter_map(|part| if let Part::Item(item) = part { Some(item) } else { None })
+}
+
+fn pairs(region: &Region, index: u32) -> picture::Picture<(Vec<u8>, Vec<u8>)> {
+    picture::read(region, index, |_: &Survey<'_>, _, parts, found| {
+        found.extend(items(parts).map(|item| (item.key(), item.value())));
+    })
+}
+
+impl FolderDump {
+    pub fn write(&self, text: &mut String) {
+        self.object.write(&format!("/{}", self.name), text);
+        for NamedDump { name, object } in &self.objects {
+            object.write(&format!("/{}/{name}", self.name), text);
+        }
+    }
+}
+
+impl ObjectDump {
+    /// The object at `index` with everything in it.
+    fn of(region: &Region, index: u32) -> Self {
+        let picture = pairs(region, index);
+        let kind = picture.kind;
+        let is_map = matches!(kind, Some(Kind::Map | Kind::Folder | Kind::Dropping));
+        let mut entries: Vec<_> = picture
+            .found
+            .into_iter()
+            .map(|(key, value)| EntryDump { key: Bytes::of(key), value: Bytes::of(value) })
+            .collect();
+        entries.sort_by(|one, other| one.key.cmp(&other.key));
+        let number = |wanted: bool, of: fn(picture::Shape) -> u64| picture.at_once.filter(|_| wanted).map(of);
+        Self {
+            kind: kind.map_or_else(|| "unknown".to_owned(), |kind| kind.to_string()),
+            object: index,
+            generation: picture.handle.generation,
+            value: number(kind == Some(Kind::Counter), |shape| shape.count),
+            count: number(is_map, |shape| shape.count).or(is_map.then_some(entries.len() as u64)),
+            buckets: number(is_map, |shape| shape.buckets),
+            entries: is_map.then_some(entries),
+            error: picture.gap.map(|gap| match gap {
+                Gap::Busy => "it was being changed all the time".to_owned(),
+                Gap::Flaw(flaw) => flaw.0,
+            }),
+        }
+    }
+
+    /// A folder, whose entries are shown as objects.
+    fn without_entries(region: &Region, handle: Handle) -> Self {
+        Self { entries: None, ..Self::of(region, handle.index) }
+    }
+
+    pub fn write(&self, path: &str, text: &mut String) {
+        let Self { kind, object, generation, value, count, buckets, error, .. } = self;
+        let _ = write!(text, "{path}: {kind}, object {object} generation {generation}");
+        for (name, number) in [("value", value), ("entries", count), ("buckets", buckets)] {
+            if let Some(number) = number {
+                let _ = write!(text, ", {number} {name}");
+            }
+        }
+        if let Some(error) = error {
+            let _ = write!(text, ", not all of it could be read: {error}");
+        }
+        text.push('\n');
+    }
+}
+
+impl Bytes {
+    fn of(bytes: Vec<u8>) -> Self {
+        match String::from_utf8(bytes) {
+            Ok(text) if !text.contains(char::is_control) => Self::Text(text),
+            Ok(text) => Self::hex(text.as_bytes()),
+            Err(error) => Self::hex(error.as_bytes()),
+        }
+    }
+
+    fn hex(bytes: &[u8]) -> Self {
+        let mut hex = String::with_capacity(bytes.len() * 2);
+        for byte in bytes {
+            let _ = write!(hex, "{byte:02x}");
+        }
+        Self::Hex { hex }
+    }
+}
+
+/// A name for people's eyes: no control characters, whatever was scribbled there.
+fn shown(name: &[u8]) -> String {
+    String::from_utf8_lossy(name).chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_are_text_where_they_are_some() {
+        let json = |bytes: &[u8]| serde_json::to_string(&Bytes::of(bytes.to_vec())).unwrap();
+        assert_eq!(json("zoë".as_bytes()), "\"zoë\"");
+        assert_eq!(json(b""), "\"\"");
+        assert_eq!(json(b"a\n"), "{\"hex\":\"610a\"}");
+        assert_eq!(json(b"\xff\x00"), "{\"hex\":\"ff00\"}");
+    }
+}

@@ -1,0 +1,294 @@
+//! The objects: the entries of the object table, what the folders name, and the insides of every map and folder.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::Ordering::SeqCst;
+
+use common::heap::{self, HEAP_OBJECT, USED};
+use common::ids::Offset;
+use common::layout::{Object, Slot};
+use common::limits::PAGE_SIZE;
+use common::lock::{self, WAITERS};
+use common::objects::folder::Entry;
+use common::objects::survey::{Item, Part, Survey, is_name};
+use common::objects::{Handle, Kind, ROOT_OBJECT};
+use common::region::Region;
+use common::slots::{self, State};
+
+use super::heap::Marks;
+use super::{Place, Wrong, Wrongs};
+use crate::picture::{self, Gap, Picture};
+
+/// What a walk over all objects gave.
+pub(super) struct Walk {
+    pub wrongs: Wrongs,
+    /// The blocks that objects are made of.
+    pub reached: Marks,
+    /// Whether every object could be read to its end.
+    pub complete: bool,
+}
+
+/// What the walk notes of one object.
+enum Note {
+    /// A page of buckets or of pointers.
+    Page(Offset),
+    /// An entry, and its block if it has one.
+    Entry(Option<Offset>),
+    Name(Vec<u8>, Entry),
+    Wrong(&'static str, String),
+}
+
+/// An object that is there, and what it names if it is a folder.
+struct Known {
+    handle: Handle,
+    kind: Kind,
+    names: Vec<(String, Entry)>,
+    wrongs: Vec<(&'static str, String)>,
+}
+
+/// Looks at every object once.
+pub(super) fn walk(region: &Region) -> Walk {
+    let mut walk = Walk { wrongs: Wrongs::new(), reached: Marks::of(region), complete: true };
+    let mut known = Vec::new();
+    for index in 0..region.geometry().object_count {
+        let Some(object) = region.object(index) else { continue };
+        let wrongs = check_entry(region, index, object);
+        if is_quietly_free(object) && wrongs.is_empty() && index > ROOT_OBJECT {
+            continue;
+        }
+        let picture = picture::read(region, index, |survey, number, parts, notes| {
+            check_bucket(region, survey, number, parts, notes);
+        });
+        known.push(walk.take(picture, wrongs));
+    }
+    let folders_read = walk.complete;
+    let paths = paths(&known);
+    for Known { handle, kind, wrongs, .. } in &mut known {
+        let named = paths.get(handle).map_or(&[][..], Vec::as_slice);
+        if folders_read && is_named_kind(*kind) && handle.index > ROOT_OBJECT && named.len() != 1 {
+            wrongs
+                .push(("names", format!("the {kind} is named {} times: {}", named.len(), named.join(", "))));
+        }
+        let path = if handle.index == ROOT_OBJECT { Some("/".to_owned()) } else { named.first().cloned() };
+        let place = Place::Object(*handle, path);
+        let wrong = |(kind, text)| Wrong { place: place.clone(), kind, text };
+        walk.wrongs.extend(wrongs.drain(..).map(wrong));
+    }
+    walk
+}
+
+impl Walk {
+    fn take(&mut self, picture: Picture<Note>, mut wrongs: Vec<(&'static str, String)>) -> Known {
+        let handle = picture.handle;
+        if picture.gap != Some(Gap::Busy) {
+            wrongs.extend(check_kind(handle, picture.kind));
+        }
+        let kind = picture.kind.unwrap_or(Kind::Free);
+        match picture.gap {
+            Some(Gap::Flaw(flaw)) => {
+                self.complete = false;
+                wrongs.push(("flaw", flaw.0));
+            }
+            Some(Gap::Busy) => self.complete = false,
+            None => {}
+        }
+        let (mut names, mut entries) = (Vec::new(), 0);
+        for note in picture.found {
+            match note {
+                Note::Wrong(kind, text) => wrongs.push((kind, text)),
+                Note::Name(name, entry) => names.push((String::from_utf8_lossy(&name).into_owned(), entry)),
+                Note::Page(offset) => self.reach(offset),
+                Note::Entry(offset) => {
+                    entries += 1;
+                    offset.into_iter().for_each(|offset| self.reach(offset));
+                }
+            }
+        }
+        let counted = matches!(kind, Kind::Map | Kind::Folder);
+        if let Some(shape) = picture.at_once.filter(|shape| counted && shape.count != entries) {
+            wrongs.push(("count", format!("it says that it has {} entries, and has {entries}", shape.count)));
+        }
+        Known { handle, kind, names, wrongs }
+    }
+}
+
+impl Walk {
+    fn reach(&mut self, offset: Offset) {
+        if !self.reached.set(offset) {
+            let text = "more than one object, or one of them twice, is made of it".to_owned();
+            self.wrongs.push(Wrong { place: Place::Block(offset), kind: "shared", text });
+        }
+    }
+}
+
+/// An entry that is no object, and that nobody is making one of: nearly all of them.
+fn is_quietly_free(object: &Object) -> bool {
+    Kind::of(object.identity.load(SeqCst)) == Some(Kind::Free) && object.seq.load(SeqCst) & 1 == 0
+}
+
+fn is_named_kind(kind: Kind) -> bool {
+    matches!(kind, Kind::Folder | Kind::Map | Kind::Counter)
+}
+
+/// The paths of what the folders name.
+fn paths(known: &[Known]) -> HashMap<Handle, Vec<String>> {
+    let mut paths: HashMap<Handle, Vec<String>> = HashMap::new();
+    let root = known.iter().filter(|known| known.handle.index == ROOT_OBJECT);
+    for (name, entry) in root.flat_map(|root| &root.names) {
+        paths.entry(entry.handle).or_default().push(format!("/{name}"));
+    }
+    let folders =
+        known.iter().filter(|known| known.kind == Kind::Folder && known.handle.index != ROOT_OBJECT);
+    for folder in folders {
+        let path = paths.get(&folder.handle).and_then(|paths| paths.first());
+        let path = path.map_or_else(|| format!("(folder {})", folder.handle.index), Clone::clone);
+        for (name, entry) in &folder.names {
+            paths.entry(entry.handle).or_default().push(format!("{path}/{name}"));
+        }
+    }
+    paths
+}
+
+fn check_kind(handle: Handle, kind: Option<Kind>) -> Option<(&'static str, String)> {
+    let Handle { index, generation } = handle;
+    let expected = match index {
+        HEAP_OBJECT => Some(Kind::Heap),
+        ROOT_OBJECT => Some(Kind::Folder),
+        _ => None,
+    };
+    match (expected, kind) {
+        (_, None) => Some(("kind", "it is of a kind that does not exist".to_owned())),
+        (None, Some(Kind::Heap)) => Some(("kind", "it says that it is the heap, and is not".to_owned())),
+        (Some(expected), Some(kind)) if kind != expected || generation != 0 => {
+            Some(("kind", format!("it is generation {generation} of {kind}, and must be the {expected}")))
+        }
+        _ => None,
+    }
+}
+
+/// Lock and sequence word of one entry.
+fn check_entry(region: &Region, index: u32, object: &Object) -> Vec<(&'static str, String)> {
+    let mut wrongs = Vec::new();
+    let seq = object.seq.load(SeqCst);
+    let word = object.lock.load(SeqCst);
+    if word == 0 {
+        if seq & 1 == 1 && object.seq.load(SeqCst) == seq {
+            wrongs.push(("odd", "it is said to be changed just now, and nobody has its lock".to_owned()));
+        }
+        return wrongs;
+    }
+    let Some(holder) = lock::owner_of(word) else {
+        let what = if word == WAITERS {
+            "somebody waits for its lock, and nobody has it"
+        } else {
+            "its lock names nobody"
+        };
+        wrongs.push(("lock", format!("{what}: {word:#x}")));
+        return wrongs;
+    };
+    let slot = region.slot(holder.slot);
+    let present = slot.is_some_and(|slot| may_hold(slot, holder.generation));
+    let listed = slot.is_some_and(|slot| slots::held(slot).any(|held| held == index));
+    if object.lock.load(SeqCst) & !WAITERS != word & !WAITERS {
+        return wrongs;
+    }
+    if !present {
+        wrongs.push(("lock", format!("its lock is held by {holder}, which is nobody now")));
+    } else if !listed {
+        wrongs.push(("unlisted", format!("its lock is held by {holder}, whose list of locks lacks it")));
+    }
+    wrongs
+}
+
+fn may_hold(slot: &Slot, generation: common::ids::Generation) -> bool {
+    let (present, state) = slot.standing();
+    present == generation && state != Some(State::Free)
+}
+
+/// One bucket of a map or folder: its pages, and its entries with their blocks.
+fn check_bucket(
+    region: &Region,
+    survey: &Survey<'_>,
+    number: u64,
+    parts: &[Part<'_>],
+    notes: &mut Vec<Note>,
+) {
+    let mut keys = HashSet::new();
+    for part in parts {
+        match part {
+            Part::Page(offset) => {
+                let block = check_block(region, survey, *offset, PAGE_SIZE as usize, notes);
+                notes.extend(block.map(Note::Page));
+            }
+            Part::Item(item) => {
+                let block = check_block(region, survey, item.offset(), item.bytes(), notes);
+                notes.push(Note::Entry(block));
+                let key = item.key();
+                if let Some(what) = survey.misplaced(item, &key, number) {
+                    notes.push(Note::Wrong("place", format!("the entry {} {what}", shown(&key))));
+                }
+                if survey.kind() == Some(Kind::Folder) {
+                    check_name(region, survey, item, &key, notes);
+                }
+                if !keys.insert(key) {
+                    notes.push(Note::Wrong("twice", format!("bucket {number} has a key twice")));
+                }
+            }
+        }
+    }
+}
+
+/// The block at `offset`, if there is one that has so many bytes.
+fn check_block(
+    region: &Region,
+    survey: &Survey<'_>,
+    offset: Offset,
+    bytes: usize,
+    notes: &mut Vec<Note>,
+) -> Option<Offset> {
+    let Some(block) = heap::block_at(region, offset) else {
+        let text = format!("it has something at {offset}, where no block begins");
+        notes.push(Note::Wrong("no block", text));
+        return None;
+    };
+    if block.size < bytes {
+        let text = format!("it has {bytes} bytes at {offset}, in a block of {}", block.size);
+        notes.push(Note::Wrong("small block", text));
+    }
+    let state = survey.before.quarter(block.state_offset, block.state);
+    if state != USED {
+        let text = format!("it is made of the block at {offset}, whose state is {state}, not in use");
+        notes.push(Note::Wrong("state", text));
+    }
+    Some(offset)
+}
+
+/// A folder's entry: a name, and an object that is what the folder says.
+fn check_name(region: &Region, survey: &Survey<'_>, item: &Item<'_>, key: &[u8], notes: &mut Vec<Note>) {
+    let name = shown(key);
+    if !is_name(key) {
+        notes.push(Note::Wrong("name", format!("{name} is no name")));
+    }
+    let Some(entry) = item.named() else {
+        return notes.push(Note::Wrong("entry", format!("what {name} stands for cannot be read")));
+    };
+    let in_root = survey.handle().index == ROOT_OBJECT;
+    if (entry.kind == Kind::Folder) != in_root || !is_named_kind(entry.kind) {
+        notes.push(Note::Wrong("named kind", format!("{name} stands for a {}", entry.kind)));
+    }
+    let there = Survey::of(region, entry.handle.index, survey.before);
+    if there.is_none_or(|there| (there.handle(), there.kind()) != (entry.handle, Some(entry.kind))) {
+        let Handle { index, generation } = entry.handle;
+        let text = format!(
+            "{name} stands for generation {generation} of object {index}, a {}, which is not there",
+            entry.kind
+        );
+        notes.push(Note::Wrong("dangling", text));
+    }
+    notes.push(Note::Name(key.to_vec(), entry));
+}
+
+fn shown(key: &[u8]) -> String {
+    const MOST: usize = 64;
+    let text = String::from_utf8_lossy(&key[..key.len().min(MOST)]);
+    format!("{text:?}")
+}

@@ -1,0 +1,134 @@
+//! The header, the journal's state and the slots: words that stand for themselves.
+
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::SeqCst;
+
+use common::ids::SlotIndex;
+use common::layout::{Counters, Slot};
+use common::limits::JOURNAL_RING;
+use common::region::Region;
+use common::slots::{self, State};
+
+use super::{Place, Wrong, Wrongs, users};
+use crate::repair::{check_held, check_intent, check_logs, needs_repair};
+
+/// No minute of this format is beyond this number, which is two million years away.
+const MINUTES: u64 = 1 << 40;
+
+/// Kinds and texts of what is wrong with one place.
+type Found = Vec<(&'static str, String)>;
+
+fn at(place: &Place, found: Found) -> Wrongs {
+    found.into_iter().map(|(kind, text)| Wrong { place: place.clone(), kind, text }).collect()
+}
+
+pub(super) fn header(region: &Region) -> Wrongs {
+    let mut wrongs = Found::new();
+    let supervision = &region.header().supervision;
+    let flags = [
+        ("clean", &supervision.clean),
+        ("damaged", &supervision.damaged),
+        ("draining", &supervision.draining),
+    ];
+    for (name, flag) in flags {
+        let value = flag.load(SeqCst);
+        if value > 1 {
+            wrongs.push((name, format!("the flag `{name}` is {value}, neither 0 nor 1")));
+        }
+    }
+    if supervision.damaged.load(SeqCst) == 1 {
+        wrongs.push(("declared", "the region was declared damaged: a slot could not be repaired".to_owned()));
+    }
+    let used = |(_, slot): &(SlotIndex, &Slot)| needs_repair(slot) && !slot.left_cleanly(slot.standing().0);
+    if region.is_clean()
+        && let Some((index, _)) = region.slots().find(used)
+    {
+        wrongs.push(("not clean", format!("it is marked as cleanly stopped, but slot {index} is in use")));
+    }
+    note_reserved(&mut wrongs, &[&supervision.reserved]);
+    at(&Place::Header, wrongs)
+}
+
+pub(super) fn journal(region: &Region) -> Wrongs {
+    let mut wrongs = Found::new();
+    let journal = &region.header().journal;
+    let (open, sealed) = (journal.open_minute(), journal.sealed_minute());
+    if open.minute.0 >= MINUTES || sealed.0 >= MINUTES {
+        wrongs
+            .push(("range", format!("minute {} is open and {sealed} sealed, which cannot be", open.minute)));
+    }
+    let never_opened = open.minute.0 == 0;
+    if !never_opened && (sealed > open.minute || (sealed == open.minute && !open.closed)) {
+        wrongs.push((
+            "order",
+            format!("minute {} is open, but minute {sealed} is sealed already", open.minute),
+        ));
+    }
+    for (index, claims) in journal.ring_claims().iter().enumerate() {
+        let Some(claims) = claims else { continue };
+        if claims.minute.0 % JOURNAL_RING as u64 != index as u64 {
+            wrongs.push(("place", format!("ring entry {index} is said to be minute {}'s", claims.minute)));
+        }
+        if claims.tail > claims.reserved {
+            wrongs.push((
+                "unreserved",
+                format!(
+                    "{} bytes of minute {} are claimed and only {} reserved",
+                    claims.tail, claims.minute, claims.reserved
+                ),
+            ));
+        }
+    }
+    note_reserved(&mut wrongs, &[&journal.reserved]);
+    at(&Place::Journal, wrongs)
+}
+
+pub(super) fn slot(region: &Region, index: SlotIndex, slot: &Slot) -> Wrongs {
+    let mut wrongs = Found::new();
+    if slot.standing().1.is_none() {
+        let word = slot.owner.load(SeqCst);
+        wrongs.push(("state", format!("its owner word is {word:#x}, which names no state")));
+    }
+    if let Err(bad) = check_logs(region, slots::owner(index, slot.standing().0)) {
+        wrongs.push(("log", bad));
+    }
+    if let Err(bad) = check_held(region, slot) {
+        wrongs.push(("held", bad));
+    }
+    if matches!(slot.standing().1, Some(State::Free | State::Reserved)) && !slot.holds_nothing() {
+        wrongs.push(("unowned", "it is nobody's, and something half-done is in it".to_owned()));
+    }
+    if let Err(bad) = check_intent(region, slot, region.header().journal.sealed_minute()) {
+        wrongs.push(("intent", bad));
+    }
+    note_counters(&mut wrongs, slot);
+    wrongs.extend(users::cells(region, index, slot));
+    note_reserved(&mut wrongs, &[&slot.pad1, &slot.pad2, &slot.pad3, &slot.intent.reserved]);
+    at(&Place::Slot(index), wrongs)
+}
+
+fn note_counters(wrongs: &mut Found, slot: &Slot) {
+    // Read in the order against that in which they are stored, so that a living owner is never ahead of itself.
+    let (base, published) = (values(&slot.base), values(&slot.published));
+    let counters = values(&slot.counters);
+    if base.iter().zip(&counters).any(|(base, counter)| base > counter) {
+        wrongs.push(("base", format!("its counters {counters:?} began at {base:?}: they went back")));
+    }
+    // A process may die between its own counter and the shown one; repair shows it then.
+    let at_rest = matches!(slot.standing().1, Some(State::Free | State::Left | State::Reserved));
+    if published.iter().zip(&counters).any(|(shown, counter)| shown > counter) {
+        wrongs.push(("ahead", format!("it shows {published:?} and has counted only {counters:?}")));
+    } else if at_rest && slot.holds_nothing() && published != counters {
+        wrongs.push(("behind", format!("it shows {published:?} and has counted {counters:?}")));
+    }
+}
+
+fn values(counters: &Counters) -> [u64; 8] {
+    std::array::from_fn(|index| counters.words[index].load(SeqCst))
+}
+
+fn note_reserved(wrongs: &mut Found, areas: &[&[AtomicU64]]) {
+    if areas.iter().copied().flatten().any(|word| word.load(SeqCst) != 0) {
+        wrongs.push(("reserved", "words that nobody uses are not zero: somebody wrote there".to_owned()));
+    }
+}
