@@ -12,6 +12,7 @@ use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use rustix::process::{PidfdFlags, Resource, Rlimit};
 
+use super::privileges::Identity;
 use crate::ids::Pid;
 
 /// The number under which a child finds its channel to the supervisor.
@@ -38,26 +39,50 @@ impl std::fmt::Display for Ending {
     }
 }
 
+/// What a program is started with, and without.
+#[derive(Clone, Debug, Default)]
+pub struct Terms {
+    /// Whom it runs as; `None` = as this process.
+    pub identity: Option<Identity>,
+    /// Whether it keeps the priority of this process, which it could not raise again itself.
+    pub keeps_priority: bool,
+}
+
 /// Starts a program with `channel` as its descriptor [`CHANNEL_FD`]. Every other descriptor is close-on-exec.
 /// The caller reaps it by its pid.
 ///
 /// # Errors
 /// What fork and exec report; exec's failure comes back from the child.
 pub fn start(program: &Path, arguments: &[&OsStr], channel: &OwnedFd) -> io::Result<Pid> {
-    let raw = channel.as_raw_fd();
+    start_on(&Terms::default(), program, arguments, channel)
+}
+
+/// The same, on these terms. On any terms the program and its own can gain no privilege any more.
+///
+/// # Errors
+/// As [`start`]; a change of user that the kernel refuses.
+pub fn start_on(
+    terms: &Terms,
+    program: &Path,
+    arguments: &[&OsStr],
+    channel: &OwnedFd,
+) -> io::Result<Pid> {
+    let (raw, terms) = (channel.as_raw_fd(), terms.clone());
     let mut command = Command::new(program);
     command.args(arguments).stdin(std::process::Stdio::null());
-    // SAFETY: the closure only calls async-signal-safe functions on integers.
+    // SAFETY: the closure only calls async-signal-safe functions on integers and on a list that it owns.
     unsafe {
-        command.pre_exec(move || place_channel(raw));
+        command.pre_exec(move || {
+            place_channel(raw)?;
+            settle_terms(&terms)
+        });
     }
     // Child has no destructor that waits or kills, so dropping it leaves only the pid.
     Ok(Pid(command.spawn()?.id() as i32))
 }
 
-/// In the child between fork and exec: the channel gets its number and stays open; priorities and signals as usual.
+/// In the child between fork and exec: the channel gets its number and stays open.
 fn place_channel(raw: RawFd) -> io::Result<()> {
-    restore_priority();
     let placed = if raw == CHANNEL_FD {
         // SAFETY: clears the close-on-exec flag of an open descriptor.
         unsafe { libc::fcntl(CHANNEL_FD, libc::F_SETFD, 0) }
@@ -66,6 +91,18 @@ fn place_channel(raw: RawFd) -> io::Result<()> {
         unsafe { libc::dup2(raw, CHANNEL_FD) }
     };
     super::cerr(placed.into()).map(drop)
+}
+
+/// In the child between fork and exec. The priority comes first: the user may not be allowed to change it.
+fn settle_terms(terms: &Terms) -> io::Result<()> {
+    if !terms.keeps_priority {
+        restore_priority();
+    }
+    if let Some(identity) = &terms.identity {
+        identity.assume()?;
+    }
+    // SAFETY: takes numbers only; no program that is executed from here on gains a privilege by being executed.
+    super::cerr(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) }.into()).map(drop)
 }
 
 /// Keeps what this process was started with from its children: every open descriptor but the first three is closed in
