@@ -118,7 +118,9 @@ fn find_user(name: &str) -> Result<User> {
     if let (None, Ok(number)) = (&found, name.parse()) {
         found = User::from_uid(Uid::from_raw(number)).context(asking)?;
     }
-    found.ok_or_else(|| Error::usage(format!("--user {name}: there is no such user; create it, or name another")))
+    found.ok_or_else(|| {
+        Error::usage(format!("--user {name}: there is no such user; create it, or name another"))
+    })
 }
 
 fn find_group(name: &str) -> Result<Gid> {

@@ -61,12 +61,7 @@ pub fn start(program: &Path, arguments: &[&OsStr], channel: &OwnedFd) -> io::Res
 ///
 /// # Errors
 /// As [`start`]; a change of user that the kernel refuses.
-pub fn start_on(
-    terms: &Terms,
-    program: &Path,
-    arguments: &[&OsStr],
-    channel: &OwnedFd,
-) -> io::Result<Pid> {
+pub fn start_on(terms: &Terms, program: &Path, arguments: &[&OsStr], channel: &OwnedFd) -> io::Result<Pid> {
     let (raw, terms) = (channel.as_raw_fd(), terms.clone());
     let mut command = Command::new(program);
     command.args(arguments).stdin(std::process::Stdio::null());
