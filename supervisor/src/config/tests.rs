@@ -200,3 +200,39 @@ fn reading_again_takes_what_can_change() {
     assert!(waiting.is_empty());
     assert!(options.latency.0.is_zero(), "what has gone from the file has its default");
 }
+
+/// The file that is installed, with every comment that holds an option made one.
+fn installed_with_every_option() -> String {
+    let installed = include_str!("../../../scripts/etc/supervisor.toml");
+    let keys: Vec<String> = option_names().iter().map(|name| name.replace('-', "_")).collect();
+    let uncommented = |line: &str| match line.strip_prefix("# ") {
+        Some(rest)
+            if keys.iter().any(|key| rest.strip_prefix(key).is_some_and(|rest| rest.starts_with(" = "))) =>
+        {
+            rest.to_owned()
+        }
+        _ => line.to_owned(),
+    };
+    installed.lines().map(|line| uncommented(line) + "\n").collect()
+}
+
+#[test]
+fn the_installed_file_has_every_option_with_its_default() {
+    let (_directory, path) = directory_with(&installed_with_every_option());
+    let told = file::read(&path).unwrap();
+    parse(&told).unwrap();
+    let command = options_command();
+    for (option, name) in options_in(&command) {
+        let values = told.get(name).unwrap_or_else(|| panic!("scripts/etc/supervisor.toml lacks {name}"));
+        let defaults: Vec<OsString> = option.get_default_values().iter().map(Into::into).collect();
+        let same = |(value, default): (&OsString, &OsString)| {
+            let span = |text: &OsString| text.to_string_lossy().parse::<Span>();
+            value == default
+                || matches!((span(value), span(default)), (Ok(value), Ok(default)) if value == default)
+        };
+        assert!(
+            defaults.is_empty() || values.iter().zip(&defaults).all(same),
+            "{name}: the file says {values:?}, the default is {defaults:?}"
+        );
+    }
+}
