@@ -27,9 +27,9 @@ pub struct Cli {
 }
 
 const AFTER_HELP: &str = "\
-Every option but these two can also stand in the environment (HOLDFAST_READ_TIMEOUT=3s; several addresses with commas
-between them) and in the file that --config names (read_timeout = \"3s\"; listen is one address or a list of them). The
-command line comes first, then the environment, then the file, then the default.
+Every option from --workers on can also stand in the environment (HOLDFAST_READ_TIMEOUT=3s; several addresses with
+commas between them) and in the file that --config names (read_timeout = \"3s\"; listen is one address or a list of
+them). The command line comes first, then the environment, then the file, then the default.
 
 HUP and `supervisor reload` read the file again. What they change at once: users, latency, access_log, read_timeout,
 grace, log_level; a change of anything else waits for the next start, and the log says so. USR1 opens log and
@@ -73,7 +73,7 @@ pub enum Command {
         #[arg(long)]
         fast: bool,
     },
-    /// Read the users again and replace the workers one by one
+    /// Read configuration and users again and replace the workers one by one; returns once a new template serves
     Reload {
         /// Which instance
         #[command(flatten)]
@@ -92,7 +92,7 @@ pub enum Command {
 /// Which instance is meant.
 #[derive(Debug, Args)]
 pub struct Instance {
-    /// Its run directory [default: /run/holdfast as root, else $XDG_RUNTIME_DIR/holdfast or /dev/shm/holdfast-UID]
+    /// Its run directory [env: HOLDFAST_RUN_DIR] [default: /run/holdfast as root, else $XDG_RUNTIME_DIR/holdfast or /dev/shm/holdfast-UID]
     #[arg(long, value_name = "DIR")]
     pub run_dir: Option<PathBuf>,
     /// The configuration that may name the run directory [env: HOLDFAST_CONFIG]
@@ -183,7 +183,7 @@ pub struct Options {
     /// Write the supervisor's pid here, and remove it at the end
     #[arg(long, value_name = "FILE")]
     pub pid_file: Option<PathBuf>,
-    /// Run everything but the supervisor as this user, with the user's groups; needs the superuser
+    /// Run everything but the supervisor as this user, with the user's groups; for the superuser
     #[arg(long, value_name = "U")]
     pub user: Option<String>,
     /// The group, where it is not the user's own

@@ -106,7 +106,7 @@ impl Sources {
 
 impl Configuration {
     fn of(matches: &ArgMatches, file: Option<&Path>) -> Result<Self> {
-        let fixed = [on_command_line(matches), in_environment(|name| std::env::var_os(name))?];
+        let fixed = [on_command_line(matches), in_environment(std::env::var_os)?];
         // A daemon has another working directory by the time that it reads the file again.
         let file = file_named(file).map(absolute);
         let in_force = in_force(&fixed, file.as_deref())?;

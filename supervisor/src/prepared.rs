@@ -81,7 +81,7 @@ impl Prepared {
     /// The first that cannot (exit 2).
     pub fn check_files(&self, options: &Options) -> Result<()> {
         if let Some(users) = &options.users {
-            open_at_once(users).and_then(only_a_file).map_err(|error| {
+            open_at_once(users).and_then(|file| only_a_file(&file)).map_err(|error| {
                 Error::usage(format!(
                     "cannot read the users file {}: {error}; check --users",
                     users.display()
@@ -205,7 +205,7 @@ fn open_at_once(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).custom_flags(nix::libc::O_NONBLOCK).open(path)
 }
 
-fn only_a_file(file: File) -> io::Result<()> {
+fn only_a_file(file: &File) -> io::Result<()> {
     if file.metadata()?.is_file() { Ok(()) } else { Err(io::Error::other("it is not a file of names")) }
 }
 

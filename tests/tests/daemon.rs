@@ -152,6 +152,16 @@ fn relative_paths_are_those_of_the_starter() {
 }
 
 #[test]
+fn a_listening_socket_of_the_starter_comes_along() {
+    let place = Place::new();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("tcp:{}", listener.local_addr().unwrap());
+    let daemon = Daemon::start(&place, place.instance().listen("fd:0").stdin(listener));
+    Connection::to(&address).say("arijort", "served");
+    daemon.stop();
+}
+
+#[test]
 fn why_a_daemon_does_not_serve_is_said_by_its_starter() {
     let place = Place::new();
     let pid_file = place.file("pid");
