@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use holdfast_tests::machine::{is_root, skip};
 use holdfast_tests::outcome::run;
@@ -248,7 +248,8 @@ fn the_init_script_keeps_to_the_lsb() {
     service.expect("status", 3);
     service.expect("no-such-command", 2);
 
-    service.expect("start", 0);
+    let started = service.expect("start", 0);
+    assert!(started.stdout.contains("Running with 4 workers on tcp:127.0.0.1:"), "{started}");
     let first = service.pid();
     service.say("one");
     let status = service.expect("status", 0);
@@ -295,6 +296,26 @@ fn the_init_script_starts_after_a_kill_without_cleaning_up() {
     until("the supervisor is gone", || Process::of(service.pid()).is_none());
     service.expect("stop", 0);
     service.expect("status", 3);
+}
+
+#[test]
+fn a_dead_process_that_nobody_has_buried_is_dead() {
+    if let Some(why) = obstacle() {
+        return skip("the init script", why);
+    }
+    let place = Place::new();
+    let service = Service::install(&place);
+    // Of the right name, and not waited for.
+    let mut corpse = program("supervisor").arg("--version").stdout(Stdio::null()).spawn().unwrap();
+    let pid = corpse.id() as i32;
+    until("it is dead", || Process::of(pid).is_some_and(|process| process.state == 'Z'));
+    std::fs::write(&service.pid_file, format!("{pid}\n")).unwrap();
+    service.expect("status", 1);
+    service.expect("reload", 7);
+    service.expect("start", 0);
+    assert_ne!(service.pid(), pid);
+    service.expect("stop", 0);
+    corpse.wait().unwrap();
 }
 
 #[test]
