@@ -36,15 +36,20 @@ pub fn read_from<T: CommandFactory + Parser>(arguments: &[&str]) -> Result<T> {
     T::try_parse_from([name.as_str()].iter().chain(arguments)).map_err(|error| refused(&command, &error))
 }
 
-/// The first paragraph of clap's message, on one line.
-fn refused(command: &Command, error: &clap::Error) -> Error {
+/// What clap has to say, as this program's error.
+pub fn refused(command: &Command, error: &clap::Error) -> Error {
     let help = format!("see {} --help", command.get_name());
     if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
         return Error::usage(format!("arguments are missing; {help}"));
     }
+    Error::usage(format!("{}; {help}", on_one_line(error)))
+}
+
+/// The first paragraph of clap's message, on one line.
+pub fn on_one_line(error: &clap::Error) -> String {
     let text = error.to_string();
     let paragraph = text.split("\n\n").next().unwrap_or_default();
     let words: Vec<&str> = paragraph.split_whitespace().collect();
     let joined = words.join(" ");
-    Error::usage(format!("{}; {help}", joined.strip_prefix("error: ").unwrap_or(&joined)))
+    joined.strip_prefix("error: ").unwrap_or(&joined).to_owned()
 }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use common::error::{Context, Error, Result};
 use common::ids::Pid;
 use common::sys::channel::{Channel, Received};
-use common::sys::process;
+use common::sys::process::{self, Terms};
 use common::wire::control::{self, Order, Report, Start};
 
 use crate::policy::{Backoff, Clock};
@@ -33,11 +33,17 @@ impl Child {
     ///
     /// # Errors
     /// A program that cannot be started.
-    pub fn start(program: &Path, role: &[&str], start: Start, endowment: &[RawFd]) -> Result<Self> {
+    pub fn start(
+        program: &Path,
+        role: &[&str],
+        terms: &Terms,
+        start: Start,
+        endowment: &[RawFd],
+    ) -> Result<Self> {
         let doing = || format!("cannot start {}", program.display());
         let (ours, theirs) = Channel::pair().context(doing)?;
         let role: Vec<&OsStr> = role.iter().map(OsStr::new).collect();
-        let pid = process::start(program, &role, &theirs.into_descriptor()).context(doing)?;
+        let pid = process::start_on(terms, program, &role, &theirs.into_descriptor()).context(doing)?;
         let child = Self { pid, ready: false, deadline: None, channel: ours, broken: false, given_up: false };
         let frame = control::encode(&Order::Start(Box::new(start))).context(doing)?;
         match child.channel.send(&frame, endowment) {

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use common::address::Address;
 use common::error::{Error, Result};
 use common::layout::Geometry;
@@ -13,14 +13,40 @@ use common::wire::control::Sync;
 
 /// Owns the region, the listening sockets and every process: a pre-forking server whose state survives any of them.
 #[derive(Debug, Parser)]
-#[command(name = "supervisor", version, args_conflicts_with_subcommands = true)]
+#[command(name = "supervisor", version, args_conflicts_with_subcommands = true, after_help = AFTER_HELP)]
 pub struct Cli {
     /// What to do; without one, run in the foreground.
     #[command(subcommand)]
     pub command: Option<Command>,
+    /// Where else options stand.
+    #[command(flatten)]
+    pub source: Source,
     /// How to run.
     #[command(flatten)]
     pub options: Options,
+}
+
+const AFTER_HELP: &str = "\
+Every option from --workers on can also stand in the environment (HOLDFAST_READ_TIMEOUT=3s; several addresses with
+commas between them) and in the file that --config names (read_timeout = \"3s\"; listen is one address or a list of
+them). The command line comes first, then the environment, then the file, then the default.
+
+HUP and `supervisor reload` read the file again. What they change at once: users, latency, access_log, read_timeout,
+grace, log_level; a change of anything else waits for the next start, and the log says so. USR1 opens log and
+access log again. TERM and INT drain and stop, QUIT stops now, TTIN and TTOU want a worker more or less.
+
+Exit codes: 0 success, 1 failure while running, 2 usage or configuration, 3 another instance owns the run directory or
+the spool, 4 the region is damaged or refused.";
+
+/// Where else options stand.
+#[derive(Debug, Args)]
+pub struct Source {
+    /// Take what is given neither here nor in the environment from this file [env: HOLDFAST_CONFIG]
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Say whether an instance could be started like this, in one line, and begin nothing
+    #[arg(long)]
+    pub check_config: bool,
 }
 
 /// What can be asked of a running instance.
@@ -47,7 +73,7 @@ pub enum Command {
         #[arg(long)]
         fast: bool,
     },
-    /// Read the users again and replace the workers one by one
+    /// Read configuration and users again and replace the workers one by one; returns once a new template serves
     Reload {
         /// Which instance
         #[command(flatten)]
@@ -66,16 +92,12 @@ pub enum Command {
 /// Which instance is meant.
 #[derive(Debug, Args)]
 pub struct Instance {
-    /// Its run directory [default: /run/holdfast as root, else $XDG_RUNTIME_DIR/holdfast or /dev/shm/holdfast-UID]
+    /// Its run directory [env: HOLDFAST_RUN_DIR] [default: /run/holdfast as root, else $XDG_RUNTIME_DIR/holdfast or /dev/shm/holdfast-UID]
     #[arg(long, value_name = "DIR")]
     pub run_dir: Option<PathBuf>,
-}
-
-impl Instance {
-    /// The run directory.
-    pub fn run_dir(&self) -> PathBuf {
-        self.run_dir.clone().unwrap_or_else(places::default_run_dir)
-    }
+    /// The configuration that may name the run directory [env: HOLDFAST_CONFIG]
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
 }
 
 /// How recovery is kept.
@@ -145,6 +167,28 @@ pub struct Options {
     /// How long a worker that is asked to leave may take
     #[arg(long, value_name = "D", default_value = "10s")]
     pub grace: Span,
+    /// Run in the background; the starter ends when it serves, with the line that says so, or with the error
+    #[arg(
+        long,
+        value_name = "BOOL",
+        action = ArgAction::Set,
+        num_args = 0..=1,
+        require_equals = true,
+        default_value_t = false,
+        default_missing_value = "true",
+        hide_default_value = true,
+        hide_possible_values = true
+    )]
+    pub daemon: bool,
+    /// Write the supervisor's pid here, and remove it at the end
+    #[arg(long, value_name = "FILE")]
+    pub pid_file: Option<PathBuf>,
+    /// Run everything but the supervisor as this user, with the user's groups; for the superuser
+    #[arg(long, value_name = "U")]
+    pub user: Option<String>,
+    /// The group, where it is not the user's own
+    #[arg(long, value_name = "G")]
+    pub group: Option<String>,
     /// Log to this file instead of stderr; USR1 opens it again
     #[arg(long, value_name = "FILE")]
     pub log: Option<PathBuf>,

@@ -2,7 +2,6 @@
 
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::path::PathBuf;
 use std::sync::atomic::Ordering::SeqCst;
 use std::sync::atomic::fence;
 use std::time::{Duration, Instant};
@@ -19,14 +18,18 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::signal::Signal;
 
-use crate::children::{self, Child, Kept};
+use crate::children::{Child, Kept};
 use crate::cli::Options;
+use crate::config::{Configuration, Sources};
 use crate::control::{ConnectionId, ControlSocket};
 use crate::listen::Listeners;
+use crate::pid_file::PidFile;
 use crate::policy::{Clock, Policy};
 use crate::pool::Pool;
+use crate::prepared::Prepared;
 use crate::repairs::Repairs;
 use crate::rundir::RunDir;
+use crate::starter::Starter;
 
 mod upkeep;
 
@@ -63,10 +66,19 @@ const DESCRIPTORS_NEEDED: u64 = 64;
 ///
 /// # Errors
 /// Why it could not serve, or why it stopped serving.
-pub fn run(options: Options) -> Result<()> {
+pub fn run(configuration: Configuration) -> Result<()> {
+    let Some(starter) = Starter::part_from(&configuration.options)? else { return Ok(()) };
     common::logging::init("supervisor");
-    common::logging::set_level(options.log_level);
-    let mut supervisor = Supervisor::set_up(options)?;
+    common::logging::set_level(configuration.options.log_level);
+    let outcome = live(configuration, starter.clone());
+    if let Err(error) = &outcome {
+        starter.failed(error);
+    }
+    outcome
+}
+
+fn live(configuration: Configuration, starter: Starter) -> Result<()> {
+    let mut supervisor = Supervisor::set_up(configuration, starter)?;
     while supervisor.phase != Phase::Gone {
         supervisor.turn()?;
     }
@@ -106,18 +118,15 @@ enum Source {
     Keeper,
 }
 
-struct Programs {
-    worker: PathBuf,
-    recovery: PathBuf,
-}
-
 struct Supervisor {
     options: Options,
-    programs: Programs,
-    spool_dir: PathBuf,
+    sources: Sources,
+    prepared: Prepared,
+    starter: Starter,
     began: Instant,
 
     rundir: RunDir,
+    pid_file: Option<PidFile>,
     region: Region,
     region_file: File,
     region_to_show: File,
@@ -159,31 +168,19 @@ struct Supervisor {
 }
 
 impl Supervisor {
-    fn set_up(options: Options) -> Result<Self> {
-        let length = options.region_length()?;
+    fn set_up(configuration: Configuration, starter: Starter) -> Result<Self> {
+        let Configuration { options, sources } = configuration;
+        let prepared = Prepared::of(&options)?;
         check_descriptors()?;
         process::keep_descriptors_from_children();
-        let find = |named: &Option<PathBuf>, name| match named {
-            Some(path) => children::check_program(path).map(|()| path.clone()),
-            None => children::find_program(name),
-        };
-        let programs = Programs {
-            worker: find(&options.worker_program, "worker")?,
-            recovery: find(&options.recovery_program, "recovery")?,
-        };
         let signals = catch_signals()?;
         let rundir = RunDir::take(&options.run_dir())?;
-        if let Some(log) = &options.log {
-            file::redirect_stderr(log).context(|| format!("cannot log to {}", log.display()))?;
-        }
-        let spool_dir =
-            std::path::absolute(options.spool_dir()?).context(|| "cannot find the spool".to_owned())?;
-        let spool = Spool::open_or_create(&spool_dir)?;
-        let writers = spool.take()?;
-        spool.check_reserving(&spool_dir)?;
-        let region = rundir.region(length, &programs.recovery)?;
+        open_logs(&prepared, &options)?;
+        let pid_file = options.pid_file.as_deref().map(PidFile::write).transpose()?;
+        let (spool, writers) = prepared.spool()?;
+        let region = rundir.region(prepared.length, &prepared.recovery)?;
         options.check_room(region.unverified.contents().geometry())?;
-        let listeners = Listeners::open(&options.listen()?, options.read_timeout.limit().unwrap_or(NEVER))?;
+        let listeners = Listeners::open(&prepared.listen, options.read_timeout.limit().unwrap_or(NEVER))?;
         rundir.remove("control.sock")?;
         let control = ControlSocket::open(&rundir.short_path("control.sock"))?;
         let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
@@ -195,15 +192,20 @@ impl Supervisor {
         let region = region.unverified.once(Region::mark_in_use)?;
         region.header().journal.limit.store(options.spool_limit(), SeqCst);
         process::raise_priority();
+        if starter.is_detached() {
+            std::env::set_current_dir("/").context(|| "cannot leave the working directory".to_owned())?;
+        }
         Ok(Self {
             policy: Policy::fixed(options.workers),
             pool: Pool::of(&region),
             repairs: Repairs::starting_with_takeover(Duration::ZERO),
             options,
-            programs,
-            spool_dir,
+            sources,
+            prepared,
+            starter,
             began: Instant::now(),
             rundir,
+            pid_file,
             region,
             region_file,
             region_to_show,
@@ -379,6 +381,18 @@ const NEVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
 fn polled(descriptor: BorrowedFd<'_>) -> PollFd<'_> {
     PollFd::new(descriptor, PollFlags::POLLIN)
+}
+
+/// Makes stderr the log, and sees to it that the children can open their logs.
+fn open_logs(prepared: &Prepared, options: &Options) -> Result<()> {
+    if let Some(path) = &options.log {
+        let log = prepared.open_log(path)?;
+        nix::unistd::dup2_stderr(&log).context(|| format!("cannot log to {}", path.display()))?;
+    }
+    if let (Some(path), Some(_)) = (&options.access_log, &prepared.identity) {
+        prepared.open_log(path)?;
+    }
+    Ok(())
 }
 
 fn check_descriptors() -> Result<()> {

@@ -4,6 +4,14 @@
 
 pub mod cli;
 
+pub mod config;
+
+pub mod prepared;
+
+pub mod starter;
+
+pub mod pid_file;
+
 pub mod policy;
 
 pub mod pool;

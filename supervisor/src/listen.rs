@@ -43,7 +43,9 @@ impl Listeners {
                 Address::Unix(path) => {
                     let listener =
                         socket::listen_unix(path).context(|| format!("cannot listen on {address}"))?;
-                    listeners.paths.push(path.clone());
+                    // A daemon is elsewhere by the time that it removes it.
+                    let absolute = std::path::absolute(path).unwrap_or_else(|_| path.clone());
+                    listeners.paths.push(absolute);
                     listeners.add(listener, address.to_string());
                 }
                 Address::Fd(number) => {
@@ -59,10 +61,19 @@ impl Listeners {
                 "more than {MAX_LISTENERS} addresses to listen on; name fewer"
             )));
         }
-        for listener in &listeners.sockets {
+        listeners.set_timeout(timeout)?;
+        Ok(listeners)
+    }
+
+    /// How long connections that are accepted from now on wait for their peers.
+    ///
+    /// # Errors
+    /// What setsockopt reports.
+    pub fn set_timeout(&self, timeout: Duration) -> Result<()> {
+        for listener in &self.sockets {
             listener.set_defaults(timeout).context(|| "cannot set up a listening socket".to_owned())?;
         }
-        Ok(listeners)
+        Ok(())
     }
 
     /// All addresses of a name, on one port: with port 0 the one that the kernel gives to the first. Should that be

@@ -3,15 +3,12 @@
 
 use std::process::ExitCode;
 
-use common::command_line;
-use supervisor::cli::Cli;
+use supervisor::config::{self, Asked};
 
 fn main() -> ExitCode {
-    common::error::run("supervisor", || {
-        let Cli { command, options } = command_line::read()?;
-        match command {
-            Some(command) => supervisor::status::run(&command),
-            None => supervisor::run(options),
-        }
+    common::error::run("supervisor", || match config::read()? {
+        Asked::Run(configuration) => supervisor::run(*configuration),
+        Asked::Check(configuration) => configuration.check(),
+        Asked::Command(command) => supervisor::status::run(&command),
     })
 }

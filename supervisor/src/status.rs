@@ -10,6 +10,7 @@ use common::wire::control::{DaemonState, Request, Response};
 use serde_json::{Value, json};
 
 use crate::cli::Command;
+use crate::config::run_dir;
 
 /// Carries out a command.
 ///
@@ -17,10 +18,10 @@ use crate::cli::Command;
 /// No instance (exit 1); a request that the instance refuses.
 pub fn run(command: &Command) -> Result<()> {
     match command {
-        Command::Status { instance, json, slots } => show(&instance.run_dir(), *json, *slots),
-        Command::Stop { instance, fast } => stop(&instance.run_dir(), *fast),
-        Command::Reload { instance } => ask(&instance.run_dir(), Request::Reload),
-        Command::Scale { instance, workers } => ask(&instance.run_dir(), Request::Scale(*workers)),
+        Command::Status { instance, json, slots } => show(&run_dir(instance)?, *json, *slots),
+        Command::Stop { instance, fast } => stop(&run_dir(instance)?, *fast),
+        Command::Reload { instance } => ask(&run_dir(instance)?, Request::Reload),
+        Command::Scale { instance, workers } => ask(&run_dir(instance)?, Request::Scale(*workers)),
     }
 }
 

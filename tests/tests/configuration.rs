@@ -212,6 +212,118 @@ fn programs_are_found_beside_the_real_path_and_then_in_lib() {
     running.finish().assert_succeeded();
 }
 
+// ---- Sources ----------------------------------------------------------------------------------------------------------
+
+#[test]
+fn the_command_line_comes_before_the_environment_and_that_before_the_file() {
+    let place = Place::new();
+    let users = place.write("users", "anna\n");
+    let config = place.write(
+        "supervisor.toml",
+        &format!("workers = 3\nread_timeout = \"7s\"\nusers = {users:?}\nregion_size = \"2MiB\"\n"),
+    );
+    // The harness gives workers and region size on the command line.
+    let instance = place.instance().workers(2).arg("--config").arg(&config).start();
+    assert_eq!(instance.workers, 2);
+    instance.connect().say("anna", "known by the file");
+    assert_eq!(std::fs::metadata(place.region()).unwrap().len(), 4 << 20);
+    instance.stop();
+
+    let run = |environment: &[(&str, &str)]| {
+        let mut supervisor = program("supervisor");
+        supervisor.args(["--check-config", "--config"]).arg(&config).envs(environment.iter().copied());
+        run(&mut supervisor)
+    };
+    let sound = run(&[]);
+    sound.assert_succeeded();
+    assert_eq!(sound.stdout, "The configuration is sound: 3 workers on tcp:localhost:31337\n");
+    let sound = run(&[("HOLDFAST_WORKERS", "5"), ("HOLDFAST_LISTEN", "tcp:127.0.0.1:1,unix:/s")]);
+    assert_eq!(sound.stdout, "The configuration is sound: 5 workers on tcp:127.0.0.1:1, unix:/s\n");
+    run(&[("HOLDFAST_WORKERS", "several")]).assert_failed(2, &["HOLDFAST_WORKERS", "several"]);
+}
+
+#[test]
+fn commands_find_the_run_directory_as_the_instance_does() {
+    let place = Place::new();
+    let run_dir = place.run_dir();
+    let config = place.write("supervisor.toml", &format!("run_dir = {run_dir:?}\nno_such_option = 1\n"));
+    let instance = place.start();
+    let status = |command: &mut std::process::Command| run(command.arg("status"));
+    status(program("supervisor").env("HOLDFAST_RUN_DIR", &run_dir)).assert_succeeded();
+    status(program("supervisor").env("HOLDFAST_CONFIG", &config)).assert_succeeded();
+    run(program("supervisor").arg("status").arg("--config").arg(&config)).assert_succeeded();
+    run(program("supervisor").args(["status", "--config", "/no/such/file"]))
+        .assert_failed(2, &["/no/such/file"]);
+    instance.stop();
+}
+
+#[test]
+fn a_configuration_is_checked_without_beginning_anything() {
+    let place = Place::new();
+    let (run_dir, spool_dir) = (place.run_dir(), place.spool_dir());
+    let base =
+        format!("run_dir = {run_dir:?}\nspool_dir = {spool_dir:?}\nworkers = 4\nregion_size = \"4MiB\"\n");
+    let check = |more: &str| {
+        let config = place.write("supervisor.toml", &format!("{base}{more}"));
+        let mut supervisor = program("supervisor");
+        supervisor.arg("--check-config").arg("--config").arg(config);
+        run(&mut supervisor)
+    };
+    check("").assert_succeeded();
+    let wrong = [
+        ("wokers = 4", &["line 5", "wokers", "workers"][..]),
+        ("listen = 'localhost:1'", &["line 5", "localhost:1"]),
+        ("users = '/no/such/users'", &["/no/such/users", "--users"]),
+        ("users = '/dev/zero'", &["/dev/zero"]),
+        ("log = '/no/such/directory/log'", &["/no/such/directory/log"]),
+        ("pid_file = '/no/such/directory/pid'", &["/no/such/directory/pid"]),
+        ("access_log = '/no/such/directory/log'", &["/no/such/directory/log"]),
+        ("worker = '/no/such/worker'", &["/no/such/worker"]),
+        ("recovery_program = '/etc/passwd'", &["/etc/passwd"]),
+        ("user = 'no-such-user'", &["--user no-such-user"]),
+        ("group = 'no-such-group'", &["--group no-such-group"]),
+    ];
+    for (more, words) in wrong {
+        eprintln!("{more}");
+        check(more).assert_failed(2, words);
+    }
+    let small = place.write("small.toml", "workers = 3000\n");
+    let mut supervisor = program("supervisor");
+    run(supervisor.arg("--check-config").arg("--config").arg(small))
+        .assert_failed(2, &["3000", "--region-size"]);
+    assert!(!run_dir.exists() && !spool_dir.exists(), "nothing was begun");
+}
+
+#[test]
+fn a_reload_reads_the_file_again() {
+    let place = Place::new();
+    let config = place.write("supervisor.toml", "");
+    let (anna, bert) = (place.write("anna", "anna\n"), place.write("bert", "bert\n"));
+    let access_log = place.file("access.log");
+    std::fs::write(&config, format!("users = {anna:?}\n")).unwrap();
+    let instance = place.instance().arg("--config").arg(&config).start();
+    instance.connect().say("anna", "one");
+
+    std::fs::write(&config, format!("users = {bert:?}\naccess_log = {access_log:?}\nsync = \"always\"\n"))
+        .unwrap();
+    instance.command("reload", &[]).assert_succeeded();
+    instance.wait_for_log("the configuration has another sync, which waits for the next start");
+    instance.wait_for_rest();
+    holdfast_tests::until("every worker knows the new users", || {
+        let mut connection = instance.connect();
+        connection.ask("anna:two").starts_with("error unauthorized")
+    });
+    instance.connect().say("bert", "three");
+    assert!(std::fs::read_to_string(&access_log).unwrap().contains("\"three\" from user bert"));
+
+    // What cannot be used changes nothing.
+    std::fs::write(&config, "users = 5\n").unwrap();
+    instance.command("reload", &[]).assert_failed(1, &["line 1", "users"]);
+    instance.connect().say("bert", "four");
+    instance.books_agree();
+    instance.stop();
+}
+
 // ---- Directories ------------------------------------------------------------------------------------------------------
 
 #[test]

@@ -239,6 +239,15 @@ impl Spool {
         }
     }
 
+    /// Whether this process may make locks of minutes: hard links to the file of writers, which the kernel refuses to
+    /// whoever could not write to it.
+    ///
+    /// # Errors
+    /// What the kernel reports.
+    pub fn check_writers(&self) -> io::Result<()> {
+        self.open(WRITERS, OFlag::O_RDWR).map(drop)
+    }
+
     fn open(&self, name: &str, flags: OFlag) -> io::Result<File> {
         let flags = flags | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
         Ok(File::from(openat(self.fd(), name, flags, Mode::S_IRUSR | Mode::S_IWUSR)?))

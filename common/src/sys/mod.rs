@@ -2,10 +2,12 @@
 
 pub mod channel;
 pub mod clone;
+pub mod daemon;
 pub mod file;
 pub mod fork_mark;
 pub mod futex;
 pub mod map;
+pub mod privileges;
 pub mod process;
 pub mod signal;
 pub mod socket;

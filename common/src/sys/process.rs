@@ -13,6 +13,7 @@ use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use rustix::process::{PidfdFlags, Resource, Rlimit};
 
+use super::privileges::Identity;
 use crate::ids::Pid;
 
 /// The number under which a child finds its channel to the supervisor.
@@ -39,30 +40,52 @@ impl std::fmt::Display for Ending {
     }
 }
 
+/// What a program is started with, and without.
+#[derive(Clone, Debug, Default)]
+pub struct Terms {
+    /// Whom it runs as; `None` = as this process.
+    pub identity: Option<Identity>,
+    /// Whether it keeps the priority of this process, which it could not raise again itself.
+    pub keeps_priority: bool,
+}
+
 /// Starts a program with `channel` as its descriptor [`CHANNEL_FD`]. Every other descriptor is close-on-exec. It dies
 /// with the caller, who reaps it by its pid.
 ///
 /// # Errors
 /// What fork and exec report; exec's failure comes back from the child.
 pub fn start(program: &Path, arguments: &[&OsStr], channel: &OwnedFd) -> io::Result<Pid> {
-    let (raw, myself) = (channel.as_raw_fd(), Pid::current());
+    start_on(&Terms::default(), program, arguments, channel)
+}
+
+/// The same, on these terms. On any terms the program and its own can gain no privilege any more.
+///
+/// # Errors
+/// As [`start`]; a change of user that the kernel refuses.
+pub fn start_on(terms: &Terms, program: &Path, arguments: &[&OsStr], channel: &OwnedFd) -> io::Result<Pid> {
+    let (raw, myself, terms) = (channel.as_raw_fd(), Pid::current(), terms.clone());
     let mut command = Command::new(program);
     command.args(arguments).stdin(Stdio::null());
-    // SAFETY: the closure only calls async-signal-safe functions on integers.
+    // SAFETY: the closure only calls async-signal-safe functions on integers and on a list that it owns.
     unsafe {
-        command.pre_exec(move || prepare_child(myself, raw));
+        command.pre_exec(move || {
+            place_channel(raw)?;
+            settle_terms(&terms)?;
+            follow(myself)
+        });
     }
     // Child has no destructor that waits or kills, so dropping it leaves only the pid.
     Ok(Pid(command.spawn()?.id() as i32))
 }
 
-/// In the child between fork and exec: it dies with its parent, also where it is stopped before it can say so itself;
-/// the channel gets its number and stays open; priorities and signals as usual.
-fn prepare_child(parent: Pid, raw: RawFd) -> io::Result<()> {
-    if !die_with_parent(parent)? {
-        return Err(io::Error::from_raw_os_error(libc::ESRCH));
-    }
-    restore_priority();
+/// In the child between fork and exec: it dies with its parent, also where it is stopped before it can say so itself.
+/// After a change of user, which would make the kernel forget it.
+fn follow(parent: Pid) -> io::Result<()> {
+    if die_with_parent(parent)? { Ok(()) } else { Err(io::Error::from_raw_os_error(libc::ESRCH)) }
+}
+
+/// In the child between fork and exec: the channel gets its number and stays open.
+fn place_channel(raw: RawFd) -> io::Result<()> {
     let placed = if raw == CHANNEL_FD {
         // SAFETY: clears the close-on-exec flag of an open descriptor.
         unsafe { libc::fcntl(CHANNEL_FD, libc::F_SETFD, 0) }
@@ -73,23 +96,32 @@ fn prepare_child(parent: Pid, raw: RawFd) -> io::Result<()> {
     super::cerr(placed.into()).map(drop)
 }
 
+/// In the child between fork and exec. The priority comes first: the user may not be allowed to change it.
+fn settle_terms(terms: &Terms) -> io::Result<()> {
+    if !terms.keeps_priority {
+        restore_priority();
+    }
+    if let Some(identity) = &terms.identity {
+        identity.assume()?;
+    }
+    // SAFETY: takes numbers only; no program that is executed from here on gains a privilege by being executed.
+    super::cerr(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) }.into()).map(drop)
+}
+
 /// Runs a program to its end, or until `limit` has passed, and gives how it ended and what it said on stderr. It dies
 /// with this process, and what it could read or write besides is nothing.
 ///
 /// # Errors
 /// What fork, exec and wait report.
 pub fn run_to_end(program: &Path, arguments: &[&OsStr], limit: Duration) -> io::Result<(Ending, String)> {
-    let parent = std::process::id();
+    let myself = Pid::current();
     let mut command = Command::new(program);
     command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
     // SAFETY: the closure only makes system calls on integers, which are async-signal-safe.
     unsafe {
         command.pre_exec(move || {
             restore_priority();
-            super::cerr(libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL).into())?;
-            // A parent that died before that cannot be followed any more.
-            let orphaned = libc::getppid() as u32 != parent;
-            if orphaned { Err(io::Error::from_raw_os_error(libc::ESRCH)) } else { Ok(()) }
+            follow(myself)
         });
     }
     let mut child = command.spawn()?;

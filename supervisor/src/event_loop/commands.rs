@@ -2,13 +2,13 @@
 
 use std::sync::atomic::Ordering::SeqCst;
 
-use common::sys::file;
+use common::error::Result;
 use common::wire::control::Response;
 
 use crate::children::Child;
 use crate::control::ConnectionId;
 
-use super::{LEAVE_DEADLINE, LOAD_DEADLINE, Phase, Supervisor};
+use super::{LEAVE_DEADLINE, LOAD_DEADLINE, NEVER, Phase, Supervisor, open_logs};
 
 impl Supervisor {
     pub(super) fn reload(&mut self, waiter: Option<ConnectionId>) {
@@ -25,13 +25,17 @@ impl Supervisor {
             return;
         }
         self.reload_waiters.extend(waiter);
+        if let Err(error) = self.read_configuration_again() {
+            log::error!("reload failed, the former configuration stays: {error}");
+            return self.answer_reload(&Response::Refused(error.to_string()));
+        }
         if let Some((child, _)) = self.next_template.take() {
             // It may have read the files before they were changed again.
             self.let_go(child);
         }
         self.templates_started += 1;
         let number = self.templates_started;
-        match self.start_child(&self.programs.worker, "template", number) {
+        match self.start_child(&self.prepared.worker, "template", number) {
             Ok(mut child) => {
                 child.deadline = Some(self.now() + LOAD_DEADLINE);
                 self.next_template = Some((child, number));
@@ -41,6 +45,19 @@ impl Supervisor {
                 self.answer_reload(&Response::Refused(error.to_string()));
             }
         }
+    }
+
+    /// Whatever can change while an instance runs changes here, or with the template that is started next.
+    fn read_configuration_again(&mut self) -> Result<()> {
+        let (options, waiting) = self.sources.read_again()?;
+        for option in waiting {
+            log::warn!("the configuration has another {option}, which waits for the next start");
+        }
+        common::logging::set_level(options.log_level);
+        self.prepared.check_again(&options)?;
+        self.listeners.set_timeout(options.read_timeout.limit().unwrap_or(NEVER))?;
+        self.options = options;
+        Ok(())
     }
 
     /// A loaded template takes over from the former one, once no clone of that is outstanding.
@@ -81,10 +98,8 @@ impl Supervisor {
     }
 
     pub(super) fn reopen_logs(&mut self) {
-        if let Some(path) = &self.options.log
-            && let Err(error) = file::redirect_stderr(path)
-        {
-            log::error!("cannot log to {}: {error}", path.display());
+        if let Err(error) = open_logs(&self.prepared, &self.options) {
+            log::error!("{error}");
         }
         self.region.header().supervision.log_epoch.fetch_add(1, SeqCst);
         log::info!("logs are opened again");

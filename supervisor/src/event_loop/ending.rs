@@ -132,7 +132,8 @@ impl Supervisor {
         log::info!("stopped with {} messages in total", self.region.totals().messages);
         let verdict = self.verdict.take();
         // The lock goes before the connections: who waits for the end of a connection can start the next instance.
-        let Self { rundir, writers, control, .. } = self;
+        let Self { pid_file, rundir, writers, control, .. } = self;
+        drop(pid_file);
         rundir.release();
         drop(writers);
         drop(control);

@@ -62,12 +62,9 @@ impl Supervisor {
     }
 
     pub(super) fn announce(&mut self, ready: u32) {
-        use std::io::Write as _;
         self.announced = true;
         let line = format!("Running with {ready} workers on {}", self.listeners.names().join(", "));
-        let mut out = std::io::stdout().lock();
-        // A closed stdout is the starter's affair, not the service's.
-        let _ = writeln!(out, "{line}").and_then(|()| out.flush());
+        self.starter.serves(&line);
         log::info!("{line}");
     }
 

@@ -1,10 +1,10 @@
 //! The supervisor's own children: started when they are missing, replaced when they do not answer.
 
 use std::os::fd::{AsRawFd, RawFd};
-use std::path::PathBuf;
 
 use common::error::{Error, Result};
 use common::ids::Pid;
+use common::sys::process::Terms;
 use common::wire::control::{Settings, Start};
 
 use crate::children::{self, Child, Kept};
@@ -23,14 +23,14 @@ impl Supervisor {
         };
         if wants_recovery && self.recovery.is_due(now) {
             let role = if self.options.recovery == Recovery::Standby { "standby" } else { "once" };
-            let started = self.start_child(&self.programs.recovery, role, 0);
+            let started = self.start_child(&self.prepared.recovery, role, 0);
             self.recovery_overdue = false;
             self.keep(now, started, |this| &mut this.recovery);
         }
         if serving && self.template.is_due(now) {
             self.templates_started += 1;
             let number = self.templates_started;
-            let started = self.start_child(&self.programs.worker, "template", number);
+            let started = self.start_child(&self.prepared.worker, "template", number);
             if started.is_ok() {
                 self.template_number = number;
             }
@@ -38,7 +38,7 @@ impl Supervisor {
         }
         // Takeover prepares what the keeper keeps: one after the other.
         if !closing && !self.repairs.is_taking_over() && self.keeper.is_due(now) {
-            let started = self.start_child(&self.programs.recovery, "journal", 0);
+            let started = self.start_child(&self.prepared.recovery, "journal", 0);
             self.keep(now, started, |this| &mut this.keeper);
         }
     }
@@ -57,19 +57,24 @@ impl Supervisor {
     }
 
     pub(super) fn start_child(&self, program: &std::path::Path, role: &str, template: u32) -> Result<Child> {
-        let absolute = |path: &Option<PathBuf>| path.as_ref().and_then(|path| std::path::absolute(path).ok());
+        let options = &self.options;
+        // Recovery is to notice a death also while every core is busy.
+        let terms = Terms {
+            identity: self.prepared.identity.clone(),
+            keeps_priority: matches!(role, "standby" | "once"),
+        };
         let start = Start {
             supervisor: Pid::current(),
             template,
-            spool_dir: self.spool_dir.clone(),
+            spool_dir: self.prepared.spool_dir.clone(),
             settings: Settings {
-                users: absolute(&self.options.users),
-                latency: self.options.latency.0,
-                access_log: absolute(&self.options.access_log),
-                read_timeout: self.options.read_timeout.limit().unwrap_or(NEVER),
-                sync: self.options.sync(),
-                log: absolute(&self.options.log),
-                log_level: self.options.log_level.to_string(),
+                users: options.users.clone(),
+                latency: options.latency.0,
+                access_log: options.access_log.clone(),
+                read_timeout: options.read_timeout.limit().unwrap_or(NEVER),
+                sync: options.sync(),
+                log: options.log.clone(),
+                log_level: options.log_level.to_string(),
             },
             listeners: self.listeners.descriptors().count() as u32,
         };
@@ -82,7 +87,7 @@ impl Supervisor {
         ];
         let endowment: Vec<RawFd> =
             own.into_iter().chain(self.listeners.descriptors().map(AsRawFd::as_raw_fd)).collect();
-        Child::start(program, &[role], start, &endowment)
+        Child::start(program, &[role], &terms, start, &endowment)
     }
 
     /// A child could not be started, or failed before it was ready. Fatal only while nothing has ever been served.

@@ -1,0 +1,399 @@
+//! `--daemon`, `--pid-file`, `--user`: what a starter is told, what a daemon keeps of it, and who runs as whom.
+
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::path::{Path, PathBuf};
+
+use holdfast_tests::machine::{is_root, skip};
+use holdfast_tests::outcome::run;
+use holdfast_tests::place::{Starting, program};
+use holdfast_tests::processes::{self, Process};
+use holdfast_tests::{Connection, Instance, Outcome, Place, programs, until};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{Pid, User};
+use serde_json::Value;
+
+/// An instance in the background. Dropping it leaves no process behind.
+struct Daemon<'p> {
+    place: &'p Place,
+    pid: i32,
+    address: String,
+}
+
+impl<'p> Daemon<'p> {
+    #[track_caller]
+    fn start(place: &'p Place, starting: Starting) -> Self {
+        let outcome = start(starting);
+        outcome.assert_succeeded();
+        assert!(outcome.stderr.is_empty(), "{outcome}");
+        let line = outcome.stdout.strip_suffix('\n').expect("a line");
+        let address = line.strip_prefix("Running with 4 workers on ").unwrap_or_else(|| panic!("{line}"));
+        let mut this = Self { place, pid: 0, address: address.to_owned() };
+        this.pid = this.status()["supervisor_pid"].as_i64().expect("a pid") as i32;
+        this
+    }
+
+    #[track_caller]
+    fn status(&self) -> Value {
+        let outcome = self.place.command("status", &["--json"]);
+        outcome.assert_succeeded();
+        serde_json::from_str(&outcome.stdout).expect("JSON")
+    }
+
+    #[track_caller]
+    fn say(&self, message: &str) -> i32 {
+        Connection::to(&self.address).say("arijort", message)
+    }
+
+    fn proc(&self, name: &str) -> PathBuf {
+        format!("/proc/{}/{name}", self.pid).into()
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.pid), signal).expect("it runs");
+    }
+
+    fn children(&self) -> Vec<Process> {
+        processes::children_of(self.pid).into_iter().filter_map(Process::of).collect()
+    }
+
+    /// Kills one child and waits until everything is as before.
+    #[track_caller]
+    fn kill_one(&self, name: &str) {
+        let victim = self.children().into_iter().find(|child| child.name == name).expect("there is one");
+        assert!(processes::signal_child_of(self.pid, victim.pid, Signal::SIGKILL));
+        until("it is replaced", || {
+            let children = self.children();
+            let whole = children.len() == 7 && !children.contains(&victim);
+            whole && self.status()["state"] == "running" && self.status()["workers"]["idle"] == 4
+        });
+    }
+
+    #[track_caller]
+    fn stop(self) {
+        self.place.command("stop", &[]).assert_succeeded();
+        self.place.no_process_left();
+    }
+}
+
+impl Drop for Daemon<'_> {
+    fn drop(&mut self) {
+        let _ = self.place.command("stop", &["--fast"]);
+        processes::users_of(&self.place.run_dir()).iter().for_each(Process::kill);
+    }
+}
+
+/// Starts a daemon and waits for its starter.
+#[track_caller]
+fn start(starting: Starting) -> Outcome {
+    starting.arg("--daemon").launch().finish_refused()
+}
+
+fn read(path: impl AsRef<Path>) -> String {
+    std::fs::read_to_string(path).unwrap_or_default()
+}
+
+fn field(status: &str, name: &str) -> String {
+    let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).unwrap_or_default();
+    line.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+#[test]
+fn a_daemon_keeps_nothing_of_its_starter() {
+    let place = Place::new();
+    let log = place.file("log");
+    let starting = place.instance().after("exec 7</etc/passwd && trap '' TERM HUP && ulimit -S -n 256");
+    let daemon = Daemon::start(&place, starting.arg("--log").arg(&log));
+    assert_eq!(std::fs::read_link(daemon.proc("cwd")).unwrap(), Path::new("/"));
+    let descriptors: Vec<PathBuf> = std::fs::read_dir(daemon.proc("fd"))
+        .unwrap()
+        .filter_map(|entry| std::fs::read_link(entry.unwrap().path()).ok())
+        .collect();
+    assert!(!descriptors.iter().any(|file| file.ends_with("passwd")), "{descriptors:?}");
+    assert!(!descriptors.iter().any(|file| file.to_string_lossy().starts_with("pipe:")), "{descriptors:?}");
+    for (number, file) in [("0", Path::new("/dev/null")), ("1", Path::new("/dev/null")), ("2", &log)] {
+        assert_eq!(std::fs::read_link(daemon.proc("fd").join(number)).unwrap(), file);
+    }
+    let stat = read(daemon.proc("stat"));
+    let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
+    let (session, terminal) = (fields[3], fields[4]);
+    assert_ne!(session, daemon.pid.to_string(), "it leads no session");
+    assert_eq!(terminal, "0");
+    let status = read(daemon.proc("status"));
+    assert_eq!(field(&status, "Umask"), "0027");
+    assert_eq!(field(&status, "SigBlk"), "0000000000000000");
+    let limits = read(daemon.proc("limits"));
+    let files = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
+    let files: Vec<&str> = files.split_whitespace().collect();
+    assert_eq!(files[3], files[4], "as many open files as are allowed");
+    for child in daemon.children() {
+        assert_eq!(field(&read(format!("/proc/{}/status", child.pid)), "NoNewPrivs"), "1", "{child:?}");
+    }
+    daemon.say("served");
+    daemon.signal(Signal::SIGTERM);
+    place.no_process_left();
+    assert!(read(&log).contains("stopped with 1 messages"), "{}", read(&log));
+}
+
+#[test]
+fn relative_paths_are_those_of_the_starter() {
+    let place = Place::new();
+    let here = place.file("");
+    place.write("users", "arijort\n");
+    let starting = place.instance().current_dir(&here).listen("unix:socket");
+    let starting = starting.args(&["--users", "users", "--log", "log", "--pid-file", "pid"]);
+    let daemon = Daemon::start(&place, starting);
+    std::fs::rename(place.file("log"), place.file("log.1")).unwrap();
+    daemon.signal(Signal::SIGUSR1);
+    until("the log is there again", || read(place.file("log")).contains("opened again"));
+    place.command("reload", &[]).assert_succeeded();
+    Connection::to(&format!("unix:{}", place.file("socket").display())).say("arijort", "served");
+    daemon.stop();
+    assert!(!place.file("socket").exists() && !place.file("pid").exists());
+}
+
+#[test]
+fn a_listening_socket_of_the_starter_comes_along() {
+    let place = Place::new();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("tcp:{}", listener.local_addr().unwrap());
+    let daemon = Daemon::start(&place, place.instance().listen("fd:0").stdin(listener));
+    Connection::to(&address).say("arijort", "served");
+    daemon.stop();
+}
+
+#[test]
+fn why_a_daemon_does_not_serve_is_said_by_its_starter() {
+    let place = Place::new();
+    let pid_file = place.file("pid");
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("tcp:{}", taken.local_addr().unwrap());
+    let binary = place.file("binary");
+    std::fs::write(&binary, b"\xff\n").unwrap();
+    let log = place.file("no/such/directory/log");
+    let instance = || place.instance().arg("--pid-file").arg(&pid_file);
+    for (starting, code, words) in [
+        (instance().arg("--users").arg("/no/such/users"), None, "/no/such/users".to_owned()),
+        (instance().arg("--users").arg(&binary), None, "binary".to_owned()),
+        (instance().listen(&address), Some(1), address.clone()),
+        (instance().arg("--log").arg(&log), Some(1), log.to_string_lossy().into_owned()),
+        (instance().arg("--worker").arg("/no/such/worker"), Some(2), "/no/such/worker".to_owned()),
+        (instance().arg("--worker").arg("/bin/false"), Some(1), String::new()),
+    ] {
+        let outcome = start(starting);
+        let code = code.unwrap_or(outcome.code().unwrap_or_default());
+        outcome.assert_failed(code, &[&words]);
+        assert!(code != 0 && outcome.stdout.is_empty(), "{outcome}");
+        place.no_process_left();
+        assert!(!pid_file.exists());
+    }
+    let instance = place.start();
+    start(place.instance()).assert_failed(3, &["another instance", &instance.pid().to_string()]);
+    instance.stop();
+    std::fs::write(place.region(), "no region").unwrap();
+    start(place.instance()).assert_failed(4, &["region"]);
+    place.no_process_left();
+}
+
+#[test]
+fn a_daemon_that_is_killed_before_it_serves_keeps_nobody_waiting() {
+    let place = Place::new();
+    // Loads for ever, and leaves with its supervisor.
+    let worker = place.write("worker", "#!/bin/sh\ncat <&3 >/dev/null\n");
+    std::fs::set_permissions(&worker, PermissionsExt::from_mode(0o755)).unwrap();
+    let starter = place.instance().arg("--worker").arg(&worker).arg("--daemon").launch();
+    let pid_file = place.run_dir().join("supervisor.pid");
+    let pid = || read(&pid_file).trim().parse().ok().filter(|pid| Process::of(*pid).is_some());
+    until("the daemon has begun", || pid().is_some());
+    kill(Pid::from_raw(pid().unwrap()), Signal::SIGKILL).unwrap();
+    starter.finish_refused().assert_failed(1, &["ended before it served"]);
+    place.no_process_left();
+}
+
+#[test]
+fn a_pid_file_is_a_note_and_no_lock() {
+    let place = Place::new();
+    let pid_file = place.write("pid", "1\nand what a former one left\n");
+    std::fs::set_permissions(&pid_file, PermissionsExt::from_mode(0o666)).unwrap();
+    let starting = || place.instance().arg("--pid-file").arg(&pid_file);
+    let daemon = Daemon::start(&place, starting());
+    assert_eq!(read(&pid_file), format!("{}\n", daemon.pid));
+    assert_eq!(std::fs::metadata(&pid_file).unwrap().mode() & 0o777, 0o644);
+    // Whoever does not get to serve leaves it alone.
+    start(starting()).assert_failed(3, &["another instance"]);
+    assert_eq!(read(&pid_file), format!("{}\n", daemon.pid));
+    daemon.signal(Signal::SIGKILL);
+    place.no_process_left();
+    assert!(pid_file.exists());
+    let again = Daemon::start(&place, starting());
+    assert_eq!(read(&pid_file), format!("{}\n", again.pid));
+    again.stop();
+    assert!(!pid_file.exists());
+
+    let precious = place.write("precious", "do not touch");
+    std::os::unix::fs::symlink(&precious, &pid_file).unwrap();
+    start(starting()).assert_failed(1, &[&pid_file.to_string_lossy()]);
+    assert_eq!(read(&precious), "do not touch");
+    place.no_process_left();
+}
+
+// ---- Other users -----------------------------------------------------------------------------------------------------
+
+/// Somebody who may do nothing.
+fn nobody() -> User {
+    User::from_name("nobody").ok().flatten().expect("every machine has nobody")
+}
+
+/// A place that others may enter, and an instance there whose programs they may run.
+fn open_to_others(place: &Place) -> Starting {
+    std::fs::set_permissions(place.file(""), PermissionsExt::from_mode(0o755)).unwrap();
+    let reachable = |path: &Path| {
+        path.ancestors().skip(1).all(|above| std::fs::metadata(above).is_ok_and(|it| it.mode() & 0o001 != 0))
+    };
+    let program = |name: &str| {
+        let path = programs::path(name);
+        let copy = place.file(name);
+        if reachable(&path) {
+            return path;
+        }
+        std::fs::copy(path, &copy).unwrap();
+        copy
+    };
+    let starting = place.instance().arg("--worker").arg(program("worker"));
+    starting.arg("--recovery-program").arg(program("recovery")).args(&["--user", "nobody"])
+}
+
+fn assert_nobody(pid: i32) {
+    let status = read(format!("/proc/{pid}/status"));
+    let (uid, gid) = (nobody().uid, nobody().gid);
+    assert_eq!(field(&status, "Uid"), format!("{uid} {uid} {uid} {uid}"), "{status}");
+    assert_eq!(field(&status, "Gid"), format!("{gid} {gid} {gid} {gid}"), "{status}");
+    assert!(!field(&status, "Groups").split(' ').any(|group| group == "0"), "{status}");
+    assert_eq!(field(&status, "NoNewPrivs"), "1", "{status}");
+    assert_eq!(field(&status, "CapEff"), "0000000000000000", "{status}");
+}
+
+#[test]
+fn everything_but_the_supervisor_runs_as_another_user() {
+    if !is_root() {
+        return skip("another user", "not the superuser");
+    }
+    let place = Place::new();
+    let (log, access_log) = (place.file("log"), place.file("access.log"));
+    let users = place.write("users", "arijort\n");
+    let starting = || {
+        let starting = open_to_others(&place).arg("--users").arg(&users);
+        starting.arg("--log").arg(&log).arg("--access-log").arg(&access_log)
+    };
+    let daemon = Daemon::start(&place, starting());
+    assert_eq!(field(&read(daemon.proc("status")), "Uid"), "0 0 0 0");
+    let all_are_nobody = || daemon.children().iter().for_each(|child| assert_nobody(child.pid));
+    all_are_nobody();
+    let nice = |pid: i32| {
+        let stat = read(format!("/proc/{pid}/stat"));
+        stat.rsplit_once(')').unwrap().1.split_whitespace().nth(16).unwrap().to_owned()
+    };
+    let recovery = daemon.status()["recovery_pid"].as_i64().unwrap() as i32;
+    assert_eq!(nice(recovery), nice(daemon.pid), "recovery is as eager as the supervisor");
+
+    for number in 0..40 {
+        daemon.say(&format!("message {number}"));
+    }
+    for name in ["worker", "template", "recovery", "worker"] {
+        daemon.kill_one(name);
+        daemon.say("after a death");
+    }
+    all_are_nobody();
+    place.command("reload", &[]).assert_succeeded();
+    until("the workers are new", || daemon.status()["workers"]["idle"] == 4);
+
+    std::fs::rename(&log, place.file("log.1")).unwrap();
+    std::fs::rename(&access_log, place.file("access.log.1")).unwrap();
+    daemon.signal(Signal::SIGUSR1);
+    until("the log is there again", || read(&log).contains("opened again"));
+    daemon.say("after a rotation");
+    assert!(read(&access_log).contains("after a rotation"));
+    daemon.stop();
+
+    // It starts again where it was, also after a kill.
+    let daemon = Daemon::start(&place, starting());
+    daemon.say("after a restart");
+    daemon.signal(Signal::SIGKILL);
+    place.no_process_left();
+    let daemon = Daemon::start(&place, starting());
+    daemon.say("after a kill");
+    until("all is counted", || daemon.status()["totals"]["messages"] == 47);
+    daemon.stop();
+    assert_eq!(place.journal().len(), 47);
+    for entry in std::fs::read_dir(place.spool_dir()).unwrap() {
+        let entry = entry.unwrap();
+        assert_eq!(entry.metadata().unwrap().uid(), nobody().uid.as_raw(), "{entry:?}");
+    }
+}
+
+#[test]
+fn a_single_crash_is_repaired_by_another_user_too() {
+    if !is_root() {
+        return skip("another user", "not the superuser");
+    }
+    let place = Place::new();
+    let instance: Instance = open_to_others(&place).args(&["--recovery", "spawn"]).start();
+    let worker = instance.worker_pids()[0];
+    instance.kill_child(worker);
+    instance.wait_for_status("the death is repaired", |status| status["totals"]["recoveries"] == 1);
+    instance.say("served");
+    instance.books_agree();
+    instance.stop();
+}
+
+#[test]
+fn what_another_user_cannot_use_is_named() {
+    if !is_root() {
+        return skip("another user", "not the superuser");
+    }
+    let place = Place::new();
+    // Somebody else's spool, which is to be given to the user first.
+    let instance = place.start();
+    instance.say("as root");
+    instance.stop();
+    open_to_others(&place)
+        .run()
+        .assert_failed(2, &["nobody", "chown -R", &place.spool_dir().to_string_lossy()]);
+    let (uid, gid) = (nobody().uid.as_raw(), nobody().gid.as_raw());
+    chown(place.spool_dir(), Some(uid), Some(gid)).unwrap();
+    open_to_others(&place).run().assert_failed(2, &["chown -R"]);
+    for entry in std::fs::read_dir(place.spool_dir()).unwrap() {
+        chown(entry.unwrap().path(), Some(uid), Some(gid)).unwrap();
+    }
+    let instance = open_to_others(&place).start();
+    instance.say("as nobody");
+    instance.books_agree();
+    instance.stop();
+
+    let secret = place.write("secret", "arijort\n");
+    std::fs::set_permissions(&secret, PermissionsExt::from_mode(0o600)).unwrap();
+    for option in ["--users", "--log", "--access-log"] {
+        let outcome = open_to_others(&place).arg(option).arg(&secret).run();
+        outcome.assert_failed(2, &["nobody", &secret.to_string_lossy()]);
+        place.no_process_left();
+    }
+    let precious = place.write("precious", "do not touch");
+    let link = place.file("log");
+    std::os::unix::fs::symlink(&precious, &link).unwrap();
+    open_to_others(&place).arg("--log").arg(&link).run().assert_failed(1, &[&link.to_string_lossy()]);
+    assert_eq!(std::fs::metadata(&precious).unwrap().uid(), 0);
+}
+
+#[test]
+fn users_that_cannot_be_taken_are_usage_errors() {
+    let place = Place::new();
+    for (option, name) in [("--user", "no-such-user"), ("--group", "no-such-group")] {
+        place.instance().args(&[option, name]).run().assert_failed(2, &[option, name]);
+    }
+    if is_root() {
+        place.instance().args(&["--user", "root"]).start().stop();
+        place.instance().args(&["--group", "nogroup"]).start().stop();
+    } else {
+        place.instance().args(&["--user", "root"]).run().assert_failed(2, &["--user root", "superuser"]);
+    }
+    assert!(run(program("supervisor").arg("--help")).stdout.contains("--user"));
+}
