@@ -8,7 +8,6 @@
 //! one segment suffices. A bucket is the offset of its first entry, an entry one block: next, hash, lengths, key, value.
 //! Buckets from n on are not there, whatever their words hold.
 
-use std::hash::Hasher as _;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -173,9 +172,7 @@ impl LockedMap<'_, '_, '_> {
 #[inline]
 pub(crate) fn hash_of(region: &Region, key: &[u8]) -> u64 {
     let epoch = region.epoch();
-    let mut hasher = SipHasher13::new_with_keys(epoch, epoch.rotate_left(32) ^ 0x9e37_79b9_7f4a_7c15);
-    hasher.write(key);
-    hasher.finish()
+    SipHasher13::new_with_keys(epoch, epoch.rotate_left(32) ^ 0x9e37_79b9_7f4a_7c15).hash(key)
 }
 
 /// The bucket of a hash among `buckets`, which are at least one.
@@ -354,7 +351,7 @@ impl<'r> Entry<'r> {
     #[inline]
     fn has_key(&self, key: &[u8]) -> bool {
         self.key_length == key.len()
-            && self.key.iter().zip(words_of(key)).all(|(word, bytes)| word.load(Relaxed) == bytes)
+            && pairs(self.key, key).all(|(word, bytes)| word.load(Relaxed) == bytes)
     }
 
     /// Appends the key to `bytes`.
@@ -373,26 +370,27 @@ impl<'r> Entry<'r> {
     }
 }
 
-/// Bytes as words, the last one filled up with zeros.
+/// Words with the bytes that are or will be in them, the last one filled up with zeros.
 #[inline]
-fn words_of(bytes: &[u8]) -> impl Iterator<Item = u64> + '_ {
+fn pairs<'a>(words: &'a [AtomicU64], bytes: &'a [u8]) -> impl Iterator<Item = (&'a AtomicU64, u64)> {
     let (whole, rest) = bytes.as_chunks::<WORD>();
-    let last = (!rest.is_empty()).then(|| {
-        let mut word = [0; WORD];
-        word[..rest.len()].copy_from_slice(rest);
-        u64::from_le_bytes(word)
+    let last = words.get(whole.len()).filter(|_| !rest.is_empty()).map(|word| {
+        let mut filled = [0; WORD];
+        filled[..rest.len()].copy_from_slice(rest);
+        (word, u64::from_le_bytes(filled))
     });
-    whole.iter().map(|word| u64::from_le_bytes(*word)).chain(last)
+    words.iter().zip(whole).map(|(word, bytes)| (word, u64::from_le_bytes(*bytes))).chain(last)
 }
 
 #[inline]
 fn append(words: &[AtomicU64], length: usize, bytes: &mut Vec<u8>) {
-    let end = bytes.len() + length;
-    bytes.reserve(words.len() * WORD);
-    for word in words {
-        bytes.extend_from_slice(&word.load(Relaxed).to_le_bytes());
+    let start = bytes.len();
+    // Made long enough first: pushing each word would look each time whether there is room.
+    bytes.resize(start + size_of_val(words), 0);
+    for (place, word) in bytes[start..].as_chunks_mut::<WORD>().0.iter_mut().zip(words) {
+        *place = word.load(Relaxed).to_le_bytes();
     }
-    bytes.truncate(end);
+    bytes.truncate(start + length);
 }
 
 /// Every entry of an object that is made as a map is; see [`Map::entries`].
@@ -483,7 +481,7 @@ impl<'r> Transaction<'_, 'r> {
         }
         if !words.is_empty() {
             self.seat.log.note_words(entry.value_offset(), words)?;
-            words.iter().zip(words_of(value)).for_each(|(word, bytes)| word.store(bytes, Relaxed));
+            pairs(words, value).for_each(|(word, bytes)| word.store(bytes, Relaxed));
         }
         Ok(())
     }
@@ -543,12 +541,15 @@ impl<'r> Transaction<'_, 'r> {
 
     /// Writes an entry where nobody sees it yet.
     fn write_entry(&mut self, next: u64, hash: u64, key: &[u8], value: &[u8]) -> Result<Offset, TxnError> {
-        let words = KEY + key.len().div_ceil(WORD) + value.len().div_ceil(WORD);
+        let key_words = key.len().div_ceil(WORD);
+        let words = KEY + key_words + value.len().div_ceil(WORD);
         let offset = self.allocate(words * WORD)?;
         let lengths = (value.len() as u64) << 32 | key.len() as u64;
-        let content = [next, hash, lengths].into_iter().chain(words_of(key)).chain(words_of(value));
         let place = self.region().heap_words(offset, words).ok_or(TxnError::Damaged)?;
-        place.iter().zip(content).for_each(|(word, content)| word.store(content, Relaxed));
+        let (head, body) = place.split_at(KEY);
+        head.iter().zip([next, hash, lengths]).for_each(|(word, content)| word.store(content, Relaxed));
+        let contents = pairs(body, key).chain(pairs(&body[key_words..], value));
+        contents.for_each(|(word, bytes)| word.store(bytes, Relaxed));
         Ok(offset)
     }
 
