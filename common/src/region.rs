@@ -186,6 +186,12 @@ impl Region {
         self.mapping.slice(offset, count)
     }
 
+    /// Has the processor fetch what lies at `offset`, ahead of its use.
+    #[inline]
+    pub fn prefetch(&self, offset: Offset) {
+        self.mapping.prefetch(offset);
+    }
+
     /// The word at `offset`; `None` where it would leave the region or is not aligned.
     pub fn word(&self, offset: Offset) -> Option<&AtomicU64> {
         self.mapping.at(offset)

@@ -5,7 +5,7 @@
 //! in order are split in two. So a put never waits for the whole table to be rehashed.
 //!
 //! Buckets are words in segments of one page each; a segment is found through at most two pages of pointers, none while
-//! one segment suffices. A bucket is the offset of its first entry, an entry one block: next, hash, lengths, key, value.
+//! one segment suffices. A bucket is a link to its first entry, an entry one block: next link, hash, lengths, key, value.
 //! Buckets from n on are not there, whatever their words hold.
 
 use std::sync::atomic::AtomicU64;
@@ -50,6 +50,10 @@ const NEXT: usize = 0;
 const HASH: usize = 1;
 const LENGTHS: usize = 2;
 const KEY: usize = 3;
+
+/// A link is the offset of an entry, below the highest bits of its hash: so an entry whose link has other bits is passed
+/// over without a look at it, but for its next link.
+const TAG_SHIFT: u32 = 48;
 
 /// What a deletion still logs in one transaction, in words: the rest is for the next one.
 const DRAIN_ROOM: usize = 64;
@@ -187,6 +191,18 @@ fn bucket_of(hash: u64, buckets: u64) -> u64 {
     if bucket < buckets { bucket } else { hash & (mask >> 1) }
 }
 
+/// A link to an entry of this hash.
+#[inline]
+fn link_to(offset: Offset, hash: u64) -> u64 {
+    hash >> TAG_SHIFT << TAG_SHIFT | offset.0
+}
+
+/// Where the entry of a link lies, whatever it may be.
+#[inline]
+fn target(link: u64) -> Offset {
+    Offset(link & ((1 << TAG_SHIFT) - 1))
+}
+
 /// The buckets of a map, as its body says at this moment.
 #[derive(Clone, Copy)]
 pub(crate) struct Tree<'r> {
@@ -258,11 +274,18 @@ impl<'r> Tree<'r> {
             if next == 0 {
                 return Ok(None);
             }
-            let entry = Entry::at(self.region, Offset(next))?;
-            if entry.head[HASH].load(Relaxed) == hash && entry.has_key(key) {
-                return Ok(Some(Found { link, entry }));
+            let offset = target(next);
+            if (next ^ hash) >> TAG_SHIFT == 0 {
+                // Where the value lies is known from the entry's lengths only: one miss of the caches after another.
+                self.region.prefetch(Offset(offset.0 + 64));
+                self.region.prefetch(Offset(offset.0 + 96));
+                let entry = Entry::at(self.region, offset)?;
+                if entry.head[HASH].load(Relaxed) == hash && entry.has_key(key) {
+                    return Ok(Some(Found { link, entry }));
+                }
             }
-            link = entry.next();
+            let words = self.region.heap_words(offset, NEXT + 1).ok_or(Broken)?;
+            link = Place { offset, word: &words[NEXT] };
         }
         Err(Broken)
     }
@@ -275,7 +298,7 @@ impl<'r> Tree<'r> {
             if entries.len() == LONGEST_CHAIN {
                 return Err(Broken);
             }
-            let entry = Entry::at(self.region, Offset(next))?;
+            let entry = Entry::at(self.region, target(next))?;
             next = entry.head[NEXT].load(Relaxed);
             entries.push(entry);
         }
@@ -348,6 +371,7 @@ impl<'r> Entry<'r> {
         Ok(Self { offset, head, key, value, key_length, value_length })
     }
 
+    #[inline]
     fn next(&self) -> Place<'r> {
         Place { offset: self.offset, word: &self.head[NEXT] }
     }
@@ -501,7 +525,7 @@ impl<'r> Transaction<'_, 'r> {
         let next = found.entry.head[NEXT].load(Relaxed);
         let offset = self.write_entry(next, hash, key, value)?;
         self.touch(index, object)?;
-        self.seat.log.change(found.link.offset, found.link.word, offset.0)?;
+        self.seat.log.change(found.link.offset, found.link.word, link_to(offset, hash))?;
         self.free(found.entry.offset)
     }
 
@@ -521,7 +545,7 @@ impl<'r> Transaction<'_, 'r> {
         let bucket = tree.bucket(bucket_of(hash, tree.buckets))?;
         let offset = self.write_entry(bucket.word.load(Relaxed), hash, key, value)?;
         self.touch(index, object)?;
-        self.seat.log.change(bucket.offset, bucket.word, offset.0)?;
+        self.seat.log.change(bucket.offset, bucket.word, link_to(offset, hash))?;
         let count = object.body[COUNT].load(Relaxed).wrapping_add(1);
         if planted::has(Bug::ChangeNotLogged) {
             object.body[COUNT].store(count, Relaxed);
@@ -587,8 +611,9 @@ impl<'r> Transaction<'_, 'r> {
         last.word.store(0, Relaxed);
         let mut ends = [before.bucket(new - half)?, last];
         for entry in before.chain(new - half)? {
-            let goes_up = entry.head[HASH].load(Relaxed) & half != 0;
-            self.link(&mut ends[usize::from(goes_up)], entry.offset.0)?;
+            let hash = entry.head[HASH].load(Relaxed);
+            let goes_up = hash & half != 0;
+            self.link(&mut ends[usize::from(goes_up)], link_to(entry.offset, hash))?;
             ends[usize::from(goes_up)] = entry.next();
         }
         for end in &mut ends {
@@ -597,12 +622,12 @@ impl<'r> Transaction<'_, 'r> {
         self.set_body(index, object, BUCKETS, new + 1)
     }
 
-    /// Makes a word of a chain point to `target`, where it does not already.
-    fn link(&mut self, place: &mut Place<'r>, target: u64) -> Result<(), TxnError> {
-        if place.word.load(Relaxed) == target {
+    /// Makes a word of a chain this link, where it is not already.
+    fn link(&mut self, place: &mut Place<'r>, link: u64) -> Result<(), TxnError> {
+        if place.word.load(Relaxed) == link {
             return Ok(());
         }
-        Ok(self.seat.log.change(place.offset, place.word, target)?)
+        Ok(self.seat.log.change(place.offset, place.word, link)?)
     }
 
     /// The page that the next bucket will be on, with what leads to it.
@@ -657,7 +682,7 @@ impl<'r> Transaction<'_, 'r> {
                 return Ok(false);
             }
             if first != 0 {
-                let entry = Entry::at(region, Offset(first))?;
+                let entry = Entry::at(region, target(first))?;
                 self.seat.log.change(bucket.offset, bucket.word, entry.head[NEXT].load(Relaxed))?;
                 self.free(entry.offset)?;
                 continue;
