@@ -93,10 +93,13 @@ impl Map {
     pub fn get_into(self, region: &Region, key: &[u8], value: &mut Vec<u8>) -> Result<bool, ReadError> {
         let hash = hash_of(region, key);
         reading::read(region, self.0, Kind::Map, |object| {
-            value.clear();
-            let Some(found) = Tree::of(region, object).find(hash, key)? else { return Ok(false) };
-            found.entry.value(value);
-            Ok(true)
+            let found = Tree::of(region, object).find(hash, key)?;
+            // What the buffer holds is written over and not cleared first: mostly it is as long as it must be.
+            match &found {
+                Some(Found { entry, .. }) => copy(entry.value, entry.value_length, 0, value),
+                None => value.clear(),
+            }
+            Ok(found.is_some())
         })
     }
 
@@ -366,7 +369,7 @@ impl<'r> Entry<'r> {
             return Err(Broken);
         }
         let (key, value) = (key_length.div_ceil(WORD), value_length.div_ceil(WORD));
-        let body = region.heap_words(Offset(offset.0 + (KEY * WORD) as u64), key + value).ok_or(Broken)?;
+        let (head, body) = region.heap_words(offset, KEY + key + value).ok_or(Broken)?.split_at(KEY);
         let (key, value) = body.split_at(key);
         Ok(Self { offset, head, key, value, key_length, value_length })
     }
@@ -411,7 +414,12 @@ fn pairs<'a>(words: &'a [AtomicU64], bytes: &'a [u8]) -> impl Iterator<Item = (&
 
 #[inline]
 fn append(words: &[AtomicU64], length: usize, bytes: &mut Vec<u8>) {
-    let start = bytes.len();
+    copy(words, length, bytes.len(), bytes);
+}
+
+/// Makes `length` bytes of these words what `bytes` holds from `start` on.
+#[inline]
+fn copy(words: &[AtomicU64], length: usize, start: usize, bytes: &mut Vec<u8>) {
     // Made long enough first: pushing each word would look each time whether there is room.
     bytes.resize(start + size_of_val(words), 0);
     for (place, word) in bytes[start..].as_chunks_mut::<WORD>().0.iter_mut().zip(words) {
