@@ -8,7 +8,7 @@ pub const VALUE: usize = 64;
 #[inline]
 pub fn key(number: u64) -> [u8; KEY] {
     let mixed = mix(number);
-    (u128::from(mixed) << 64 | u128::from(mixed ^ number)).to_le_bytes()
+    ((u128::from(mixed) << 64) | u128::from(mixed ^ number)).to_le_bytes()
 }
 
 /// One number for another, and no two the same (the finalizer of splitmix64).
@@ -34,7 +34,7 @@ impl Keys {
     #[inline]
     pub fn next(&mut self) -> [u8; KEY] {
         self.state = self.state.wrapping_add(1);
-        key((u128::from(mix(self.state)) * u128::from(self.count) >> 64) as u64)
+        key(((u128::from(mix(self.state)) * u128::from(self.count)) >> 64) as u64)
     }
 }
 
