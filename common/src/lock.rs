@@ -24,7 +24,12 @@ pub const PATIENCE: Duration = Duration::from_secs(1);
 const NAP: Duration = Duration::from_millis(50);
 
 /// How often a taken lock is looked at before the process sleeps: a change of an object takes less than this.
-const SPINS: u32 = 200;
+const LOOKS: u32 = 16;
+
+/// The pauses between two looks double up to so many. Each look takes the lock's cache line from the holder, who needs
+/// it for the sequence word and the object's body and to give the lock back: who looks all the time makes what he waits
+/// for several times as long.
+const LONGEST_PAUSE: u32 = 32;
 
 /// A word that processes share.
 pub trait Word {
@@ -117,7 +122,7 @@ pub fn acquire<W: Word>(word: &W, tag: u64, patience: Duration) -> bool {
 
 #[cold]
 fn acquire_from_another<W: Word>(word: &W, tag: u64, patience: Duration) -> bool {
-    for _ in 0..SPINS {
+    for look in 0..LOOKS {
         let seen = word.load();
         if seen == 0 && word.exchange(0, tag) {
             return true;
@@ -125,7 +130,7 @@ fn acquire_from_another<W: Word>(word: &W, tag: u64, patience: Duration) -> bool
         if seen & WAITERS != 0 {
             break;
         }
-        W::pause();
+        (0..LONGEST_PAUSE.min(1 << look)).for_each(|_| W::pause());
     }
     if patience.is_zero() {
         return false;

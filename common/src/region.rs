@@ -11,7 +11,7 @@ use crate::layout::{
     ENDIAN_MARK, FORMAT_VERSION, Geometry, HEADER_SIZE, Header, Identity, MAGIC, Object, SLOT_SIZE, Slab,
     Slot, Tally,
 };
-use crate::limits::{MINI_LOG_SIZE, PAGE_SIZE, UNDO_LOG_SIZE};
+use crate::limits::{HUGE_PAGES_FROM, MINI_LOG_SIZE, PAGE_SIZE, UNDO_LOG_SIZE};
 use crate::slots::Totals;
 use crate::sys::map::Mapping;
 use crate::sys::{file, process};
@@ -42,6 +42,9 @@ impl Region {
         file::allocate_whole(file, length)
             .context(|| format!("cannot reserve {length} bytes for the region; free some space or choose a smaller --region-size"))?;
         let mapping = Mapping::writable(file).context(|| "cannot map the region".to_owned())?;
+        if length >= HUGE_PAGES_FROM {
+            mapping.back_with_huge_pages();
+        }
         let region = Self { mapping, geometry };
         region.write_identity()?;
         Ok(region)
@@ -184,6 +187,12 @@ impl Region {
             return None;
         }
         self.mapping.slice(offset, count)
+    }
+
+    /// Has the processor fetch what lies at `offset`, ahead of its use.
+    #[inline]
+    pub fn prefetch(&self, offset: Offset) {
+        self.mapping.prefetch(offset);
     }
 
     /// The word at `offset`; `None` where it would leave the region or is not aligned.

@@ -175,7 +175,7 @@ impl<'r> Seat<'r> {
         if !self.log.is_empty() || !self.slot.is(self.owner.generation, State::Live) {
             return Err(TxnError::Disturbed);
         }
-        Ok(Transaction { seat: self, open: true, freed: false, dropped: false, row: None })
+        Ok(Transaction { seat: self, open: true, freed: false, dropped: false, counted: false, row: None })
     }
 
     /// Detaches cleanly: there is nothing to repair.
@@ -271,6 +271,8 @@ pub struct Transaction<'s, 'r> {
     pub(crate) freed: bool,
     /// Whether objects were deleted.
     pub(crate) dropped: bool,
+    /// Whether counters were changed.
+    counted: bool,
     /// The row of the user that was counted for.
     pub(crate) row: Option<tally::Row>,
 }
@@ -288,6 +290,7 @@ impl<'r> Transaction<'_, 'r> {
         if planted::has(Bug::ShownBeforeCommit) {
             slot.published.word(counter).store(value, Relaxed);
         }
+        self.counted = true;
         self.attempt(|txn| Ok(txn.seat.log.change(offset, word, value)?))
     }
 
@@ -329,7 +332,9 @@ impl<'r> Transaction<'_, 'r> {
         } else {
             self.seat.log.commit();
         }
-        self.seat.slot.publish();
+        if self.counted {
+            self.seat.slot.publish();
+        }
         if let Some(row) = self.row {
             self.seat.tally.publish(row);
         }

@@ -1,14 +1,13 @@
 //! Maps from bytes to bytes: linear hashing, growing by one bucket at a time.
 //!
 //! W. Litwin, "Linear hashing: a new tool for file and table addressing" (VLDB '80): with n buckets a key's bucket is
-//! given by as many low bits of its hash as name one that exists; when there are more entries than buckets, the next
-//! one in order is split in two. So a put never waits for the whole table to be rehashed.
+//! given by as many low bits of its hash as name one that exists; when there are too few for the entries, the next ones
+//! in order are split in two. So a put never waits for the whole table to be rehashed.
 //!
 //! Buckets are words in segments of one page each; a segment is found through at most two pages of pointers, none while
-//! one segment suffices. A bucket is the offset of its first entry, an entry one block: next, hash, lengths, key, value.
+//! one segment suffices. A bucket is a link to its first entry, an entry one block: next link, hash, lengths, key, value.
 //! Buckets from n on are not there, whatever their words hold.
 
-use std::hash::Hasher as _;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -36,6 +35,10 @@ const WORD: usize = size_of::<u64>();
 /// Buckets that a map has from its first entry on.
 const FIRST_BUCKETS: u64 = 8;
 
+/// Buckets for each entry. An entry behind another in its chain costs whoever looks for it one more miss of the caches,
+/// and the processor a wrong guess; a bucket costs a word.
+const BUCKETS_PER_ENTRY: u64 = 2;
+
 /// Most buckets: what two levels of directories reach.
 pub(crate) const MOST_BUCKETS: u64 = FAN * FAN * FAN;
 
@@ -50,6 +53,10 @@ pub(crate) const KEY: usize = 3;
 
 /// How much of the heap, over and over, one listing copies.
 const MOST_COPIED: u64 = 4;
+
+/// A link is the offset of an entry, below the highest bits of its hash: so an entry whose link has other bits is passed
+/// over without a look at it, but for its next link.
+const TAG_SHIFT: u32 = 48;
 
 /// What a deletion still logs in one transaction, in words: the rest is for the next one.
 const DRAIN_ROOM: usize = 64;
@@ -89,10 +96,13 @@ impl Map {
     pub fn get_into(self, region: &Region, key: &[u8], value: &mut Vec<u8>) -> Result<bool, ReadError> {
         let hash = hash_of(region, key);
         reading::read(region, self.0, Kind::Map, |object| {
-            value.clear();
-            let Some(found) = Tree::of(region, object).find(hash, key)? else { return Ok(false) };
-            found.entry.value(value);
-            Ok(true)
+            let found = Tree::of(region, object).find(hash, key)?;
+            // What the buffer holds is written over and not cleared first: mostly it is as long as it must be.
+            match &found {
+                Some(Found { entry, .. }) => copy(entry.value, entry.value_length, 0, value),
+                None => value.clear(),
+            }
+            Ok(found.is_some())
         })
     }
 
@@ -176,9 +186,7 @@ impl LockedMap<'_, '_, '_> {
 #[inline]
 pub(crate) fn hash_of(region: &Region, key: &[u8]) -> u64 {
     let epoch = region.epoch();
-    let mut hasher = SipHasher13::new_with_keys(epoch, epoch.rotate_left(32) ^ 0x9e37_79b9_7f4a_7c15);
-    hasher.write(key);
-    hasher.finish()
+    SipHasher13::new_with_keys(epoch, epoch.rotate_left(32) ^ 0x9e37_79b9_7f4a_7c15).hash(key)
 }
 
 /// The bucket of a hash among `buckets`, which are at least one.
@@ -188,6 +196,18 @@ pub(crate) fn bucket_of(hash: u64, buckets: u64) -> u64 {
     let mask = u64::MAX >> (buckets.wrapping_sub(1) | 1).leading_zeros();
     let bucket = hash & mask;
     if bucket < buckets { bucket } else { hash & (mask >> 1) }
+}
+
+/// A link to an entry of this hash.
+#[inline]
+fn link_to(offset: Offset, hash: u64) -> u64 {
+    hash >> TAG_SHIFT << TAG_SHIFT | offset.0
+}
+
+/// Where the entry of a link lies, whatever it may be.
+#[inline]
+fn target(link: u64) -> Offset {
+    Offset(link & ((1 << TAG_SHIFT) - 1))
 }
 
 /// The buckets of a map, as its body says at this moment.
@@ -261,11 +281,18 @@ impl<'r> Tree<'r> {
             if next == 0 {
                 return Ok(None);
             }
-            let entry = Entry::at(self.region, Offset(next))?;
-            if entry.head[HASH].load(Relaxed) == hash && entry.has_key(key) {
-                return Ok(Some(Found { link, entry }));
+            let offset = target(next);
+            if (next ^ hash) >> TAG_SHIFT == 0 {
+                // Where the value lies is known from the entry's lengths only: one miss of the caches after another.
+                self.region.prefetch(Offset(offset.0 + 64));
+                self.region.prefetch(Offset(offset.0 + 96));
+                let entry = Entry::at(self.region, offset)?;
+                if entry.head[HASH].load(Relaxed) == hash && entry.has_key(key) {
+                    return Ok(Some(Found { link, entry }));
+                }
             }
-            link = entry.next();
+            let words = self.region.heap_words(offset, NEXT + 1).ok_or(Broken)?;
+            link = Place { offset, word: &words[NEXT] };
         }
         Err(Broken)
     }
@@ -278,7 +305,7 @@ impl<'r> Tree<'r> {
             if entries.len() == LONGEST_CHAIN {
                 return Err(Broken);
             }
-            let entry = Entry::at(self.region, Offset(next))?;
+            let entry = Entry::at(self.region, target(next))?;
             next = entry.head[NEXT].load(Relaxed);
             entries.push(entry);
         }
@@ -369,19 +396,19 @@ impl<'r> Entry<'r> {
             return Err(Broken);
         }
         let (key, value) = (key_length.div_ceil(WORD), value_length.div_ceil(WORD));
-        let body = region.heap_words(Offset(offset.0 + (KEY * WORD) as u64), key + value).ok_or(Broken)?;
+        let (head, body) = region.heap_words(offset, KEY + key + value).ok_or(Broken)?.split_at(KEY);
         let (key, value) = body.split_at(key);
         Ok(Self { offset, head, key, value, key_length, value_length })
     }
 
+    #[inline]
     fn next(&self) -> Place<'r> {
         Place { offset: self.offset, word: &self.head[NEXT] }
     }
 
     #[inline]
     fn has_key(&self, key: &[u8]) -> bool {
-        self.key_length == key.len()
-            && self.key.iter().zip(words_of(key)).all(|(word, bytes)| word.load(Relaxed) == bytes)
+        self.key_length == key.len() && pairs(self.key, key).all(|(word, bytes)| word.load(Relaxed) == bytes)
     }
 
     /// Bytes that it takes of its block.
@@ -415,26 +442,32 @@ impl<'r> Entry<'r> {
     }
 }
 
-/// Bytes as words, the last one filled up with zeros.
+/// Words with the bytes that are or will be in them, the last one filled up with zeros.
 #[inline]
-fn words_of(bytes: &[u8]) -> impl Iterator<Item = u64> + '_ {
+fn pairs<'a>(words: &'a [AtomicU64], bytes: &'a [u8]) -> impl Iterator<Item = (&'a AtomicU64, u64)> {
     let (whole, rest) = bytes.as_chunks::<WORD>();
-    let last = (!rest.is_empty()).then(|| {
-        let mut word = [0; WORD];
-        word[..rest.len()].copy_from_slice(rest);
-        u64::from_le_bytes(word)
+    let last = words.get(whole.len()).filter(|_| !rest.is_empty()).map(|word| {
+        let mut filled = [0; WORD];
+        filled[..rest.len()].copy_from_slice(rest);
+        (word, u64::from_le_bytes(filled))
     });
-    whole.iter().map(|word| u64::from_le_bytes(*word)).chain(last)
+    words.iter().zip(whole).map(|(word, bytes)| (word, u64::from_le_bytes(*bytes))).chain(last)
 }
 
 #[inline]
 fn append(words: &[AtomicU64], length: usize, bytes: &mut Vec<u8>) {
-    let end = bytes.len() + length;
-    bytes.reserve(words.len() * WORD);
-    for word in words {
-        bytes.extend_from_slice(&word.load(Relaxed).to_le_bytes());
+    copy(words, length, bytes.len(), bytes);
+}
+
+/// Makes `length` bytes of these words what `bytes` holds from `start` on.
+#[inline]
+fn copy(words: &[AtomicU64], length: usize, start: usize, bytes: &mut Vec<u8>) {
+    // Made long enough first: pushing each word would look each time whether there is room.
+    bytes.resize(start + size_of_val(words), 0);
+    for (place, word) in bytes[start..].as_chunks_mut::<WORD>().0.iter_mut().zip(words) {
+        *place = word.load(Relaxed).to_le_bytes();
     }
-    bytes.truncate(end);
+    bytes.truncate(start + length);
 }
 
 /// Every entry of an object that is made as a map is; see [`Map::entries`].
@@ -539,7 +572,7 @@ impl<'r> Transaction<'_, 'r> {
         }
         if !words.is_empty() {
             self.seat.log.note_words(entry.value_offset(), words)?;
-            words.iter().zip(words_of(value)).for_each(|(word, bytes)| word.store(bytes, Relaxed));
+            pairs(words, value).for_each(|(word, bytes)| word.store(bytes, Relaxed));
         }
         Ok(())
     }
@@ -556,7 +589,7 @@ impl<'r> Transaction<'_, 'r> {
         let next = found.entry.head[NEXT].load(Relaxed);
         let offset = self.write_entry(next, hash, key, value)?;
         self.touch(index, object)?;
-        self.seat.log.change(found.link.offset, found.link.word, offset.0)?;
+        self.seat.log.change(found.link.offset, found.link.word, link_to(offset, hash))?;
         self.free(found.entry.offset)
     }
 
@@ -576,14 +609,20 @@ impl<'r> Transaction<'_, 'r> {
         let bucket = tree.bucket(bucket_of(hash, tree.buckets))?;
         let offset = self.write_entry(bucket.word.load(Relaxed), hash, key, value)?;
         self.touch(index, object)?;
-        self.seat.log.change(bucket.offset, bucket.word, offset.0)?;
+        self.seat.log.change(bucket.offset, bucket.word, link_to(offset, hash))?;
         let count = object.body[COUNT].load(Relaxed).wrapping_add(1);
         if planted::has(Bug::ChangeNotLogged) {
             object.body[COUNT].store(count, Relaxed);
         } else {
             self.set_body(index, object, COUNT, count)?;
         }
-        if count > tree.buckets && tree.buckets < MOST_BUCKETS { self.split(index, object) } else { Ok(()) }
+        for _ in 0..BUCKETS_PER_ENTRY {
+            let buckets = object.body[BUCKETS].load(Relaxed);
+            if count.saturating_mul(BUCKETS_PER_ENTRY) > buckets && buckets < MOST_BUCKETS {
+                self.split(index, object)?;
+            }
+        }
+        Ok(())
     }
 
     pub(crate) fn remove(&mut self, index: u32, object: &'r Object, key: &[u8]) -> Result<bool, TxnError> {
@@ -599,12 +638,15 @@ impl<'r> Transaction<'_, 'r> {
 
     /// Writes an entry where nobody sees it yet.
     fn write_entry(&mut self, next: u64, hash: u64, key: &[u8], value: &[u8]) -> Result<Offset, TxnError> {
-        let words = KEY + key.len().div_ceil(WORD) + value.len().div_ceil(WORD);
+        let key_words = key.len().div_ceil(WORD);
+        let words = KEY + key_words + value.len().div_ceil(WORD);
         let offset = self.allocate(words * WORD)?;
         let lengths = (value.len() as u64) << 32 | key.len() as u64;
-        let content = [next, hash, lengths].into_iter().chain(words_of(key)).chain(words_of(value));
         let place = self.region().heap_words(offset, words).ok_or(TxnError::Damaged)?;
-        place.iter().zip(content).for_each(|(word, content)| word.store(content, Relaxed));
+        let (head, body) = place.split_at(KEY);
+        head.iter().zip([next, hash, lengths]).for_each(|(word, content)| word.store(content, Relaxed));
+        let contents = pairs(body, key).chain(pairs(&body[key_words..], value));
+        contents.for_each(|(word, bytes)| word.store(bytes, Relaxed));
         Ok(offset)
     }
 
@@ -633,8 +675,9 @@ impl<'r> Transaction<'_, 'r> {
         last.word.store(0, Relaxed);
         let mut ends = [before.bucket(new - half)?, last];
         for entry in before.chain(new - half)? {
-            let goes_up = entry.head[HASH].load(Relaxed) & half != 0;
-            self.link(&mut ends[usize::from(goes_up)], entry.offset.0)?;
+            let hash = entry.head[HASH].load(Relaxed);
+            let goes_up = hash & half != 0;
+            self.link(&mut ends[usize::from(goes_up)], link_to(entry.offset, hash))?;
             ends[usize::from(goes_up)] = entry.next();
         }
         for end in &mut ends {
@@ -643,12 +686,12 @@ impl<'r> Transaction<'_, 'r> {
         self.set_body(index, object, BUCKETS, new + 1)
     }
 
-    /// Makes a word of a chain point to `target`, where it does not already.
-    fn link(&mut self, place: &mut Place<'r>, target: u64) -> Result<(), TxnError> {
-        if place.word.load(Relaxed) == target {
+    /// Makes a word of a chain this link, where it is not already.
+    fn link(&mut self, place: &mut Place<'r>, link: u64) -> Result<(), TxnError> {
+        if place.word.load(Relaxed) == link {
             return Ok(());
         }
-        Ok(self.seat.log.change(place.offset, place.word, target)?)
+        Ok(self.seat.log.change(place.offset, place.word, link)?)
     }
 
     /// The page that the next bucket will be on, with what leads to it.
@@ -703,7 +746,7 @@ impl<'r> Transaction<'_, 'r> {
                 return Ok(false);
             }
             if first != 0 {
-                let entry = Entry::at(region, Offset(first))?;
+                let entry = Entry::at(region, target(first))?;
                 self.seat.log.change(bucket.offset, bucket.word, entry.head[NEXT].load(Relaxed))?;
                 self.free(entry.offset)?;
                 continue;

@@ -1,0 +1,112 @@
+//! What an operation costs as the map grows, beside the standard library's.
+
+use std::collections::HashMap;
+use std::hint::black_box;
+
+use common::objects::Map;
+use common::region::Region;
+use common::txn::Seat;
+
+use crate::keys::{self, KEY, Keys, VALUE};
+use crate::processes::{self, ns_per_operation};
+use crate::table::{Table, Target, in_turn, median};
+use crate::{Effort, ours};
+
+const SMALLEST: u64 = 100;
+
+/// Both maps at one size, the same keys in both.
+struct Pair<'r> {
+    entries: u64,
+    map: Map,
+    std: HashMap<[u8; KEY], [u8; VALUE]>,
+    region: &'r Region,
+}
+
+pub fn run(table: &mut Table, effort: Effort) {
+    processes::pin(0);
+    let region = Region::create(&ours::memory_file(), 512 << 20).expect("a region");
+    let mut seat = ours::seat(&region, 0, 1);
+    let sizes: Vec<u64> = std::iter::successors(Some(SMALLEST), |size| Some(size * 10))
+        .take_while(|size| *size <= effort.entries)
+        .collect();
+    let mut pairs: Vec<Pair<'_>> =
+        sizes.iter().map(|entries| Pair::filled(&region, &mut seat, *entries)).collect();
+
+    let mut gets = Vec::new();
+    let mut puts = Vec::new();
+    for _ in 0..effort.rounds {
+        // All sizes in every round, so that each ratio is of figures of the same moment.
+        gets.push(pairs.iter().map(|pair| pair.get(effort)).collect::<Vec<_>>());
+        puts.push(pairs.iter_mut().map(|pair| pair.put(&mut seat, effort)).collect::<Vec<_>>());
+    }
+    for (what, rounds) in [("get", &gets), ("put", &puts)] {
+        for (index, entries) in sizes.iter().enumerate() {
+            let of = |side: usize| rounds.iter().map(|round| round[index][side]).collect::<Vec<_>>();
+            let (ours, theirs) = (median(&of(0)), median(&of(1)));
+            let grown: Vec<f64> = rounds
+                .iter()
+                .map(|round| (round[index][0] / round[0][0]) / (round[index][1] / round[0][1]))
+                .collect();
+            let target = if index == 0 { Target::None } else { Target::AtMost(1.3) };
+            let figures = format!("region {ours:.1} ns, HashMap {theirs:.1} ns");
+            table.line(&format!("{what}, {entries} entries"), &figures, &grown, target);
+        }
+    }
+}
+
+impl<'r> Pair<'r> {
+    fn filled(region: &'r Region, seat: &mut Seat<'_>, entries: u64) -> Self {
+        let map = ours::filled(seat, &entries.to_string(), entries);
+        let std = (0..entries).map(|number| (keys::key(number), [1; VALUE])).collect();
+        Self { entries, map, std, region }
+    }
+
+    /// Nanoseconds of a get: ours, the standard library's.
+    fn get(&self, effort: Effort) -> [f64; 2] {
+        let (mut keys, mut other_keys) = (Keys::new(self.entries), Keys::new(self.entries));
+        let (mut buffer, mut other_buffer) = (Vec::with_capacity(VALUE), Vec::with_capacity(VALUE));
+        let measured = in_turn(
+            1,
+            &mut [
+                &mut || {
+                    ns_per_operation(effort, || {
+                        assert!(self.map.get_into(self.region, &keys.next(), &mut buffer).expect("get"));
+                        black_box(&buffer);
+                    })
+                },
+                &mut || {
+                    ns_per_operation(effort, || {
+                        other_buffer.clear();
+                        other_buffer.extend_from_slice(self.std.get(&other_keys.next()).expect("get"));
+                        black_box(&other_buffer);
+                    })
+                },
+            ],
+        );
+        [measured[0][0], measured[1][0]]
+    }
+
+    /// Nanoseconds of a put under a key that is there: ours, the standard library's.
+    fn put(&mut self, seat: &mut Seat<'_>, effort: Effort) -> [f64; 2] {
+        let (mut keys, mut other_keys) = (Keys::new(self.entries), Keys::new(self.entries));
+        let (map, std) = (self.map, &mut self.std);
+        let measured = in_turn(
+            1,
+            &mut [
+                &mut || {
+                    ns_per_operation(effort, || {
+                        let key = keys.next();
+                        ours::put(seat, map, &key, &keys::value(&key));
+                    })
+                },
+                &mut || {
+                    ns_per_operation(effort, || {
+                        let key = other_keys.next();
+                        black_box(std.insert(key, keys::value(&key)));
+                    })
+                },
+            ],
+        );
+        [measured[0][0], measured[1][0]]
+    }
+}
