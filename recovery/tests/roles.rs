@@ -206,3 +206,21 @@ fn a_region_that_is_refused_is_reported() {
     assert!(matches!(child.report(), Report::Failed(why) if why.contains("the region is refused")));
     assert_eq!(child.wait(), Some(4));
 }
+
+#[test]
+fn what_is_not_needed_is_given_up() {
+    let instance = Instance::new();
+    for role in ["standby", "once", "journal"] {
+        let child = instance.start(role);
+        let status = std::fs::read_to_string(format!("/proc/{}/status", child.pid)).unwrap();
+        let field = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default();
+            u64::from_str_radix(line.trim(), 16).unwrap()
+        };
+        assert_eq!(field("NoNewPrivs:"), 1, "{role}");
+        // CAP_DAC_OVERRIDE, CAP_FOWNER and CAP_SYS_RESOURCE, where it had them.
+        let kept = 1 << 1 | 1 << 3 | 1 << 24;
+        assert_eq!(field("CapEff:") & !kept, 0, "{role}");
+        assert_eq!(field("CapPrm:") & !kept, 0, "{role}");
+    }
+}
