@@ -425,10 +425,12 @@ fn random_bytes_in_the_undo_logs() {
         load.wait_for_more(30);
         let mut random = Random::new(seed);
         let length = scribbled.file.metadata().unwrap().len();
+        // Asked before: a status of what is scribbled over may be refused.
+        let pids = scribbled.instance.worker_pids();
         let mut bytes = vec![0; (length - scribbled.table().end) as usize];
         random.fill(&mut bytes);
         scribbled.file.write_all_at(&bytes, scribbled.table().end).unwrap();
-        for pid in scribbled.instance.worker_pids() {
+        for pid in pids {
             scribbled.instance.signal_child(pid, nix::sys::signal::Signal::SIGKILL);
         }
         drop(load);

@@ -56,7 +56,7 @@ const MOST_COPIED: u64 = 4;
 
 /// A link is the offset of an entry, below the highest bits of its hash: so an entry whose link has other bits is passed
 /// over without a look at it, but for its next link.
-const TAG_SHIFT: u32 = 48;
+pub(crate) const TAG_SHIFT: u32 = 48;
 
 /// What a deletion still logs in one transaction, in words: the rest is for the next one.
 const DRAIN_ROOM: usize = 64;
@@ -206,7 +206,7 @@ fn link_to(offset: Offset, hash: u64) -> u64 {
 
 /// Where the entry of a link lies, whatever it may be.
 #[inline]
-fn target(link: u64) -> Offset {
+pub(crate) fn target(link: u64) -> Offset {
     Offset(link & ((1 << TAG_SHIFT) - 1))
 }
 
@@ -380,17 +380,12 @@ impl<'r> Entry<'r> {
     #[inline]
     pub(crate) fn at(region: &'r Region, offset: Offset) -> Result<Self, Broken> {
         let head = region.heap_words(offset, KEY).ok_or(Broken)?;
-        Self::of_lengths(region, offset, head, head[LENGTHS].load(Relaxed))
+        Self::of_lengths(region, offset, head[LENGTHS].load(Relaxed))
     }
 
     /// The entry, if its word of lengths is this one.
     #[inline]
-    pub(crate) fn of_lengths(
-        region: &'r Region,
-        offset: Offset,
-        head: &'r [AtomicU64],
-        lengths: u64,
-    ) -> Result<Self, Broken> {
+    pub(crate) fn of_lengths(region: &'r Region, offset: Offset, lengths: u64) -> Result<Self, Broken> {
         let (key_length, value_length) = ((lengths & 0xffff_ffff) as usize, (lengths >> 32) as usize);
         if key_length > MAX_KEY || value_length > MAX_VALUE {
             return Err(Broken);

@@ -13,7 +13,7 @@ use crate::layout::Object;
 use crate::objects::folder::{self, Entry as Named};
 use crate::objects::map::{
     BUCKETS, COUNT, Entry, FAN, KEY, LENGTHS, LONGEST_CHAIN, MOST_BUCKETS, NEXT, Page, Place, ROOT,
-    bucket_of, hash_of,
+    TAG_SHIFT, bucket_of, hash_of, target,
 };
 use crate::objects::reading::Broken;
 use crate::objects::{Handle, Kind};
@@ -104,6 +104,8 @@ pub enum Part<'a> {
 #[derive(Debug)]
 pub struct Item<'a> {
     entry: Entry<'a>,
+    /// What led to it.
+    link: u64,
     before: &'a Before,
 }
 
@@ -206,10 +208,10 @@ impl<'a> Survey<'a> {
                 return Ok(());
             }
             let entry = self
-                .entry(Offset(next))
-                .map_err(|Broken| Flaw(format!("an entry of its bucket {number} at {next} is none")))?;
-            next = self.before.word(entry.offset, &entry.head[NEXT]);
-            visit(Part::Item(Item { entry, before: self.before }));
+                .entry(target(next))
+                .map_err(|Broken| Flaw(format!("an entry of its bucket {number} at {next:#x} is none")))?;
+            let link = std::mem::replace(&mut next, self.before.word(entry.offset, &entry.head[NEXT]));
+            visit(Part::Item(Item { entry, link, before: self.before }));
         }
         Err(Flaw(format!("the entries of its bucket {number} have no end")))
     }
@@ -217,7 +219,7 @@ impl<'a> Survey<'a> {
     fn entry(&self, offset: Offset) -> Result<Entry<'a>, Broken> {
         let head = self.region.heap_words(offset, KEY).ok_or(Broken)?;
         let at = Offset(offset.0 + (LENGTHS * size_of::<u64>()) as u64);
-        Entry::of_lengths(self.region, offset, head, self.before.word(at, &head[LENGTHS]))
+        Entry::of_lengths(self.region, offset, self.before.word(at, &head[LENGTHS]))
     }
 
     fn lead_to(&self, number: u64, visit: &mut impl FnMut(Part<'a>)) -> Result<Place<'a>, Broken> {
@@ -242,6 +244,9 @@ impl<'a> Survey<'a> {
         let hash = item.entry.hash();
         if hash != hash_of(self.region, key) {
             return Some("has a hash that is not its key's");
+        }
+        if (item.link ^ hash) >> TAG_SHIFT != 0 {
+            return Some("is led to by a link with the bits of another hash");
         }
         (bucket_of(hash, self.buckets()) != number).then_some("is in a bucket that is not its hash's")
     }

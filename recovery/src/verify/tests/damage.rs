@@ -55,7 +55,11 @@ fn slab(scene: &Scene) -> (u32, &Slab) {
 type Scribble = fn(&Scene);
 
 /// Where it must be found, and what must be said there.
-const TABLE: [(&str, &str, Scribble); 35] = [
+const TABLE: [(&str, &str, Scribble); 36] = [
+    ("/shop/stock", "bits of another hash", |scene| {
+        let linked = (0..600).map(|entry| word(scene, entry, 0)).find(|link| link.load(SeqCst) != 0);
+        linked.unwrap().fetch_xor(1 << 60, SeqCst);
+    }),
     ("/shop/stock", "lock is held by", |scene| object(scene, "stock").lock.store(7 << 32 | 4, SeqCst)),
     ("/shop/stock", "lock is held by", |scene| object(scene, "stock").lock.store(1 << 32 | 31, SeqCst)),
     ("/shop/stock", "lock is held by", |scene| object(scene, "stock").lock.store(1 << 32 | 999, SeqCst)),
