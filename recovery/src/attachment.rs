@@ -121,12 +121,13 @@ impl Attachment {
     /// What poll and receive report; a frame that is no order.
     pub fn listen(&self, limit: Option<Duration>) -> Result<Word> {
         let broken = || "cannot listen to the supervisor".to_owned();
-        if !readable(&self.channel, limit).context(broken)? {
-            self.log.borrow_mut().follow(self.region());
-            return Ok(Word::Silence);
-        }
+        let received = match limit {
+            None => self.channel.receive(),
+            Some(limit) if !readable(&self.channel, limit).context(broken)? => Ok(Received::Nothing),
+            Some(_) => self.channel.try_receive(),
+        };
         self.log.borrow_mut().follow(self.region());
-        match self.channel.try_receive() {
+        match received {
             Ok(Received::Frame(frame, _)) => Ok(Word::Order(control::decode(&frame).context(broken)?)),
             Ok(Received::Nothing) => Ok(Word::Silence),
             Ok(Received::Closed) => Ok(Word::Farewell),
@@ -190,13 +191,10 @@ fn report_on(channel: &Channel, report: &Report) -> Result<bool> {
     }
 }
 
-fn readable(channel: &Channel, limit: Option<Duration>) -> io::Result<bool> {
+fn readable(channel: &Channel, limit: Duration) -> io::Result<bool> {
     // Rounded up: a wait that ends a moment before its time would be followed by another.
-    let limit = limit.map(|limit| (limit + Duration::from_micros(999)).as_millis());
-    let timeout = match limit {
-        None => PollTimeout::NONE,
-        Some(limit) => PollTimeout::try_from(limit).unwrap_or(PollTimeout::MAX),
-    };
+    let limit = (limit + Duration::from_micros(999)).as_millis();
+    let timeout = PollTimeout::try_from(limit).unwrap_or(PollTimeout::MAX);
     match poll(&mut [PollFd::new(channel.as_fd(), PollFlags::POLLIN)], timeout) {
         Ok(count) => Ok(count > 0),
         Err(nix::errno::Errno::EINTR) => Ok(false),

@@ -159,6 +159,10 @@ struct Supervisor {
     verdict: Option<Error>,
     start_failures: u32,
     failure_said: Option<String>,
+    /// When the last SIGCHLD was taken, and when those that it did not name are looked for.
+    noticed_ns: u64,
+    others_due: Option<Clock>,
+    crashes: Vec<deaths::Crash>,
     crash_log: LogLimit,
     failure_log: LogLimit,
     total_logged: u64,
@@ -232,6 +236,9 @@ impl Supervisor {
             verdict: None,
             start_failures: 0,
             failure_said: None,
+            noticed_ns: 0,
+            others_due: None,
+            crashes: Vec::new(),
             crash_log: LogLimit::default(),
             failure_log: LogLimit::default(),
             total_logged: 0,
@@ -246,6 +253,9 @@ impl Supervisor {
 
     /// One turn of the loop.
     fn turn(&mut self) -> Result<()> {
+        if self.others_due.is_some_and(|due| due <= self.now()) {
+            self.reap_others()?;
+        }
         self.advance();
         if self.phase == Phase::Gone {
             return Ok(());
@@ -284,7 +294,9 @@ impl Supervisor {
             fds.push(polled(descriptor));
         }
         match poll(&mut fds, self.timeout()) {
-            Ok(_) | Err(nix::errno::Errno::EINTR) => {}
+            Ok(_) => {}
+            // Poll need not be asked again what has come: it ended for a signal.
+            Err(nix::errno::Errno::EINTR) => return Ok(vec![Source::Signals]),
             Err(error) => return Err(error).context(|| "cannot wait for events".to_owned()),
         }
         let came = |fd: &PollFd<'_>| fd.any().unwrap_or(true);
@@ -323,6 +335,7 @@ impl Supervisor {
                 .filter(|deadline| *deadline != Clock::MAX)
                 .min(),
             self.ask_again,
+            self.others_due,
         ];
         let next = moments.into_iter().flatten().min().unwrap_or(now + TICK);
         // Rounded up, so that the wait is not repeated just before its moment.

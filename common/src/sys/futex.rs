@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use rustix::thread::futex;
 
+use super::process;
+
 /// How a wait ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Waited {
@@ -19,7 +21,8 @@ pub enum Waited {
 pub fn wait(word: &AtomicU64, seen: u64, limit: Duration) -> Waited {
     let limit =
         futex::Timespec { tv_sec: limit.as_secs().cast_signed(), tv_nsec: limit.subsec_nanos().into() };
-    match futex::wait(low_half(word), futex::Flags::empty(), seen as u32, Some(&limit)) {
+    let wait = || futex::wait(low_half(word), futex::Flags::empty(), seen as u32, Some(&limit));
+    match process::wake_at_once(wait) {
         Err(error) if io::Error::from(error).kind() == io::ErrorKind::TimedOut => Waited::TimedOut,
         _ => Waited::Woken,
     }

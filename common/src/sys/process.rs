@@ -6,11 +6,11 @@ use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
 use rustix::process::{PidfdFlags, Resource, Rlimit};
 
 use super::privileges::Identity;
@@ -177,24 +177,63 @@ pub fn keep_descriptors_from_children() {
     unsafe { libc::syscall(libc::SYS_close_range, first, last, libc::CLOSE_RANGE_CLOEXEC) };
 }
 
-/// Reaps one dead child, whichever; `None` when none is dead (or there is none).
+/// Reaps one dead child, whichever; `None` when none is dead (or there is none). The kernel looks for it among all
+/// children, one after the other: with a thousand of them that takes longer than a repair.
 ///
 /// # Errors
 /// What waitpid reports besides that.
 pub fn reap() -> io::Result<Option<(Pid, Ending)>> {
     loop {
-        return match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
-            Ok(WaitStatus::Exited(pid, code)) => Ok(Some((Pid(pid.as_raw()), Ending::Exited(code)))),
-            Ok(WaitStatus::Signaled(pid, signal, _)) => {
-                Ok(Some((Pid(pid.as_raw()), Ending::Killed(signal as i32))))
-            }
-            Ok(WaitStatus::StillAlive) | Err(nix::errno::Errno::ECHILD) => Ok(None),
-            Ok(_) | Err(nix::errno::Errno::EINTR) => continue,
+        match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
             // A real-time signal has no name in nix's list; the child is reaped all the same.
-            Err(nix::errno::Errno::EINVAL) => continue,
-            Err(error) => Err(error.into()),
-        };
+            Err(nix::errno::Errno::EINVAL) => {}
+            waited => match ended(waited)? {
+                Waited::Ended(pid, ending) => return Ok(Some((pid, ending))),
+                Waited::Nobody => return Ok(None),
+                Waited::Again => {}
+            },
+        }
     }
+}
+
+/// How a child has ended, if it has; it stays to be reaped. To take a process apart takes the kernel a while, which
+/// whoever waits for its locks need not wait for.
+///
+/// # Errors
+/// What waitid reports.
+pub fn ending_of(child: Pid) -> io::Result<Option<Ending>> {
+    let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+    match waitid(Id::Pid(child.raw()), flags) {
+        // Ended by a signal without a name: whoever reaps it sees to it.
+        Err(nix::errno::Errno::EINVAL) => Ok(None),
+        waited => match ended(waited)? {
+            Waited::Ended(_, ending) => Ok(Some(ending)),
+            Waited::Nobody | Waited::Again => Ok(None),
+        },
+    }
+}
+
+enum Waited {
+    Ended(Pid, Ending),
+    Nobody,
+    Again,
+}
+
+fn ended(waited: nix::Result<WaitStatus>) -> io::Result<Waited> {
+    Ok(match waited {
+        Ok(WaitStatus::Exited(pid, code)) => Waited::Ended(Pid(pid.as_raw()), Ending::Exited(code)),
+        Ok(WaitStatus::Signaled(pid, signal, _)) => {
+            Waited::Ended(Pid(pid.as_raw()), Ending::Killed(signal as i32))
+        }
+        Ok(WaitStatus::StillAlive) | Err(nix::errno::Errno::ECHILD) => Waited::Nobody,
+        Ok(_) | Err(nix::errno::Errno::EINTR) => Waited::Again,
+        Err(error) => return Err(error.into()),
+    })
+}
+
+/// Reaps a child that has ended.
+pub fn reap_ended(child: Pid) {
+    let _ = waitpid(child.raw(), Some(WaitPidFlag::WNOHANG));
 }
 
 /// Whether a pid is that of a child of this process, alive or not reaped yet.
@@ -269,9 +308,32 @@ fn restore_priority() {
 /// # Errors
 /// What `sched_setscheduler` reports.
 pub fn wake_without_interrupting() -> io::Result<()> {
+    set_policy(libc::SCHED_BATCH)?;
+    PATIENT.store(true, Ordering::Relaxed);
+    Ok(())
+}
+
+/// Whether [`wake_without_interrupting`] is in force.
+static PATIENT: AtomicBool = AtomicBool::new(false);
+
+/// Waits so that this process runs as soon as it is woken, whatever [`wake_without_interrupting`] says: for waits for
+/// another process of the same service, which has kept this one waiting long enough.
+pub fn wake_at_once<T>(wait: impl FnOnce() -> T) -> T {
+    let patient = PATIENT.load(Ordering::Relaxed);
+    if patient {
+        let _ = set_policy(libc::SCHED_OTHER);
+    }
+    let waited = wait();
+    if patient {
+        let _ = set_policy(libc::SCHED_BATCH);
+    }
+    waited
+}
+
+fn set_policy(policy: libc::c_int) -> io::Result<()> {
     let parameter = libc::sched_param { sched_priority: 0 };
     // SAFETY: the kernel reads one parameter; pid 0 is this process.
-    let returned = unsafe { libc::sched_setscheduler(0, libc::SCHED_BATCH, &raw const parameter) };
+    let returned = unsafe { libc::sched_setscheduler(0, policy, &raw const parameter) };
     super::cerr(returned.into()).map(drop)
 }
 
@@ -310,4 +372,45 @@ pub fn now_ns() -> u64 {
     std::time::SystemTime::now()
         .duration_since(std::time::UNIX_EPOCH)
         .map_or(0, |since| u64::try_from(since.as_nanos()).unwrap_or(u64::MAX))
+}
+
+/// Nanoseconds of the clock that every process of this machine shares, and that nobody sets.
+pub fn monotonic_ns() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    now.tv_sec.cast_unsigned() * 1_000_000_000 + now.tv_nsec.cast_unsigned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_child_that_has_ended_stays_until_it_is_reaped() {
+        let child = Pid(Command::new("sh").args(["-c", "exit 3"]).spawn().unwrap().id() as i32);
+        let ending = loop {
+            match ending_of(child).unwrap() {
+                Some(ending) => break ending,
+                None => std::thread::yield_now(),
+            }
+        };
+        assert_eq!(ending, Ending::Exited(3));
+        assert_eq!(ending_of(child).unwrap(), Some(Ending::Exited(3)), "asked again");
+        assert!(is_child(child));
+        reap_ended(child);
+        assert_eq!(ending_of(child).unwrap(), None);
+        assert!(!is_child(child));
+    }
+
+    #[test]
+    fn a_patient_process_is_impatient_while_it_waits_for_another() {
+        // SAFETY: asks for this thread's own policy.
+        let policy = || unsafe { libc::sched_getscheduler(0) };
+        std::thread::spawn(move || {
+            wake_without_interrupting().unwrap();
+            assert_eq!(wake_at_once(policy), libc::SCHED_OTHER);
+            assert_eq!(policy(), libc::SCHED_BATCH);
+        })
+        .join()
+        .unwrap();
+    }
 }

@@ -7,10 +7,14 @@ use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU64, Ordering};
 use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, send, socketpair};
 
+use crate::ids::Pid;
 use crate::layout::Slot;
 
 /// Signals that have come and have not been taken, a bit each.
 static PENDING: AtomicU64 = AtomicU64::new(0);
+
+/// The child that the last SIGCHLD named; 0 = none.
+static NAMED: AtomicI32 = AtomicI32::new(0);
 
 /// Signals that wake a poll. A byte on the socket says that some have come, a bit says which: however many come at
 /// once, the socket never fills, so that none is lost behind a thousand others.
@@ -32,13 +36,17 @@ impl SignalPipe {
         let raw = std::mem::ManuallyDrop::new(sender).as_raw_fd();
         for &signal in signals {
             let bit = 1 << signal as u64;
-            let deliver = move || {
+            let deliver = move |info: &libc::siginfo_t| {
+                if signal == Signal::SIGCHLD {
+                    // SAFETY: the kernel fills in the pid with every SIGCHLD of a child; at worst it is some number.
+                    NAMED.store(unsafe { info.si_pid() }, Ordering::SeqCst);
+                }
                 if PENDING.fetch_or(bit, Ordering::SeqCst) & bit == 0 {
                     let _ = send(raw, &[0], MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL);
                 }
             };
             // SAFETY: send(2) is async-signal-safe, and the closure neither allocates nor panics.
-            unsafe { signal_hook::low_level::register(signal as i32, deliver) }?;
+            unsafe { signal_hook_registry::register_sigaction(signal as i32, deliver) }?;
         }
         Ok(Self { receiver, caught: signals.to_vec() })
     }
@@ -55,6 +63,11 @@ impl SignalPipe {
         let _ = recv(self.receiver.as_raw_fd(), &mut bytes, MsgFlags::MSG_DONTWAIT);
         let pending = PENDING.swap(0, Ordering::SeqCst);
         self.caught.iter().copied().filter(|&signal| pending & 1 << signal as u64 != 0).collect()
+    }
+
+    /// The child that the last SIGCHLD named, once: a hint. Others may be dead too, since one signal stands for many.
+    pub fn named_child(&self) -> Option<Pid> {
+        Some(Pid(NAMED.swap(0, Ordering::SeqCst))).filter(|pid| pid.0 > 0)
     }
 }
 

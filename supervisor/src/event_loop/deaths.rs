@@ -1,5 +1,7 @@
 //! Deaths: what each means, and what is done about it.
 
+use std::time::Duration;
+
 use common::error::{Context, Error, Result};
 use common::ids::{Owner, Pid};
 use common::sys::process::{self, Ending};
@@ -11,6 +13,18 @@ use crate::policy::{Cause, Clock};
 use crate::pool::Death;
 
 use super::{Phase, Supervisor, nobodys_fault};
+
+/// How long after a death that was named others are looked for, at most, and workers replaced.
+const OTHERS_DELAY: Duration = Duration::from_millis(1);
+
+/// A crash that the log has not been told of: whoever waits for the repair does not wait for the log.
+pub(super) struct Crash {
+    pid: Pid,
+    owner: Owner,
+    ending: Ending,
+    /// When SIGCHLD was taken, by the clock that all processes share.
+    noticed_ns: u64,
+}
 
 impl Supervisor {
     pub(super) fn take_signals(&mut self) -> Result<()> {
@@ -29,13 +43,38 @@ impl Supervisor {
         Ok(())
     }
 
-    /// One SIGCHLD may stand for many deaths: reap until nobody is left, then have all of them repaired together.
+    /// One SIGCHLD may stand for many deaths. The one that it names is repaired at once, even before it is reaped. The
+    /// kernel looks for others among all children, and with a thousand of them that takes longer than a repair: by then
+    /// whoever waits for this one shall be running, and not be waiting for this process to leave the processor.
     pub(super) fn reap(&mut self) -> Result<()> {
+        self.noticed_ns = process::monotonic_ns();
+        let named = self.signals.named_child();
+        let ending = named.map_or(Ok(None), process::ending_of).context(|| "cannot reap".to_owned())?;
+        let (Some(pid), Some(ending)) = (named, ending) else { return self.reap_others() };
+        self.died(pid, ending);
+        self.tell_recovery(self.now());
+        process::reap_ended(pid);
+        self.others_due.get_or_insert(self.now() + OTHERS_DELAY);
+        Ok(())
+    }
+
+    /// Reaps until nobody is left, and has all of them repaired together.
+    pub(super) fn reap_others(&mut self) -> Result<()> {
+        self.others_due = None;
         while let Some((pid, ending)) = process::reap().context(|| "cannot reap".to_owned())? {
             self.died(pid, ending);
         }
         self.tell_recovery(self.now());
+        self.log_crashes();
         Ok(())
+    }
+
+    fn log_crashes(&mut self) {
+        let now = self.now();
+        for Crash { pid, owner, ending, noticed_ns } in self.crashes.drain(..) {
+            log::debug!("process {pid}: its death was noticed at {noticed_ns} ns");
+            self.crash_log.warn(now, || format!("worker {pid} in {owner} crashed: {ending}"));
+        }
     }
 
     pub(super) fn died(&mut self, pid: Pid, ending: Ending) {
@@ -70,7 +109,8 @@ impl Supervisor {
             Death::Crashed(owner) => {
                 self.repairs.add(owner, true, now);
                 self.policy.worker_died(now);
-                self.crash_log.warn(now, || format!("worker {pid} in {owner} crashed: {ending}"));
+                let noticed_ns = self.noticed_ns;
+                self.crashes.push(Crash { pid, owner, ending, noticed_ns });
             }
         }
     }

@@ -30,7 +30,8 @@ impl Supervisor {
         }
         let plan = self.policy.plan(now, counts);
         self.ask_again = plan.ask_again;
-        if plan.start > 0 {
+        // Not while somebody may be waiting for a repair: a clone takes longer.
+        if plan.start > 0 && self.others_due.is_none() {
             self.start_worker(now);
         }
         self.retire(plan.retire_outdated, plan.retire_surplus, now);
