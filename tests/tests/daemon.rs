@@ -53,7 +53,8 @@ impl<'p> Daemon<'p> {
     }
 
     fn children(&self) -> Vec<Process> {
-        processes::children_of(self.pid).into_iter().filter_map(Process::of).collect()
+        let pids = read(self.proc(&format!("task/{}/children", self.pid)));
+        pids.split_whitespace().filter_map(|pid| Process::of(pid.parse().ok()?)).collect()
     }
 
     /// Kills one child and waits until everything is as before.
