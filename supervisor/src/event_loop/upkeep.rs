@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use common::error::{Error, Result};
 use common::ids::Pid;
 use common::wire::control::{Settings, Start};
+use nix::sys::signal::Signal;
 
 use crate::children::{self, Child, Kept};
 use crate::cli::Recovery;
@@ -70,6 +71,8 @@ impl Supervisor {
                 sync: self.options.sync(),
                 log: absolute(&self.options.log),
                 log_level: self.options.log_level.to_string(),
+                request_timeout: self.options.request_timeout.0,
+                max_requests: self.options.max_requests,
             },
             listeners: self.listeners.descriptors().count() as u32,
         };
@@ -134,9 +137,14 @@ impl Supervisor {
                 children::kill(*pid);
             }
         }
-        for pid in self.pool.fell_overdue(now) {
-            log::warn!("worker {pid} did not leave in time and is killed");
+        for pid in self.pool.press(now) {
+            children::signal(pid, Signal::SIGTERM);
+        }
+        for (slot, pid) in self.pool.fell_overdue(now) {
             children::kill(pid);
+            let doing = self.region.slot(slot).map(common::layout::Slot::doing).unwrap_or_default();
+            let what = if doing.is_empty() { String::new() } else { format!(" (it is at {doing:?})") };
+            self.overdue_log.warn(now, || format!("worker {pid}{what} did not leave in time and is killed"));
         }
     }
 }
