@@ -10,7 +10,7 @@ use common::region::Region;
 use common::slots::{Activity, State, Totals};
 use common::sys::channel::{Channel, Received};
 use common::tally::{self, UserTotals};
-use common::wire::control::{self, DaemonStatus, Request, Response};
+use common::wire::control::{self, DaemonStatus, Listening, Request, Response};
 
 /// The file in the run directory whose exclusive kernel lock (flock) an instance holds while it ends by itself.
 pub use common::places::START_LOCK;
@@ -123,9 +123,9 @@ impl Attachment {
     ///
     /// # Errors
     /// As [`Attachment::request`]; an instance that is stopping.
-    pub fn touch(&self) -> Result<Vec<String>> {
+    pub fn touch(&self) -> Result<Listening> {
         match self.request(Request::Touch)? {
-            Response::Listening(addresses) => Ok(addresses),
+            Response::Listening(listening) => Ok(listening),
             Response::Refused(why) => Err(Error::failure(why)),
             _ => Err(answered_something_else()),
         }

@@ -125,7 +125,8 @@ enum SyncPolicy {
 #[derive(Debug, Args)]
 pub struct Options {
     /// Workers of a fixed pool [default without any option about the pool: 1000]
-    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..),
+        conflicts_with_all = ["min_workers", "max_workers", "min_spare", "max_spare"])]
     workers: Option<u32>,
     /// Dynamic pool: workers at least [default: 5, or all if there are fewer]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]

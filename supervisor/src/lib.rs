@@ -30,4 +30,6 @@ pub mod control;
 
 pub mod status;
 
+pub mod acquire;
+
 pub use event_loop::run;

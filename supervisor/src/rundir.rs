@@ -203,7 +203,11 @@ fn carry(recovery: &Path, old: &Path, new: &Path, bytes: u64) -> Result<()> {
     }
 }
 
-fn open_own_directory(path: &Path) -> Result<File> {
+/// Opens a run directory, creating it if need be.
+///
+/// # Errors
+/// A link, a foreign owner or a directory that others may write to (exit 2).
+pub(crate) fn open_own_directory(path: &Path) -> Result<File> {
     // Without a slash at its end, behind which a link would be followed.
     let path: &Path = &path.components().collect::<PathBuf>();
     let unusable = |why: &dyn std::fmt::Display| {
@@ -234,13 +238,5 @@ fn open_own_directory(path: &Path) -> Result<File> {
 }
 
 fn open_own_file(directory: &File, name: &str) -> Result<File> {
-    File::options()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .custom_flags(nix::libc::O_NOFOLLOW)
-        .open(format!("/proc/self/fd/{}/{name}", directory.as_raw_fd()))
-        .context(|| format!("cannot open {name} in the run directory"))
+    file::open_in(directory, name).context(|| format!("cannot open {name} in the run directory"))
 }

@@ -8,10 +8,10 @@ use std::sync::OnceLock;
 pub const BIN_DIR_VARIABLE: &str = "HOLDFAST_BIN_DIR";
 
 /// The programs that an installation consists of.
-pub const ALL: [&str; 4] = ["supervisor", "worker", "recovery", "cclient"];
+pub const ALL: [&str; 5] = ["supervisor", "worker", "recovery", "cclient", "acquired"];
 
 /// What is built besides for the tests alone.
-const EXAMPLES: [&str; 4] = ["--example", "puppet", "--example", "bank"];
+const EXAMPLES: [&str; 6] = ["--example", "puppet", "--example", "bank", "--example", "ask"];
 
 /// The path of a program.
 pub fn path(name: &str) -> PathBuf {
@@ -28,6 +28,11 @@ pub fn bank() -> PathBuf {
     example("bank")
 }
 
+/// The path of the client of a daemon that is started on demand (see `client/examples/ask.rs`).
+pub fn ask() -> PathBuf {
+    example("ask")
+}
+
 /// Even where the programs come from elsewhere, the examples are of this build.
 fn example(name: &str) -> PathBuf {
     let _ = directory();
@@ -38,7 +43,13 @@ fn directory() -> &'static Path {
     static DIRECTORY: OnceLock<PathBuf> = OnceLock::new();
     DIRECTORY.get_or_init(|| match std::env::var_os(BIN_DIR_VARIABLE) {
         Some(named) => {
-            build(&[&["--package", "holdfast-tests", "--package", "worker"], &EXAMPLES[..]].concat());
+            build(
+                &[
+                    &["--package", "holdfast-tests", "--package", "worker", "--package", "client"],
+                    &EXAMPLES[..],
+                ]
+                .concat(),
+            );
             std::path::absolute(named).expect("a path can be made absolute")
         }
         None => {

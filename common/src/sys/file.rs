@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::Duration;
 
@@ -35,6 +35,31 @@ pub fn try_lock(file: &impl AsFd, lock: Lock) -> io::Result<bool> {
         Err(error) if error.raw_os_error() == Some(libc::EWOULDBLOCK) => Ok(false),
         Err(error) => Err(error),
     }
+}
+
+/// Gives the kernel's lock on an open file back.
+///
+/// # Errors
+/// What flock reports.
+pub fn unlock(file: &impl AsFd) -> io::Result<()> {
+    // SAFETY: flock takes a descriptor and flags; the descriptor is open as long as the borrow.
+    let returned = unsafe { libc::flock(file.as_fd().as_raw_fd(), libc::LOCK_UN) };
+    super::cerr(returned.into()).map(drop)
+}
+
+/// Opens a file of this name in a directory, creating it if need be; nobody else may read it. A link is refused.
+///
+/// # Errors
+/// What open reports; ELOOP for a link.
+pub fn open_in(directory: &File, name: &str) -> io::Result<File> {
+    File::options()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .custom_flags(libc::O_NOFOLLOW)
+        .open(format!("/proc/self/fd/{}/{name}", directory.as_raw_fd()))
 }
 
 /// Reserves disk space for a range without changing the file's size, so that a later write cannot meet a full disk.

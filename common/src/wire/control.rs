@@ -148,8 +148,17 @@ pub enum Response {
     Done,
     /// It will not be done; why.
     Refused(String),
-    /// To [`Request::Touch`]: where it listens, as `--listen` takes it.
-    Listening(Vec<String>),
+    /// To [`Request::Touch`].
+    Listening(Listening),
+}
+
+/// Which instance serves, and where.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Listening {
+    /// The instance's version.
+    pub version: String,
+    /// Where it listens, as `--listen` takes it.
+    pub addresses: Vec<String>,
 }
 
 /// What the daemon alone knows of itself.

@@ -7,7 +7,7 @@
 use std::fs::File;
 
 use common::sys::file::{self, Lock};
-use common::wire::control::Response;
+use common::wire::control::{Listening, Response};
 
 use crate::control::ConnectionId;
 use crate::policy::Clock;
@@ -95,8 +95,9 @@ impl Supervisor {
             return;
         }
         for waiter in std::mem::take(&mut self.touch_waiters) {
-            let listening = Response::Listening(self.listeners.names().to_vec());
-            self.control.reply(waiter, &listening, &[]);
+            let version = env!("CARGO_PKG_VERSION").to_owned();
+            let listening = Listening { version, addresses: self.listeners.names().to_vec() };
+            self.control.reply(waiter, &Response::Listening(listening), &[]);
         }
     }
 }

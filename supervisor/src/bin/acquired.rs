@@ -1,0 +1,10 @@
+//! `acquired`: prints the port of a daemon, which it starts if there is none.
+#![forbid(unsafe_code)]
+
+fn main() -> std::process::ExitCode {
+    common::error::run("acquired", || {
+        let port = supervisor::acquire::run(&common::command_line::read()?)?;
+        println!("{port}");
+        Ok(())
+    })
+}
