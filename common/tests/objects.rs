@@ -332,11 +332,10 @@ fn a_map_whose_words_were_scribbled_over_is_damaged_and_nothing_goes_on_for_ever
     let segment = region.words(common::ids::Offset(root), 512).unwrap();
     let entry = segment.iter().map(|word| word.load(SeqCst)).find(|word| *word != 0).unwrap();
     // The high bits of a link are of the hash.
-    let entry = region.words(common::ids::Offset(entry & ((1 << 48) - 1)), 3).unwrap();
+    let offset = entry & ((1 << 48) - 1);
+    let entry = region.words(common::ids::Offset(offset), 3).unwrap();
     entry[0].store(0, SeqCst);
     entry[2].store((100 << 10) << 32 | 8, SeqCst);
-    segment
-        .iter()
-        .for_each(|word| word.store(entry.as_ptr() as u64 - segment.as_ptr() as u64 + root, SeqCst));
+    segment.iter().for_each(|word| word.store(offset, SeqCst));
     assert_eq!(map.entries(&region), Err(ReadError::Busy));
 }
