@@ -12,6 +12,9 @@ use common::sys::channel::{Channel, Received};
 use common::tally::{self, UserTotals};
 use common::wire::control::{self, DaemonStatus, Request, Response};
 
+/// The file in the run directory whose exclusive kernel lock (flock) an instance holds while it ends by itself.
+pub use common::places::START_LOCK;
+
 /// A connection to the supervisor of a run directory.
 #[derive(Debug)]
 pub struct Attachment {
@@ -110,9 +113,21 @@ impl Attachment {
                 Ok(StatusView { daemon: *daemon, region: Region::attach_read_only(&File::from(region))? })
             }
             (Response::Refused(why), _) => Err(Error::failure(why)),
-            (Response::Done, _) => {
-                Err(Error::failure("the instance answered something else; is it of this version?"))
-            }
+            (Response::Done | Response::Listening(_), _) => Err(answered_something_else()),
+        }
+    }
+
+    /// Starts the idle clock of an instance with `--idle-exit` again, and gives where it listens, as `--listen` takes it,
+    /// once it serves. Whoever holds the lock of [`START_LOCK`] meanwhile can rely on the addresses for as long as the
+    /// option says: the instance ends by itself only while it holds that lock.
+    ///
+    /// # Errors
+    /// As [`Attachment::request`]; an instance that is stopping.
+    pub fn touch(&self) -> Result<Vec<String>> {
+        match self.request(Request::Touch)? {
+            Response::Listening(addresses) => Ok(addresses),
+            Response::Refused(why) => Err(Error::failure(why)),
+            _ => Err(answered_something_else()),
         }
     }
 
@@ -126,6 +141,10 @@ impl Attachment {
         {}
         Ok(())
     }
+}
+
+fn answered_something_else() -> Error {
+    Error::failure("the instance answered something else; is it of this version?")
 }
 
 impl StatusView {

@@ -4,7 +4,7 @@
 //! Every field is an atomic: other processes write here at any moment, so nobody may ever hold a plain reference.
 
 use std::mem::{offset_of, size_of};
-use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64};
+use std::sync::atomic::{AtomicI32, AtomicU8, AtomicU16, AtomicU32, AtomicU64};
 
 use crate::limits::{DOING_SIZE, JOURNAL_RING, MAX_HELD, USER_ROWS};
 
@@ -12,7 +12,7 @@ use crate::limits::{DOING_SIZE, JOURNAL_RING, MAX_HELD, USER_ROWS};
 pub const MAGIC: u64 = u64::from_le_bytes(*b"HOLDFAST");
 
 /// The version of this format. Another one is refused.
-pub const FORMAT_VERSION: u32 = 2;
+pub const FORMAT_VERSION: u32 = 3;
 
 /// Reads back as itself only on a machine of the same byte order.
 pub const ENDIAN_MARK: u32 = 0x0102_0304;
@@ -33,6 +33,8 @@ pub struct Header {
     pub supervision: Supervision,
     /// Where the journal stands.
     pub journal: JournalState,
+    /// How many workers wait for connections.
+    pub demand: Demand,
 }
 
 /// What the region is. Never changes after creation.
@@ -120,6 +122,23 @@ pub struct JournalState {
     pub ring: [MinuteState; JOURNAL_RING],
 }
 
+/// How many workers wait for connections, and whether the supervisor wants to be told; see `demand`. Workers of a dynamic
+/// pool write here once or twice a connection, so nothing else lives on this line; those of a fixed pool only read it.
+#[derive(Debug)]
+#[repr(C, align(64))]
+pub struct Demand {
+    /// 1 while workers count themselves.
+    pub counted: AtomicU32,
+    /// Workers that wait for a connection. A hint, put right by the supervisor.
+    pub idle: AtomicI32,
+    /// The least that `idle` has been since the supervisor looked.
+    pub lowest: AtomicI32,
+    /// Whoever makes `idle` less than this rings the supervisor's bell, once; 0 = nobody does.
+    pub alarm: AtomicI32,
+    /// Zero.
+    pub reserved: [AtomicU32; 12],
+}
+
 /// One unsealed minute. Both words carry the low bits of the minute's number above the offset, so that one
 /// compare-and-swap both claims a range and proves that the entry is still this minute's.
 #[derive(Debug)]
@@ -147,8 +166,10 @@ pub struct Slot {
     pub template: AtomicU32,
     /// Zero.
     pub pad0: AtomicU32,
+    /// When the owner turned to the request that it is at, by `process::coarse_ms`; 0 = to none.
+    pub since_ms: AtomicU64,
     /// Zero.
-    pub pad1: [AtomicU64; 4],
+    pub pad1: [AtomicU64; 3],
     /// Cumulative over all generations; changed in transactions.
     pub counters: Counters,
     /// The counters as last committed: what readers of status see.
@@ -280,14 +301,17 @@ const _: () = {
 
     assert!(size_of::<Supervision>() == 64);
     assert!(size_of::<JournalState>() == 64 + 16 * JOURNAL_RING);
-    assert!(size_of::<Header>() == 384 && size_of::<Header>() as u64 <= HEADER_SIZE);
+    assert!(size_of::<Demand>() == 64);
+    assert!(size_of::<Header>() == 448 && size_of::<Header>() as u64 <= HEADER_SIZE);
     assert!(offset_of!(Header, supervision) == 128);
     assert!(offset_of!(Header, journal) == 192);
+    assert!(offset_of!(Header, demand) == 384);
     assert!(offset_of!(JournalState, ring) == 64);
 
     assert!(size_of::<Slot>() as u64 == SLOT_SIZE);
     assert!(offset_of!(Slot, owner) == 0);
     assert!(offset_of!(Slot, pid) == 8);
+    assert!(offset_of!(Slot, since_ms) == 32);
     assert!(offset_of!(Slot, counters) == 64);
     assert!(offset_of!(Slot, published) == 128);
     assert!(offset_of!(Slot, base) == 192);

@@ -25,6 +25,8 @@ pub mod region;
 
 pub mod slots;
 
+pub mod demand;
+
 pub mod lock;
 
 pub mod undo;

@@ -91,6 +91,7 @@ impl Slot {
         self.pid.store(0, Relaxed);
         self.activity.store(Activity::Idle as u32, Relaxed);
         self.live_since_ns.store(0, Relaxed);
+        self.since_ms.store(0, Relaxed);
         self.template.store(template, Relaxed);
         self.owner.store(owner_word(generation, State::Reserved), SeqCst);
     }

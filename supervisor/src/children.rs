@@ -107,6 +107,11 @@ impl Child {
         kill(self.pid);
     }
 
+    /// Whether it was ended because it did not answer, or spoke nonsense.
+    pub fn was_given_up(&self) -> bool {
+        self.given_up
+    }
+
     /// The descriptor to poll for reading; none where nothing more will come.
     pub fn descriptor(&self) -> Option<BorrowedFd<'_>> {
         (!self.broken).then(|| self.channel.as_fd())

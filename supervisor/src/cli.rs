@@ -11,6 +11,8 @@ use common::places;
 use common::units::{Size, Span};
 use common::wire::control::Sync;
 
+use crate::policy::{Shape, Wanted};
+
 /// Owns the region, the listening sockets and every process: a pre-forking server whose state survives any of them.
 #[derive(Debug, Parser)]
 #[command(name = "supervisor", version, args_conflicts_with_subcommands = true, after_help = AFTER_HELP)]
@@ -32,7 +34,7 @@ commas between them) and in the file that --config names (read_timeout = \"3s\";
 them). The command line comes first, then the environment, then the file, then the default.
 
 HUP and `supervisor reload` read the file again. What they change at once: users, latency, access_log, read_timeout,
-grace, log_level; a change of anything else waits for the next start, and the log says so. USR1 opens log and
+request_timeout, max_requests, idle_exit, grace, log_level; a change of anything else waits for the next start, and the log says so. USR1 opens log and
 access log again. TERM and INT drain and stop, QUIT stops now, TTIN and TTOU want a worker more or less.
 
 Exit codes: 0 success, 1 failure while running, 2 usage or configuration, 3 another instance owns the run directory or
@@ -122,9 +124,30 @@ enum SyncPolicy {
 /// How to run.
 #[derive(Debug, Args)]
 pub struct Options {
-    /// Workers
-    #[arg(short, long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..))]
-    pub workers: u32,
+    /// Workers of a fixed pool [default without any option about the pool: 1000]
+    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    workers: Option<u32>,
+    /// Dynamic pool: workers at least [default: 5, or all if there are fewer]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..), conflicts_with = "workers")]
+    min_workers: Option<u32>,
+    /// Dynamic pool: workers at most [default: 1000]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..), conflicts_with = "workers")]
+    max_workers: Option<u32>,
+    /// Dynamic pool: with fewer workers waiting for a connection, more are started at once [default: 5]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..), conflicts_with = "workers")]
+    min_spare: Option<u32>,
+    /// Dynamic pool: with more workers waiting for a connection for two seconds, the others leave [default: 20, or twice --min-spare]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..), conflicts_with = "workers")]
+    max_spare: Option<u32>,
+    /// How long a worker may take for a request, until it is asked and then made to leave; 0 = for ever
+    #[arg(long, value_name = "D", default_value = "0")]
+    pub request_timeout: Span,
+    /// A worker leaves after about so many requests; 0 = never
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub max_requests: u64,
+    /// End when there was no connection for so long; 0 = never
+    #[arg(long, value_name = "D", default_value = "0")]
+    pub idle_exit: Span,
     /// Where to listen: tcp:HOST:PORT, unix:PATH or fd:N; may be repeated [default: tcp:localhost:31337]
     #[arg(short, long, value_name = "ADDR")]
     listen: Vec<Address>,
@@ -198,6 +221,15 @@ pub struct Options {
 }
 
 impl Options {
+    /// The pool.
+    ///
+    /// # Errors
+    /// Options that contradict each other (exit 2).
+    pub fn pool(&self) -> Result<Shape> {
+        let Self { workers, min_workers, max_workers, min_spare, max_spare, .. } = *self;
+        Wanted { workers, min_workers, max_workers, min_spare, max_spare }.shape()
+    }
+
     /// Where to listen.
     ///
     /// # Errors
@@ -249,18 +281,17 @@ impl Options {
                 self.region_size
             )));
         };
-        let wanted = self.slots_wanted();
+        let pool = self.pool()?;
+        let (option, workers, wanted) = (pool.option(), pool.most(), slots_for(pool));
         if wanted > MAX_SLOTS {
             return Err(Error::usage(format!(
-                "--workers {}: at most {} are possible",
-                self.workers,
+                "{option} {workers}: at most {} are possible",
                 MAX_SLOTS - 1024
             )));
         }
         if wanted > geometry.slot_count {
             return Err(Error::usage(format!(
-                "--workers {}: a region of {} has {} slots; use --region-size {}",
-                self.workers,
+                "{option} {workers}: a region of {} has {} slots; use --region-size {}",
                 self.region_size,
                 geometry.slot_count,
                 Size(Geometry::length_for(wanted))
@@ -274,21 +305,21 @@ impl Options {
     /// # Errors
     /// It has not (exit 2).
     pub fn check_room(&self, kept: Geometry) -> Result<()> {
-        if self.slots_wanted() <= kept.slot_count {
+        let pool = self.pool()?;
+        if slots_for(pool) <= kept.slot_count {
             return Ok(());
         }
         Err(Error::usage(format!(
-            "--workers {}: the region keeps its {} slots until a clean stop; start with fewer workers, stop, and start again",
-            self.workers, kept.slot_count
+            "{} {}: the region keeps its {} slots until a clean stop; start with fewer workers, stop, and start again",
+            pool.option(),
+            pool.most(),
+            kept.slot_count
         )))
-    }
-
-    fn slots_wanted(&self) -> u32 {
-        self.workers.saturating_add(spare_slots(self.workers))
     }
 }
 
-/// Slots beyond the workers: for those being replaced or repaired.
-fn spare_slots(workers: u32) -> u32 {
-    (workers / 16).clamp(2, 1024)
+/// Slots for the workers, and beyond them for those being replaced or repaired.
+fn slots_for(pool: Shape) -> u32 {
+    let workers = pool.most();
+    workers.saturating_add((workers / 16).clamp(2, 1024))
 }

@@ -27,7 +27,17 @@ mod file;
 const PREFIX: &str = "HOLDFAST_";
 
 /// Options that reload reads again; any other keeps the value with which the instance was started.
-const READ_AGAIN: [&str; 6] = ["users", "latency", "access-log", "read-timeout", "grace", "log-level"];
+const READ_AGAIN: [&str; 9] = [
+    "users",
+    "latency",
+    "access-log",
+    "read-timeout",
+    "request-timeout",
+    "max-requests",
+    "idle-exit",
+    "grace",
+    "log-level",
+];
 
 /// The values of some options, by their long names: all that one source says.
 type Layer = BTreeMap<String, Vec<OsString>>;
@@ -121,7 +131,7 @@ impl Configuration {
         let prepared = Prepared::of(&self.options).map_err(|error| Error::usage(error.to_string()))?;
         prepared.check_files(&self.options)?;
         let listen: Vec<String> = prepared.listen.iter().map(Address::to_string).collect();
-        println!("The configuration is sound: {} workers on {}", self.options.workers, listen.join(", "));
+        println!("The configuration is sound: {} workers on {}", self.options.pool()?, listen.join(", "));
         Ok(())
     }
 }

@@ -24,7 +24,7 @@ use crate::config::{Configuration, Sources};
 use crate::control::{ConnectionId, ControlSocket};
 use crate::listen::Listeners;
 use crate::pid_file::PidFile;
-use crate::policy::{Clock, Policy};
+use crate::policy::{Clock, Policy, Shape};
 use crate::pool::Pool;
 use crate::prepared::Prepared;
 use crate::repairs::Repairs;
@@ -39,11 +39,17 @@ mod reports;
 
 mod serving;
 
+mod demand;
+
+mod overdue;
+
 mod commands;
 
 mod requests;
 
 mod ending;
+
+mod idleness;
 
 /// How long a child may take to load.
 const LOAD_DEADLINE: Duration = Duration::from_secs(30);
@@ -55,6 +61,8 @@ const SEAL_DEADLINE: Duration = Duration::from_secs(30);
 const REPAIRS_DEADLINE: Duration = Duration::from_secs(30);
 /// How long children without work may take to leave.
 const LEAVE_DEADLINE: Duration = Duration::from_secs(5);
+/// How long a worker may take to leave once its request has taken too long.
+const REQUEST_GRACE: Duration = Duration::from_secs(1);
 /// How often the total is looked at.
 const TICK: Duration = Duration::from_secs(1);
 /// A child that has failed so often before anything was ever served will not do better.
@@ -141,6 +149,10 @@ struct Supervisor {
     template_number: u32,
     templates_started: u32,
     next_template: Option<(Child, u32)>,
+    /// Who wants to know where this listens, once it serves.
+    touch_waiters: Vec<ConnectionId>,
+    /// When the serving template began to.
+    template_since: Clock,
     reload_waiters: Vec<ConnectionId>,
     recovery: Kept,
     recovery_overdue: bool,
@@ -165,16 +177,21 @@ struct Supervisor {
     crashes: Vec<deaths::Crash>,
     crash_log: LogLimit,
     failure_log: LogLimit,
+    overdue_log: LogLimit,
     total_logged: u64,
     next_tick: Clock,
     /// When the policy wants to be asked again.
     ask_again: Option<Clock>,
+    /// When the next request may have taken too long.
+    next_request_due: Clock,
+    idleness: idleness::Idleness,
 }
 
 impl Supervisor {
     fn set_up(configuration: Configuration, starter: Starter) -> Result<Self> {
         let Configuration { options, sources } = configuration;
         let prepared = Prepared::of(&options)?;
+        let shape = options.pool()?;
         check_descriptors()?;
         process::keep_descriptors_from_children();
         let signals = catch_signals()?;
@@ -195,12 +212,13 @@ impl Supervisor {
         let region_file = region.file;
         let region = region.unverified.once(Region::mark_in_use)?;
         region.header().journal.limit.store(options.spool_limit(), SeqCst);
+        region.header().demand.count(matches!(shape, Shape::Dynamic(_)));
         process::raise_priority();
         if starter.is_detached() {
             std::env::set_current_dir("/").context(|| "cannot leave the working directory".to_owned())?;
         }
         Ok(Self {
-            policy: Policy::fixed(options.workers),
+            policy: Policy::new(shape),
             pool: Pool::of(&region),
             repairs: Repairs::starting_with_takeover(Duration::ZERO),
             options,
@@ -223,7 +241,9 @@ impl Supervisor {
             template_number: 0,
             templates_started: 0,
             next_template: None,
+            template_since: Duration::ZERO,
             reload_waiters: Vec::new(),
+            touch_waiters: Vec::new(),
             recovery: Kept::default(),
             recovery_overdue: false,
             keeper: Kept::default(),
@@ -241,9 +261,12 @@ impl Supervisor {
             crashes: Vec::new(),
             crash_log: LogLimit::default(),
             failure_log: LogLimit::default(),
+            overdue_log: LogLimit::default(),
             total_logged: 0,
             next_tick: Duration::ZERO,
             ask_again: None,
+            next_request_due: Duration::ZERO,
+            idleness: idleness::Idleness::default(),
         })
     }
 
@@ -336,6 +359,8 @@ impl Supervisor {
                 .min(),
             self.ask_again,
             self.others_due,
+            self.request_due(),
+            self.idle_exit_due(),
         ];
         let next = moments.into_iter().flatten().min().unwrap_or(now + TICK);
         // Rounded up, so that the wait is not repeated just before its moment.
@@ -349,6 +374,7 @@ impl Supervisor {
         if now >= self.next_tick {
             self.tick(now);
         }
+        self.end_long_requests(now);
         self.kill_the_overdue(now);
         self.start_children(now);
         self.tell_recovery(now);

@@ -115,6 +115,11 @@ impl Listeners {
         self.sockets.iter().map(|listener| &listener.socket)
     }
 
+    /// Connections that nobody has accepted yet.
+    pub fn waiting(&self) -> u32 {
+        self.sockets.iter().fold(0, |sum, listener| sum.saturating_add(listener.waiting()))
+    }
+
     /// Stops listening here; workers go on with what they have. The names stay.
     pub fn close(&mut self) {
         self.sockets.clear();

@@ -10,6 +10,12 @@ use common::sys::process::Ending;
 
 use crate::policy::{Clock, Counts};
 
+mod occupation;
+pub use occupation::Overdue;
+
+#[cfg(test)]
+mod tests;
+
 /// Where a slot stands, as the supervisor knows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Standing {
@@ -21,12 +27,21 @@ pub enum Standing {
     Starting(Pid),
     /// A process that serves.
     Ready(Pid),
-    /// A process that was asked to leave and is killed at the given time.
-    Retiring(Pid, Clock),
+    /// A process that was asked to leave.
+    Retiring(Pid, Leave),
     /// A process that this supervisor has killed.
     Killed(Pid),
     /// Its process is dead; it waits for repair.
     Dead,
+}
+
+/// How long a process that was asked to leave may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Leave {
+    /// It is asked once more then, and does not wait for its client to pause any longer.
+    pub press_at: Clock,
+    /// It is killed then.
+    pub kill_at: Clock,
 }
 
 /// What the supervisor knows of a slot.
@@ -279,20 +294,23 @@ impl Pool {
         }
     }
 
-    /// Picks workers to retire: outdated ones, or those of the youngest slots. They are to be killed at `deadline`.
-    pub fn retire(&mut self, outdated: u32, surplus: u32, deadline: Clock) -> Vec<Pid> {
+    /// Picks workers to retire, outdated and other ones: of those that serve nobody, as it seems, and then of the rest,
+    /// those in the last slots.
+    pub fn retire(&mut self, region: &Region, outdated: u32, surplus: u32, leave: Leave) -> Vec<Pid> {
         let (mut outdated, mut surplus) = (outdated, surplus);
         let mut leaving = Vec::new();
-        for index in (0..self.entries.len() as u32).rev().map(SlotIndex) {
-            let Entry { template, standing: Standing::Ready(pid), .. } = self.entries[index.0 as usize]
-            else {
-                continue;
-            };
-            let quota = if template < self.oldest_serving { &mut outdated } else { &mut surplus };
-            if *quota > 0 {
-                *quota -= 1;
-                self.stand(index, Standing::Retiring(pid, deadline));
-                leaving.push(pid);
+        for only_idle in [true, false] {
+            for index in (0..self.entries.len() as u32).rev().map(SlotIndex) {
+                let Entry { template, standing: Standing::Ready(pid), .. } = self.entries[index.0 as usize]
+                else {
+                    continue;
+                };
+                let quota = if template < self.oldest_serving { &mut outdated } else { &mut surplus };
+                if *quota > 0 && (!only_idle || occupation::is_idle(region, index)) {
+                    *quota -= 1;
+                    self.stand(index, Standing::Retiring(pid, leave));
+                    leaving.push(pid);
+                }
             }
         }
         leaving
@@ -300,18 +318,18 @@ impl Pool {
 
     /// Every process that lives and has not been killed is to be killed now.
     pub fn fell_all(&mut self) -> Vec<Pid> {
-        self.fell(|_| true)
+        self.fell(|_| true).into_iter().map(|(_, pid)| pid).collect()
     }
 
     /// Retiring workers whose time is over are to be killed now.
-    pub fn fell_overdue(&mut self, now: Clock) -> Vec<Pid> {
+    pub fn fell_overdue(&mut self, now: Clock) -> Vec<(SlotIndex, Pid)> {
         if self.retiring == 0 {
             return Vec::new();
         }
-        self.fell(|standing| matches!(standing, Standing::Retiring(_, deadline) if deadline <= now))
+        self.fell(|standing| matches!(standing, Standing::Retiring(_, leave) if leave.kill_at <= now))
     }
 
-    fn fell(&mut self, chosen: impl Fn(Standing) -> bool) -> Vec<Pid> {
+    fn fell(&mut self, chosen: impl Fn(Standing) -> bool) -> Vec<(SlotIndex, Pid)> {
         let mut felled = Vec::new();
         for index in (0..self.entries.len() as u32).map(SlotIndex) {
             let standing = self.entries[index.0 as usize].standing;
@@ -319,19 +337,35 @@ impl Pool {
                 && chosen(standing)
             {
                 self.stand(index, Standing::Killed(pid));
-                felled.push(pid);
+                felled.push((index, pid));
             }
         }
         felled
     }
 
-    /// When the next retiring worker's time is over.
+    /// Retiring workers that are to be asked once more now.
+    pub fn press(&mut self, now: Clock) -> Vec<Pid> {
+        let mut pressed = Vec::new();
+        if self.retiring > 0 {
+            for entry in &mut self.entries {
+                if let Standing::Retiring(pid, leave) = &mut entry.standing
+                    && leave.press_at <= now
+                {
+                    leave.press_at = Clock::MAX;
+                    pressed.push(*pid);
+                }
+            }
+        }
+        pressed
+    }
+
+    /// When the next retiring worker is to be asked once more or killed.
     pub fn next_deadline(&self) -> Option<Clock> {
         if self.retiring == 0 {
             return None;
         }
         let deadlines = self.entries.iter().filter_map(|entry| match entry.standing {
-            Standing::Retiring(_, deadline) => Some(deadline),
+            Standing::Retiring(_, leave) => Some(leave.press_at.min(leave.kill_at)),
             _ => None,
         });
         deadlines.min()
@@ -346,175 +380,5 @@ impl Pool {
         self.stand(index, Standing::Free);
         self.starting.retain(|starting| *starting != index);
         self.free.push(index);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const SECOND: Clock = Clock::from_secs(1);
-    const SEGV: Ending = Ending::Killed(11);
-    const LEFT: Ending = Ending::Exited(0);
-
-    struct Scene {
-        region: Region,
-        pool: Pool,
-    }
-
-    impl Scene {
-        fn new() -> Self {
-            let region = Region::create(&tempfile::tempfile().unwrap(), 1 << 20).unwrap();
-            Self { pool: Pool::of(&region), region }
-        }
-
-        fn starting(&mut self, pid: i32) -> Owner {
-            let owner = self.pool.reserve(&self.region, 1).unwrap();
-            assert_eq!(self.pool.spawned(owner, Pid(pid)), None);
-            owner
-        }
-
-        fn ready(&mut self, pid: i32) -> Owner {
-            let owner = self.starting(pid);
-            assert!(self.region.slot(owner.slot).unwrap().go_live(owner.generation));
-            assert_eq!(self.pool.note_ready(&self.region), 1);
-            owner
-        }
-
-        fn leaves(&self, owner: Owner) {
-            let live = slots::owner_word(owner.generation, State::Live);
-            slots::detach(self.region.slot(owner.slot).unwrap(), live);
-        }
-
-        fn died(&mut self, pid: i32, ending: Ending) -> Death {
-            self.pool.died(&self.region, Pid(pid), ending)
-        }
-    }
-
-    #[test]
-    fn a_worker_is_promised_started_ready_and_gone() {
-        let mut scene = Scene::new();
-        let owner = scene.starting(100);
-        assert_eq!((scene.pool.counts().starting, scene.pool.counts().ready), (1, 0));
-        assert_eq!(scene.pool.note_ready(&scene.region), 0, "not before the slot says so");
-        assert!(scene.region.slot(owner.slot).unwrap().go_live(owner.generation));
-        assert_eq!(scene.pool.note_ready(&scene.region), 1);
-        assert_eq!((scene.pool.counts().starting, scene.pool.counts().ready), (0, 1));
-        scene.leaves(owner);
-        assert_eq!(scene.died(100, LEFT), Death::LeftUnasked);
-        assert!(scene.pool.is_empty());
-        let owner = scene.ready(101);
-        scene.pool.retire(0, 1, SECOND);
-        scene.leaves(owner);
-        assert_eq!(scene.died(101, LEFT), Death::Left);
-    }
-
-    #[test]
-    fn a_slot_stays_dead_until_it_is_repaired() {
-        let mut scene = Scene::new();
-        let owner = scene.ready(100);
-        assert_eq!(scene.died(100, SEGV), Death::Crashed(owner));
-        assert!(scene.region.slot(owner.slot).unwrap().is(owner.generation, State::Dead));
-        assert!(!scene.pool.is_empty() && scene.pool.has_no_process());
-        scene.pool.repaired(slots::owner(owner.slot, Generation(owner.generation.0 + 1)));
-        assert!(!scene.pool.is_empty(), "another generation's repair is not this one's");
-        scene.pool.repaired(owner);
-        assert!(scene.pool.is_empty());
-        let next = scene.pool.reserve(&scene.region, 1).unwrap();
-        assert!(next.slot != owner.slot || next.generation > owner.generation);
-    }
-
-    #[test]
-    fn an_exit_without_a_clean_detach_is_a_crash_whatever_the_code() {
-        let mut scene = Scene::new();
-        let owner = scene.ready(100);
-        assert_eq!(scene.died(100, LEFT), Death::Crashed(owner));
-        let owner = scene.ready(101);
-        scene.region.slot(owner.slot).unwrap().intent.minute.store(5, SeqCst);
-        scene.leaves(owner);
-        assert_eq!(scene.died(101, LEFT), Death::Crashed(owner), "it left something half-done");
-    }
-
-    #[test]
-    fn a_death_before_the_slot_was_taken_needs_no_repair() {
-        let mut scene = Scene::new();
-        scene.starting(100);
-        assert_eq!(scene.died(100, SEGV), Death::Young(None));
-        assert!(scene.pool.is_empty());
-        // Unless the slot holds what it cannot have from this worker: given out again, it would fail again.
-        let owner = scene.starting(101);
-        scene.region.slot(owner.slot).unwrap().undo.store(77, SeqCst);
-        assert_eq!(scene.died(101, LEFT), Death::Young(Some(owner)));
-        assert!(scene.pool.awaits_repair(owner));
-    }
-
-    #[test]
-    fn a_death_may_come_before_the_reply_that_names_it() {
-        let mut scene = Scene::new();
-        let owner = scene.pool.reserve(&scene.region, 1).unwrap();
-        assert_eq!(scene.died(100, SEGV), Death::Unknown);
-        assert_eq!(scene.pool.spawned(owner, Pid(100)), Some(SEGV));
-        assert_eq!(scene.died(100, SEGV), Death::Young(None));
-        // Deaths while nobody is promised a slot are nobody's, and their pids may come back.
-        assert_eq!(scene.died(101, SEGV), Death::Unknown);
-        let owner = scene.pool.reserve(&scene.region, 1).unwrap();
-        assert_eq!(scene.pool.spawned(owner, Pid(101)), None);
-    }
-
-    #[test]
-    fn a_promise_is_taken_back_unless_somebody_took_it() {
-        let mut scene = Scene::new();
-        let owner = scene.pool.reserve(&scene.region, 1).unwrap();
-        assert!(scene.pool.withdraw(&scene.region, owner));
-        assert!(!scene.region.slot(owner.slot).unwrap().go_live(owner.generation), "the clone came too late");
-        let owner = scene.pool.reserve(&scene.region, 1).unwrap();
-        assert!(scene.region.slot(owner.slot).unwrap().go_live(owner.generation));
-        assert!(!scene.pool.withdraw(&scene.region, owner));
-        assert_eq!(scene.pool.reserved(), Some(owner));
-        assert_eq!(
-            scene.pool.abandon(&scene.region, owner),
-            Some(owner),
-            "nobody's, and not as it was promised"
-        );
-        assert_eq!(scene.pool.reserved(), None);
-        let owner = scene.pool.reserve(&scene.region, 1).unwrap();
-        assert_eq!(scene.pool.abandon(&scene.region, owner), None);
-        assert_eq!(scene.pool.abandon(&scene.region, owner), None, "once");
-    }
-
-    #[test]
-    fn what_the_supervisor_killed_is_no_crash() {
-        let mut scene = Scene::new();
-        let owner = scene.ready(100);
-        assert_eq!(scene.pool.retire(0, 1, SECOND), [Pid(100)]);
-        assert_eq!(scene.pool.retire(0, 1, SECOND), [], "asked once");
-        assert_eq!(scene.pool.next_deadline(), Some(SECOND));
-        assert_eq!(scene.pool.fell_overdue(SECOND / 2), []);
-        assert_eq!(scene.pool.fell_overdue(SECOND), [Pid(100)]);
-        assert_eq!(scene.died(100, Ending::Killed(9)), Death::Felled(owner));
-    }
-
-    #[test]
-    fn workers_of_replaced_templates_are_outdated() {
-        let mut scene = Scene::new();
-        scene.ready(100);
-        scene.pool.outdate_before(2);
-        assert_eq!((scene.pool.counts().ready, scene.pool.counts().outdated), (0, 1));
-        assert_eq!(scene.pool.retire(0, 1, SECOND), []);
-        assert_eq!(scene.pool.retire(1, 0, SECOND), [Pid(100)]);
-    }
-
-    #[test]
-    fn a_scribbled_slot_changes_nothing_in_the_book() {
-        let mut scene = Scene::new();
-        let owner = scene.ready(100);
-        let slot = scene.region.slot(owner.slot).unwrap();
-        slot.owner.store(u64::MAX, SeqCst);
-        slot.pid.store(1, SeqCst);
-        assert_eq!(scene.died(100, SEGV), Death::Crashed(owner));
-        let slot = scene.region.slot(owner.slot).unwrap();
-        assert!(slot.is(owner.generation, State::Dead), "repair finds the generation that was asked for");
-        scene.pool.repaired(owner);
-        assert!(scene.pool.is_empty());
     }
 }

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use common::error::{Context, Error, Exit, Result};
+use common::places::START_LOCK;
 use common::region::{Region, UnverifiedRegion};
 use common::sys::file::{self, Lock};
 use common::sys::process::{self, Ending};
@@ -74,6 +75,14 @@ impl RunDir {
     /// The path of a file in the directory, short enough for a socket's address however long the directory's is.
     pub fn short_path(&self, name: &str) -> PathBuf {
         PathBuf::from(format!("/proc/self/fd/{}/{name}", self.directory.as_raw_fd()))
+    }
+
+    /// The file whose lock is held by whoever starts an instance on demand, and by one that ends because it is idle.
+    ///
+    /// # Errors
+    /// What open reports.
+    pub fn start_lock(&self) -> Result<File> {
+        open_own_file(&self.directory, START_LOCK)
     }
 
     /// Removes a file of the directory if it is there.

@@ -29,7 +29,7 @@ fn ask(run_dir: &Path, request: Request) -> Result<()> {
     match Attachment::connect(run_dir)?.request(request)? {
         Response::Done => Ok(()),
         Response::Refused(why) => Err(Error::failure(why)),
-        Response::Status(_) => {
+        Response::Status(_) | Response::Listening(_) => {
             Err(Error::failure("the instance answered something else; is it of this version?"))
         }
     }
@@ -128,10 +128,14 @@ fn to_text(view: &StatusView, with_slots: bool) -> Result<String> {
         daemon.supervisor, daemon.template, daemon.generation, daemon.recovery
     );
     let _ = writeln!(text, "listening on {}", daemon.listen.join(", "));
+    let wanted = if daemon.at_least == daemon.configured {
+        daemon.configured.to_string()
+    } else {
+        format!("{} to {}", daemon.at_least, daemon.configured)
+    };
     let _ = writeln!(
         text,
-        "workers: {} wanted, {} live ({} idle, {} busy)",
-        daemon.configured,
+        "workers: {wanted} wanted, {} live ({} idle, {} busy)",
         workers.idle + workers.busy,
         workers.idle,
         workers.busy

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use common::limits::MAX_REQUEST;
@@ -15,7 +16,7 @@ use crate::accept::Arrival;
 use crate::exchange::{Exchange, Ledger};
 use crate::inbox::{Inbox, Next};
 use crate::patience::Patience;
-use crate::{Kind, Refusal, Service};
+use crate::{Kind, Refusal, Service, Settings};
 
 /// Replies are collected while further requests are there to be answered, up to so many bytes.
 const SEND_AT: usize = 64 * 1024;
@@ -28,6 +29,9 @@ const FAREWELL: Duration = Duration::from_secs(1);
 
 /// How long a worker that is to leave still waits for the rest of a request, or for a connection's first.
 const LAST_REQUEST: Duration = Duration::from_secs(1);
+
+/// A client that keeps its connection pauses when it has sent nothing for so long.
+const PAUSE: Duration = Duration::from_millis(500);
 
 /// Memory that the replies of a connection leave allocated.
 const SMALL: usize = 4 * 1024;
@@ -43,6 +47,9 @@ pub(crate) struct Desk<S> {
     reply: Vec<u8>,
     read_timeout: Duration,
     connections: u64,
+    requests: u64,
+    /// After so many requests the worker leaves.
+    most_requests: u64,
 }
 
 /// How a connection ends.
@@ -55,9 +62,24 @@ enum Ending {
 }
 
 impl<S: Service> Desk<S> {
-    pub fn new(service: S, ledger: Ledger, read_timeout: Duration) -> Self {
+    pub fn new(service: S, ledger: Ledger, settings: &Settings) -> Self {
         let (inbox, outbox, reply) = (Inbox::default(), Vec::new(), Vec::new());
-        Self { service, ledger, inbox, outbox, reply, read_timeout, connections: 0 }
+        Self {
+            service,
+            most_requests: most_requests(settings.max_requests, &ledger),
+            ledger,
+            inbox,
+            outbox,
+            reply,
+            read_timeout: settings.read_timeout,
+            connections: 0,
+            requests: 0,
+        }
+    }
+
+    /// Whether the worker has answered as many requests as it is to.
+    pub fn is_spent(&self) -> bool {
+        self.requests >= self.most_requests
     }
 
     /// Serves one connection to its end.
@@ -88,8 +110,8 @@ impl<S: Service> Desk<S> {
             if !patience.allows_waiting(&self.inbox, socket)? {
                 return self.give_up(socket);
             }
-            if retirement.asked() {
-                return self.finish(socket);
+            if retirement.asked() || self.is_spent() {
+                return self.finish(socket, retirement);
             }
             match socket::receive(socket, self.inbox.room()) {
                 Ok(0) => return self.end(socket),
@@ -134,8 +156,11 @@ impl<S: Service> Desk<S> {
         let slot = self.ledger.seat.slot();
         slot.set_doing(request);
         self.reply.clear();
+        self.requests += 1;
+        self.ledger.clock.start(slot);
         let (ledger, reply, connection) = (&mut self.ledger, &mut self.reply, self.connections);
         let answered = self.service.handle(request, &mut Exchange { ledger, reply, connection });
+        self.ledger.clock.stop(slot);
         slot.set_doing(b"");
         if answered.is_ok() {
             self.outbox.extend_from_slice(&self.reply);
@@ -177,9 +202,37 @@ impl<S: Service> Desk<S> {
         self.refuse_and_close(socket, &Refusal::new(Kind::Timeout, why))
     }
 
-    /// The worker is to leave: what has arrived is answered. More is waited for, and not for long, where a request is
-    /// under way, or where none has come yet on a connection that was accepted.
-    fn finish(&mut self, socket: BorrowedFd<'_>) -> io::Result<Ending> {
+    /// The worker is to leave. A client that sends the next request once it has the answer to the last one would find
+    /// the connection closed under it, so it is served until it pauses; but not for ever.
+    fn finish(&mut self, socket: BorrowedFd<'_>, retirement: &Retirement) -> io::Result<Ending> {
+        let mut patient = false;
+        while self.owes_nothing() && socket::arrived(socket)? == 0 && !self.is_pressed(retirement) {
+            if !std::mem::replace(&mut patient, true) {
+                socket::set_read_timeout(socket, PAUSE)?;
+            }
+            match socket::receive(socket, self.inbox.room()) {
+                Ok(0) => return self.end(socket),
+                Ok(count) => self.inbox.filled(count),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) => return Err(error),
+            }
+            if let Some(ending) = self.answer(socket)? {
+                return Ok(ending);
+            }
+        }
+        self.finish_at_once(socket)
+    }
+
+    /// Whether clients that keep their connection are not waited for any longer: the whole instance ends, the time for
+    /// leaving does, or this worker has answered twice as many requests as it was to.
+    fn is_pressed(&self, retirement: &Retirement) -> bool {
+        let draining = &self.ledger.region().header().supervision.draining;
+        retirement.pressed() || draining.load(Relaxed) != 0 || self.requests / 2 >= self.most_requests
+    }
+
+    /// What has arrived is answered. More is waited for, and not for long, where a request is under way, or where none
+    /// has come yet on a connection that was accepted.
+    fn finish_at_once(&mut self, socket: BorrowedFd<'_>) -> io::Result<Ending> {
         let mut left = socket::arrived(socket)?;
         let deadline = Instant::now() + LAST_REQUEST;
         while left > 0 || !self.owes_nothing() {
@@ -218,6 +271,19 @@ impl<S: Service> Desk<S> {
             buffer.shrink_to(SMALL);
         }
     }
+}
+
+/// `--max-requests` with an eighth more or less, by the slot and its generation: workers that start together do not leave
+/// together.
+fn most_requests(about: u64, ledger: &Ledger) -> u64 {
+    if about == 0 {
+        return u64::MAX;
+    }
+    let (generation, _) = ledger.seat.slot().standing();
+    let mixed = (u64::from(generation.0) << 32 | u64::from(ledger.pid.0.unsigned_abs()))
+        .wrapping_mul(0x9e37_79b9_7f4a_7c15)
+        .rotate_left(32);
+    (about - about / 8 + mixed % (about / 4 + 1)).max(1)
 }
 
 fn too_long() -> Refusal {

@@ -1,14 +1,15 @@
 //! One request and its answer: what a service may do meanwhile.
 
+use std::time::Duration;
+
+use crate::request_clock::RequestClock;
+use crate::{Kind, Refusal, Settings};
 use common::ids::Pid;
 use common::journal::spool::Spool;
 use common::journal::writer::{AppendError, Writer};
 use common::region::Region;
 use common::tally::{self, Account};
 use common::txn::{Seat, Transaction, TxnError};
-use common::wire::control::Sync;
-
-use crate::{Kind, Refusal};
 
 /// The service's side of one request.
 #[derive(Debug)]
@@ -24,6 +25,7 @@ impl Exchange<'_> {
     ///
     /// # Errors
     /// [`Kind::Full`]: there is no space, and nothing was recorded. [`Kind::Busy`]: a lock could not be had.
+    /// [`Kind::Timeout`]: the request has taken too long already.
     pub fn record(&mut self, user: &str, message: &str) -> Result<(), Refusal> {
         self.ledger.record(user, message, |_| Ok(()))
     }
@@ -85,6 +87,22 @@ impl Exchange<'_> {
         self.ledger.seat.slot().set_doing(text.as_bytes());
     }
 
+    /// Whether the request has taken longer than `--request-timeout` allows. Nothing can be recorded for it any more, and
+    /// the supervisor is about to end this worker: a service that looks in time gives [`Exchange::overdue`] back.
+    pub fn is_overdue(&self) -> bool {
+        self.ledger.clock.is_over()
+    }
+
+    /// How long the request may still take; `None` where that does not matter.
+    pub fn time_left(&self) -> Option<Duration> {
+        self.ledger.clock.left()
+    }
+
+    /// What a client is told whose request has taken too long.
+    pub fn overdue(&self) -> Refusal {
+        self.ledger.clock.refusal()
+    }
+
     /// Changes when log files are to be opened again.
     pub fn log_epoch(&self) -> u32 {
         self.ledger.region().header().supervision.log_epoch.load(std::sync::atomic::Ordering::Relaxed)
@@ -97,15 +115,17 @@ pub(crate) struct Ledger {
     pub seat: Seat<'static>,
     pub pid: Pid,
     pub writer: Writer,
+    pub clock: RequestClock,
     last_user: Option<(String, Account)>,
 }
 
 impl Ledger {
-    pub fn new(seat: Seat<'static>, spool: Spool, sync: Sync) -> Self {
-        Self { seat, pid: Pid::current(), writer: Writer::new(spool, sync), last_user: None }
+    pub fn new(seat: Seat<'static>, spool: Spool, settings: &Settings) -> Self {
+        let (pid, writer) = (Pid::current(), Writer::new(spool, settings.sync));
+        Self { seat, pid, writer, clock: RequestClock::new(settings.request_timeout), last_user: None }
     }
 
-    fn region(&self) -> &'static Region {
+    pub fn region(&self) -> &'static Region {
         self.seat.region()
     }
 
@@ -115,6 +135,9 @@ impl Ledger {
         message: &str,
         changes: impl FnOnce(&mut Transaction<'_, 'static>) -> Result<T, TxnError>,
     ) -> Result<T, Refusal> {
+        if self.clock.is_over() {
+            return Err(self.clock.refusal());
+        }
         let intent = &self.seat.slot().intent;
         let account = self.account(user)?;
         let mut transaction = self.seat.begin().map_err(decline)?;
@@ -130,6 +153,9 @@ impl Ledger {
         &mut self,
         changes: impl FnOnce(&mut Transaction<'_, 'static>) -> Result<T, TxnError>,
     ) -> Result<T, Refusal> {
+        if self.clock.is_over() {
+            return Err(self.clock.refusal());
+        }
         let mut transaction = self.seat.begin().map_err(decline)?;
         let changed = changes(&mut transaction).map_err(decline)?;
         transaction.commit().map_err(decline)?;

@@ -85,6 +85,8 @@ pub use common::wire::line::Refusal as Kind;
 mod refusal;
 pub use refusal::Refusal;
 
+mod request_clock;
+
 mod exchange;
 pub use exchange::Exchange;
 

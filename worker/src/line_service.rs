@@ -47,7 +47,7 @@ impl LineService {
             log.received(exchange.pid(), exchange.log_epoch(), message, user);
         }
         if !self.latency.is_zero() {
-            std::thread::sleep(self.latency);
+            imitate_work(self.latency, exchange)?;
         }
         exchange.record(user, message)?;
         self.completed += 1;
@@ -71,6 +71,13 @@ impl Service for LineService {
             }
         }
     }
+}
+
+/// Sleeps, and gives up where there is not so much time.
+fn imitate_work(latency: Duration, exchange: &Exchange<'_>) -> std::result::Result<(), Refusal> {
+    let left = exchange.time_left().unwrap_or(latency);
+    std::thread::sleep(latency.min(left));
+    if left < latency { Err(exchange.overdue()) } else { Ok(()) }
 }
 
 #[cold]

@@ -1,10 +1,11 @@
 //! From the clone to the last connection. Until the first connection a worker writes to as few pages of memory as it
 //! can: every one is a copy, and there are a thousand workers.
 
+use std::fs::File;
 use std::io::{self, Write as _};
 use std::os::fd::{AsFd, AsRawFd};
 use std::process::ExitCode;
-use std::sync::atomic::Ordering::{Relaxed, SeqCst};
+use std::sync::atomic::Ordering::{Release, SeqCst};
 
 use common::error::{Context, Error, Result};
 use common::ids::Pid;
@@ -36,9 +37,9 @@ struct Post {
 
 /// Lives as a worker and gives the code to leave with.
 pub(crate) fn live<S: Service>(template: Template<S>, newborn: &Newborn) -> ExitCode {
-    let Template { channel, start, estate, service, .. } = template;
+    let Template { channel, start, estate, mut service, .. } = template;
     shed(channel);
-    match take_post(&estate, start.supervisor, newborn) {
+    match take_post(&estate, &mut service, start.supervisor, newborn) {
         Ok(Some(post)) => {
             serve(service, estate, &start.settings, post);
             ExitCode::SUCCESS
@@ -60,7 +61,12 @@ fn shed(channel: Channel) {
 
 /// In the order of the design: the supervisor lives, this process is who it thinks it is; then the slot; then
 /// signals, when there is somebody whom they find. `None`: not wanted any more.
-fn take_post(estate: &Estate, supervisor: Pid, newborn: &Newborn) -> Result<Option<Post>> {
+fn take_post(
+    estate: &Estate,
+    service: &mut impl Service,
+    supervisor: Pid,
+    newborn: &Newborn,
+) -> Result<Option<Post>> {
     if !process::die_with_parent(supervisor).context(|| "cannot bind to the supervisor".to_owned())? {
         return Ok(None);
     }
@@ -70,6 +76,8 @@ fn take_post(estate: &Estate, supervisor: Pid, newborn: &Newborn) -> Result<Opti
     let _ = process::wake_without_interrupting();
     test_myself(estate.region, newborn)?;
     let entrance = Entrance::new(&estate.listeners).context(|| "cannot wait for connections".to_owned())?;
+    // Before the slot is taken: a service that dies of this is not ready, and is not tried again and again.
+    service.cloned(Pid::current());
     let Some(seat) = Seat::take(estate.region, newborn.owner) else { return Ok(None) };
     let post = take_seat(estate, newborn, seat, entrance).context(|| "cannot catch signals".to_owned())?;
     Ok(Some(post))
@@ -97,32 +105,45 @@ fn take_seat(
     signal::set_blocked(&newborn.blocked)?;
     // The slot is live already: either the supervisor sees that when it stops being attentive, or the bell rings.
     if estate.region.header().supervision.attentive.load(SeqCst) == 0 {
-        // A bell that cannot be rung is one that is rung already.
-        let _ = (&estate.bell).write(&1_u64.to_ne_bytes());
+        ring(&estate.bell);
     }
     Ok(Post { seat, entrance, retirement })
 }
 
 /// Serves connections until asked to leave.
-fn serve<S: Service>(mut service: S, mut estate: Estate, settings: &Settings, post: Post) {
+fn serve<S: Service>(service: S, mut estate: Estate, settings: &Settings, post: Post) {
     let Post { seat, mut entrance, retirement } = post;
     let slot = seat.slot();
-    service.cloned(Pid::current());
+    let demand = &estate.region.header().demand;
     // Nothing of what follows is made before somebody comes.
     let mut next = entrance.next(&estate.listeners, &retirement);
     if next.is_none() {
         return seat.leave();
     }
-    let mut desk = Desk::new(service, Ledger::new(seat, estate.spool, settings.sync), settings.read_timeout);
+    let mut desk = Desk::new(service, Ledger::new(seat, estate.spool, settings), settings);
     while let Some(arrival) = next {
         estate.log.follow(estate.region);
-        slot.activity.store(Activity::Busy as u32, Relaxed);
+        slot.activity.store(Activity::Busy as u32, Release);
+        if demand.turned_busy() {
+            ring(&estate.bell);
+        }
         slot.count(Counter::Connections);
         desk.serve(arrival, &retirement);
-        slot.activity.store(Activity::Idle as u32, Relaxed);
+        if retirement.asked() || desk.is_spent() {
+            break;
+        }
+        // Counted first: what is seen to be idle has been counted.
+        demand.turned_idle();
+        slot.activity.store(Activity::Idle as u32, Release);
         next = entrance.next(&estate.listeners, &retirement);
     }
     desk.leave();
+}
+
+/// Has the supervisor look at the slots.
+fn ring(mut bell: &File) {
+    // A bell that cannot be rung is one that is rung already.
+    let _ = bell.write(&1_u64.to_ne_bytes());
 }
 
 #[cfg(test)]
@@ -138,9 +159,9 @@ mod tests {
         let owner = common::slots::owner(SlotIndex(1), Generation(1));
         let newborn = Newborn { owner, blocked: SigSet::empty() };
         let pid = &region.slot(owner.slot).unwrap().pid;
-        pid.store(std::process::id(), Relaxed);
+        pid.store(std::process::id(), SeqCst);
         assert_eq!(test_myself(&region, &newborn), Ok(()));
-        pid.store(std::process::id() + 1, Relaxed);
+        pid.store(std::process::id() + 1, SeqCst);
         assert!(test_myself(&region, &newborn).is_err());
         let absent = common::slots::owner(SlotIndex(999), Generation(1));
         assert!(test_myself(&region, &Newborn { owner: absent, blocked: SigSet::empty() }).is_err());

@@ -111,6 +111,7 @@ pub fn ignore(signals: &[Signal]) {
 const NOBODY: i32 = -1;
 
 static ASKED: AtomicBool = AtomicBool::new(false);
+static PRESSED: AtomicBool = AtomicBool::new(false);
 static SLOT: AtomicPtr<Slot> = AtomicPtr::new(std::ptr::null_mut());
 static CONNECTION: AtomicI32 = AtomicI32::new(NOBODY);
 
@@ -150,6 +151,11 @@ impl Retirement {
         ASKED.load(Ordering::SeqCst)
     }
 
+    /// Whether SIGTERM has come a second time: the worker is not to wait for its client to pause.
+    pub fn pressed(&self) -> bool {
+        PRESSED.load(Ordering::SeqCst)
+    }
+
     /// From here until [`Retirement::alone`] SIGTERM also ends the waiting for what this connection sends. Who sets
     /// the connection's timeout asks [`Retirement::asked`] afterwards.
     pub fn serving(&self, connection: BorrowedFd<'_>) {
@@ -166,10 +172,13 @@ impl Retirement {
     }
 }
 
-extern "C" fn on_term(_: libc::c_int) {
+extern "C" fn on_term(signal: libc::c_int) {
     // SAFETY: errno's place is valid in every thread; the interrupted code may be about to read it.
     let errno = unsafe { *libc::__errno_location() };
-    ASKED.store(true, Ordering::SeqCst);
+    // SIGALRM is the timer's; it comes after SIGTERM only.
+    if ASKED.swap(true, Ordering::SeqCst) && signal == libc::SIGTERM {
+        PRESSED.store(true, Ordering::SeqCst);
+    }
     // SAFETY: `arm` stored a reference that lives as long as the process, before the handler was installed.
     if let Some(slot) = unsafe { SLOT.load(Ordering::SeqCst).as_ref() } {
         slot.activity.store(crate::slots::Activity::Retiring as u32, Ordering::Relaxed);

@@ -100,6 +100,35 @@ impl Listener {
         Ok(())
     }
 
+    /// Connections that are waiting to be accepted. Of a socket that does not count them: 1 if there is any.
+    pub fn waiting(&self) -> u32 {
+        if self.tcp { self.accept_queue().unwrap_or(0) } else { self.somebody_waits().into() }
+    }
+
+    /// For a listening socket the kernel puts the length of its queue where a connected one has unanswered segments.
+    fn accept_queue(&self) -> Option<u32> {
+        // SAFETY: all zeros is a valid tcp_info, which is integers only.
+        let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
+        let mut size = size_of::<libc::tcp_info>() as libc::socklen_t;
+        // SAFETY: the kernel writes at most `size` bytes to `info`, and how many to `size`.
+        let asked = unsafe {
+            libc::getsockopt(
+                self.socket.as_raw_fd(),
+                libc::IPPROTO_TCP,
+                libc::TCP_INFO,
+                (&raw mut info).cast(),
+                &raw mut size,
+            )
+        };
+        (asked == 0).then_some(info.tcpi_unacked)
+    }
+
+    fn somebody_waits(&self) -> bool {
+        use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+        let mut socket = [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)];
+        poll(&mut socket, PollTimeout::ZERO).is_ok_and(|count| count > 0)
+    }
+
     /// The TCP port that the kernel gave; `None` for other sockets.
     pub fn port(&self) -> Option<u16> {
         self.tcp_address().map(|address| address.port())

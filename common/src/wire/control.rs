@@ -61,6 +61,10 @@ pub struct Settings {
     pub log: Option<PathBuf>,
     /// `--log-level`; empty = as it is.
     pub log_level: String,
+    /// `--request-timeout`; 0 = never.
+    pub request_timeout: Duration,
+    /// `--max-requests`; 0 = no bound.
+    pub max_requests: u64,
 }
 
 /// When the journal goes to the disk.
@@ -130,6 +134,9 @@ pub enum Request {
     Reload,
     /// Another number of workers.
     Scale(u32),
+    /// Somebody is about to connect: the idle clock of `--idle-exit` starts again, and the answer is where it listens, once
+    /// it serves.
+    Touch,
 }
 
 /// Replies on the control socket.
@@ -141,6 +148,8 @@ pub enum Response {
     Done,
     /// It will not be done; why.
     Refused(String),
+    /// To [`Request::Touch`]: where it listens, as `--listen` takes it.
+    Listening(Vec<String>),
 }
 
 /// What the daemon alone knows of itself.
@@ -158,8 +167,10 @@ pub struct DaemonStatus {
     pub generation: u32,
     /// Where it listens, as `--listen` takes it.
     pub listen: Vec<String>,
-    /// Workers wanted.
+    /// Workers wanted; of a dynamic pool, at most.
     pub configured: u32,
+    /// Workers wanted at least; the same in a fixed pool.
+    pub at_least: u32,
     /// How long repairs took.
     pub recovery_us: Microseconds,
 }

@@ -1,4 +1,5 @@
 use super::*;
+use crate::policy::Shape;
 
 fn directory_with(content: &str) -> (tempfile::TempDir, PathBuf) {
     let directory = tempfile::tempdir().unwrap();
@@ -69,7 +70,7 @@ fn the_first_source_wins() {
     let (_directory, path) = directory_with("workers = 3\nlatency = \"3s\"\ngrace = \"3s\"\n");
     let environment = [("HOLDFAST_WORKERS", "2"), ("HOLDFAST_LATENCY", "2s"), ("HOLDFAST_USERS", "")];
     let options = parse(&layer(&["--workers", "1"], &environment, Some(&path)).unwrap()).unwrap();
-    assert_eq!(options.workers, 1);
+    assert_eq!(options.pool(), Ok(Shape::Fixed(1)));
     assert_eq!(options.latency, "2s".parse().unwrap());
     assert_eq!(options.grace, "3s".parse().unwrap());
     assert_eq!(options.read_timeout, "15s".parse().unwrap());
@@ -191,7 +192,7 @@ fn reading_again_takes_what_can_change() {
     let (options, waiting) = sources.read_again().unwrap();
     assert_eq!(waiting, ["workers", "spool-limit"]);
     assert_eq!(options.latency, "2s".parse().unwrap());
-    assert_eq!(options.workers, 4);
+    assert_eq!(options.pool(), Ok(Shape::Fixed(4)));
     assert_eq!(options.grace, "7s".parse().unwrap(), "the command line comes first");
     std::fs::write(&path, "latency = 'soon'\n").unwrap();
     sources.read_again().unwrap_err();

@@ -7,6 +7,7 @@ use common::wire::control::Response;
 
 use crate::children::Child;
 use crate::control::ConnectionId;
+use crate::policy::Shape;
 
 use super::{LEAVE_DEADLINE, LOAD_DEADLINE, NEVER, Phase, Supervisor, open_logs};
 
@@ -57,6 +58,7 @@ impl Supervisor {
         self.prepared.check_again(&options)?;
         self.listeners.set_timeout(options.read_timeout.limit().unwrap_or(NEVER))?;
         self.options = options;
+        self.next_request_due = self.now();
         Ok(())
     }
 
@@ -74,6 +76,8 @@ impl Supervisor {
         }
         self.template_number = number;
         self.template.now_ready();
+        self.template_since = self.now();
+        self.policy.template_changed();
         self.pool.outdate_before(number);
         self.answer_reload(&Response::Done);
     }
@@ -92,8 +96,17 @@ impl Supervisor {
 
     pub(super) fn scale(&mut self, workers: u32) {
         if matches!(self.phase, Phase::TakingOver | Phase::Serving) {
-            log::info!("{workers} workers are wanted");
+            let at_most = if matches!(self.policy.shape(), Shape::Dynamic(_)) { " at most" } else { "" };
+            log::info!("{workers} workers are wanted{at_most}");
             self.policy.scale(workers);
+        }
+    }
+
+    /// One worker more or fewer; of a dynamic pool, at most. At a bound nothing happens.
+    pub(super) fn scale_by(&mut self, change: i32) {
+        let wanted = self.policy.shape().most().saturating_add_signed(change);
+        if let Response::Refused(why) = self.scale_within_bounds(wanted) {
+            log::warn!("{why}");
         }
     }
 

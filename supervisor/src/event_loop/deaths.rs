@@ -8,6 +8,7 @@ use common::sys::process::{self, Ending};
 use common::wire::control::Response;
 use nix::sys::signal::Signal;
 
+use crate::children::Child;
 use crate::cli::Recovery;
 use crate::policy::{Cause, Clock};
 use crate::pool::Death;
@@ -35,8 +36,8 @@ impl Supervisor {
                 Signal::SIGQUIT => self.stop_now(),
                 Signal::SIGHUP => self.reload(None),
                 Signal::SIGUSR1 => self.reopen_logs(),
-                Signal::SIGTTIN => drop(self.scale_within_bounds(self.policy.target().saturating_add(1))),
-                Signal::SIGTTOU => drop(self.scale_within_bounds(self.policy.target().saturating_sub(1))),
+                Signal::SIGTTIN => self.scale_by(1),
+                Signal::SIGTTOU => self.scale_by(-1),
                 other => log::warn!("{other} is not used"),
             }
         }
@@ -99,6 +100,8 @@ impl Supervisor {
         match death {
             Death::Unknown | Death::Left => {}
             // However it leaves, one that comes and goes is not replaced faster than one that crashes.
+            // With --max-requests it is how often that the operator wants.
+            Death::LeftUnasked if self.options.max_requests > 0 => {}
             Death::LeftUnasked => self.policy.worker_died(now),
             Death::Young(to_repair) => {
                 self.repair_if(to_repair);
@@ -155,13 +158,16 @@ impl Supervisor {
     pub(super) fn template_died(&mut self, now: Clock, pid: Pid, ending: Ending) {
         let was_ready = self.template.ready().is_some();
         self.take_template_reports();
-        self.template.lost(now);
+        // One that dies of the order to clone, or does not answer it, will do so again.
+        let hung = self.template.child.as_ref().is_some_and(Child::was_given_up);
+        let useless = self.pool.reserved().is_some() && (hung || !nobodys_fault(ending));
+        self.template.lost_as(now, was_ready && !useless);
         self.settle_outstanding_spawn();
         let said = self.failure_said.take();
         let why = said.unwrap_or_else(|| format!("template {pid} {ending}"));
-        if was_ready {
-            log::warn!("{why}");
-        } else if nobodys_fault(ending) {
+        if was_ready && useless {
+            self.child_failed(now, &why);
+        } else if was_ready || nobodys_fault(ending) {
             self.log_failure(now, &why);
         } else if !self.announced {
             let usage = ending == Ending::Exited(2);

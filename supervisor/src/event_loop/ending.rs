@@ -19,11 +19,15 @@ impl Supervisor {
         self.phase = Phase::Draining { kill_at: self.now() + self.options.grace.limit().unwrap_or(NEVER) };
         self.region.header().supervision.draining.store(1, Relaxed);
         self.policy.drain();
+        self.region.header().demand.disarm();
         self.listeners.close();
         if let Some((child, _)) = self.next_template.take() {
             self.let_go(child);
         }
         self.answer_reload(&Response::Refused("the instance is stopping".to_owned()));
+        for waiter in std::mem::take(&mut self.touch_waiters) {
+            self.control.reply(waiter, &Response::Refused("the instance is stopping".to_owned()), &[]);
+        }
     }
 
     pub(super) fn stop_now(&mut self) {

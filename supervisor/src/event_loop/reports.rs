@@ -16,7 +16,8 @@ impl Supervisor {
     pub(super) fn take_template_reports(&mut self) {
         while let Some(report) = self.template.child.as_mut().and_then(Child::report) {
             match report {
-                Report::Ready => self.template.now_ready(),
+                // Whether it can clone is to be seen.
+                Report::Ready => self.template.now_loaded(),
                 Report::Failed(why) => self.failure_said = Some(why),
                 Report::Spawned(owner, pid) => self.spawned(owner, pid),
                 Report::SpawnFailed(owner, errno) => self.spawn_failed(owner, errno),
@@ -40,6 +41,7 @@ impl Supervisor {
             self.repair_if(to_repair);
             return;
         }
+        self.template.does_well();
         if let Some(ending) = self.pool.spawned(owner, pid) {
             self.died(pid, ending);
         }
@@ -65,14 +67,16 @@ impl Supervisor {
         if let Some(child) = &mut self.template.child {
             child.deadline = None;
         }
+        self.template.does_well();
         let to_repair = self.pool.abandon(&self.region, owner);
         self.repair_if(to_repair);
         self.policy.worker_failed(now, Cause::Refused);
-        let (have, want) = (self.pool.counts().ready, self.policy.target());
+        let (have, pool) = (self.pool.counts().ready, self.policy.shape());
+        let (want, option) = (pool.most(), pool.option());
         let cause = std::io::Error::from_raw_os_error(errno);
         let why = format!(
             "cannot start more workers ({have} of {want} are running): {cause}; raise the limit of processes \
-             (pids.max of the cgroup, ulimit -u) or the memory, or ask for fewer --workers"
+             (pids.max of the cgroup, ulimit -u) or the memory, or ask for fewer ({option})"
         );
         self.log_failure(now, &why);
         if !self.announced {

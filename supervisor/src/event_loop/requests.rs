@@ -12,6 +12,9 @@ use super::{Phase, Supervisor};
 impl Supervisor {
     pub(super) fn take_requests(&mut self) {
         for (id, request) in self.control.requests(self.now()) {
+            if request != Request::Status {
+                self.is_needed();
+            }
             match request {
                 Request::Status => {
                     let status = Response::Status(Box::new(self.status()));
@@ -22,6 +25,7 @@ impl Supervisor {
                     if fast { self.stop_now() } else { self.begin_drain() }
                 }
                 Request::Reload => self.reload(Some(id)),
+                Request::Touch => self.touch(id),
                 Request::Scale(workers) => {
                     let response = self.scale_within_bounds(workers);
                     self.control.reply(id, &response, &[]);
@@ -52,7 +56,8 @@ impl Supervisor {
             recovery: self.recovery.pid(),
             generation: self.template_number,
             listen: self.listeners.names().to_vec(),
-            configured: self.policy.target(),
+            configured: self.policy.shape().most(),
+            at_least: self.policy.shape().least(),
             recovery_us: self.repairs.durations(),
         }
     }

@@ -1,12 +1,18 @@
 //! Serving: as many workers as the policy wants, of the template that serves.
 
+use std::time::Duration;
+
 use common::wire::control::Order;
 use nix::sys::signal::Signal;
 
 use crate::children::{self};
 use crate::policy::Clock;
+use crate::pool::Leave;
 
 use super::{CLONE_DEADLINE, NEVER, Supervisor, TICK};
+
+/// So long at least a worker waits for its client to pause.
+const SHORTEST_PATIENCE: Duration = Duration::from_millis(100);
 
 impl Supervisor {
     pub(super) fn look_at_workers(&mut self) {
@@ -23,9 +29,12 @@ impl Supervisor {
     }
 
     pub(super) fn serve(&mut self, now: Clock) {
+        if self.leaves_for_idleness(now) {
+            return self.begin_drain();
+        }
         self.swap_templates();
-        let counts = self.pool.counts();
-        if !self.announced && counts.ready >= self.policy.target() {
+        let counts = self.take_counts();
+        if !self.announced && counts.ready >= self.policy.shape().least() {
             self.announce(counts.ready);
         }
         let plan = self.policy.plan(now, counts);
@@ -33,8 +42,12 @@ impl Supervisor {
         // Not while somebody may be waiting for a repair: a clone takes longer.
         if plan.start > 0 && self.others_due.is_none() {
             self.start_worker(now);
+        } else if self.template.ready().is_some() && self.pool.reserved().is_none() {
+            // Nothing is wanted of it that it could fail at.
+            self.template.does_well();
         }
         self.retire(plan.retire_outdated, plan.retire_surplus, now);
+        self.watch_spare(plan.watch_spare);
     }
 
     /// Asks the template for one worker; one at a time is outstanding.
@@ -56,22 +69,37 @@ impl Supervisor {
         if outdated + surplus == 0 {
             return;
         }
-        let deadline = now + self.options.grace.limit().unwrap_or(NEVER);
-        for pid in self.pool.retire(outdated, surplus, deadline) {
+        // The outdated ones are to be gone about when the grace period after the reload is over.
+        let (of_outdated, of_surplus) = (self.leave(self.template_since, now), self.leave(now, now));
+        let mut leaving = self.pool.retire(&self.region, outdated, 0, of_outdated);
+        leaving.extend(self.pool.retire(&self.region, 0, surplus, of_surplus));
+        for pid in leaving {
             children::signal(pid, Signal::SIGTERM);
         }
     }
 
+    /// How long a worker that is asked to leave now may take, where the reason dates from `since`. Whoever has a client
+    /// that keeps its connection waits for it to pause, and is pressed in time to end well.
+    fn leave(&self, since: Clock, now: Clock) -> Leave {
+        let grace = self.options.grace.limit().unwrap_or(NEVER);
+        Leave { press_at: (since + grace / 4 * 3).max(now + SHORTEST_PATIENCE), kill_at: now + grace }
+    }
+
     pub(super) fn announce(&mut self, ready: u32) {
         self.announced = true;
+        self.is_needed();
         let line = format!("Running with {ready} workers on {}", self.listeners.names().join(", "));
         self.starter.serves(&line);
         log::info!("{line}");
+        self.answer_touches();
     }
 
     pub(super) fn tick(&mut self, now: Clock) {
         self.next_tick = now + TICK;
         self.control.rested();
+        if self.options.idle_exit.limit().is_some() {
+            self.look_for_connections();
+        }
         let total = self.region.totals().messages;
         if total != self.total_logged {
             self.total_logged = total;

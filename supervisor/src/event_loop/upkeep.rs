@@ -6,6 +6,7 @@ use common::error::{Error, Result};
 use common::ids::Pid;
 use common::sys::process::Terms;
 use common::wire::control::{Settings, Start};
+use nix::sys::signal::Signal;
 
 use crate::children::{self, Child, Kept};
 use crate::cli::Recovery;
@@ -75,6 +76,8 @@ impl Supervisor {
                 sync: options.sync(),
                 log: options.log.clone(),
                 log_level: options.log_level.to_string(),
+                request_timeout: options.request_timeout.0,
+                max_requests: options.max_requests,
             },
             listeners: self.listeners.descriptors().count() as u32,
         };
@@ -139,9 +142,14 @@ impl Supervisor {
                 children::kill(*pid);
             }
         }
-        for pid in self.pool.fell_overdue(now) {
-            log::warn!("worker {pid} did not leave in time and is killed");
+        for pid in self.pool.press(now) {
+            children::signal(pid, Signal::SIGTERM);
+        }
+        for (slot, pid) in self.pool.fell_overdue(now) {
             children::kill(pid);
+            let doing = self.region.slot(slot).map(common::layout::Slot::doing).unwrap_or_default();
+            let what = if doing.is_empty() { String::new() } else { format!(" (it is at {doing:?})") };
+            self.overdue_log.warn(now, || format!("worker {pid}{what} did not leave in time and is killed"));
         }
     }
 }
