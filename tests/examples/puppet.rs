@@ -74,11 +74,14 @@ impl Script {
         std::fs::metadata(&self.tally).map_or(0, |tally| tally.len()) >= self.times
     }
 
-    /// Misbehaves once.
-    fn play(&self, supervisor: &Channel, about: Option<Owner>) {
+    fn count(&self) {
         let mut tally = OpenOptions::new().append(true).create(true).open(&self.tally).expect("the tally");
         tally.write_all(b"x").expect("the tally");
-        drop(tally);
+    }
+
+    /// Misbehaves once.
+    fn play(&self, supervisor: &Channel, about: Option<Owner>) {
+        self.count();
         match self.play.as_str() {
             "segv" => die_of(Signal::SIGSEGV),
             "kill" => die_of(Signal::SIGKILL),
@@ -170,10 +173,13 @@ fn act_as_template(script: &Script, supervisor: &Channel) {
         let Ok(Order::Spawn(owner)) = control::decode(&frame) else { continue };
         match script.play.as_str() {
             "no-clone" => tell(supervisor, &Report::SpawnFailed(owner, Errno::EAGAIN as i32)),
-            "stillborn" => match cloner.clone_sibling(&AtomicU32::new(0)).expect("a clone") {
-                Cloned::Clone => std::process::exit(70),
-                Cloned::Caller(pid) => tell(supervisor, &Report::Spawned(owner, pid)),
-            },
+            "stillborn" => {
+                script.count();
+                match cloner.clone_sibling(&AtomicU32::new(0)).expect("a clone") {
+                    Cloned::Clone => std::process::exit(70),
+                    Cloned::Caller(pid) => tell(supervisor, &Report::Spawned(owner, pid)),
+                }
+            }
             _ => script.play(supervisor, Some(owner)),
         }
     }

@@ -76,7 +76,7 @@ impl Place {
         Starting {
             run_dir: self.run_dir(),
             spool_dir: self.spool_dir(),
-            workers: 4,
+            pool: fixed_pool(4),
             region_size: "4MiB".to_owned(),
             listen: Vec::new(),
             arguments: Vec::new(),
@@ -147,12 +147,16 @@ fn without_options(mut command: Command) -> Command {
     command
 }
 
+fn fixed_pool(workers: u32) -> Vec<String> {
+    vec!["--workers".to_owned(), workers.to_string()]
+}
+
 /// An instance that is about to be started.
 #[derive(Debug)]
 pub struct Starting {
     run_dir: PathBuf,
     spool_dir: PathBuf,
-    workers: u32,
+    pool: Vec<String>,
     region_size: String,
     listen: Vec<String>,
     arguments: Vec<OsString>,
@@ -166,7 +170,32 @@ impl Starting {
     /// With so many workers.
     #[must_use]
     pub fn workers(mut self, workers: u32) -> Self {
-        self.workers = workers;
+        self.pool = fixed_pool(workers);
+        self
+    }
+
+    /// Without a word about how many workers.
+    #[must_use]
+    pub fn without_pool(mut self) -> Self {
+        self.pool.clear();
+        self
+    }
+
+    /// With a dynamic pool of so many workers, at least and at most, and so many to spare, at least and at most.
+    #[must_use]
+    pub fn dynamic(
+        mut self,
+        workers: std::ops::RangeInclusive<u32>,
+        spare: std::ops::RangeInclusive<u32>,
+    ) -> Self {
+        let bounds = [
+            ("--min-workers", workers.start()),
+            ("--max-workers", workers.end()),
+            ("--min-spare", spare.start()),
+            ("--max-spare", spare.end()),
+        ];
+        self.pool =
+            bounds.iter().flat_map(|(option, value)| [(*option).to_owned(), value.to_string()]).collect();
         self
     }
 
@@ -258,7 +287,7 @@ impl Starting {
             }
         };
         command = without_options(command);
-        command.args(["--workers", &self.workers.to_string(), "--region-size", &self.region_size]);
+        command.args(&self.pool).args(["--region-size", &self.region_size]);
         command.arg("--run-dir").arg(self.run_dir).arg("--spool-dir").arg(self.spool_dir);
         let listen = if self.listen.is_empty() { vec!["tcp:127.0.0.1:0".to_owned()] } else { self.listen };
         command.args(listen.iter().flat_map(|address| ["--listen", address]));

@@ -33,6 +33,9 @@ const LAST_REQUEST: Duration = Duration::from_secs(1);
 /// A client that keeps its connection pauses when it has sent nothing for so long.
 const PAUSE: Duration = Duration::from_millis(500);
 
+/// A client that has sent so much more than was read does not wait for answers.
+const FLOOD: usize = 16 * 1024;
+
 /// Memory that the replies of a connection leave allocated.
 const SMALL: usize = 4 * 1024;
 
@@ -206,7 +209,7 @@ impl<S: Service> Desk<S> {
     /// the connection closed under it, so it is served until it pauses; but not for ever.
     fn finish(&mut self, socket: BorrowedFd<'_>, retirement: &Retirement) -> io::Result<Ending> {
         let mut patient = false;
-        while self.owes_nothing() && socket::arrived(socket)? == 0 && !self.is_pressed(retirement) {
+        while self.owes_nothing() && socket::arrived(socket)? < FLOOD && !self.is_pressed(retirement) {
             if !std::mem::replace(&mut patient, true) {
                 socket::set_read_timeout(socket, PAUSE)?;
             }
