@@ -23,8 +23,8 @@ pub enum Standing {
     Free,
     /// Promised; the template has been asked for the process.
     Reserved,
-    /// A process that is not ready yet.
-    Starting(Pid),
+    /// A process that is not ready yet and is killed at the given time, should it not be by then.
+    Starting(Pid, Clock),
     /// A process that serves.
     Ready(Pid),
     /// A process that was asked to leave.
@@ -121,7 +121,7 @@ impl Pool {
         for (standing, change) in [(before, u32::MAX), (standing, 1)] {
             let count = match standing {
                 Standing::Free => &mut self.counts.free_slots,
-                Standing::Reserved | Standing::Starting(_) => &mut self.counts.starting,
+                Standing::Reserved | Standing::Starting(..) => &mut self.counts.starting,
                 Standing::Ready(_) if outdated => &mut self.counts.outdated,
                 Standing::Ready(_) => &mut self.counts.ready,
                 Standing::Retiring(..) => &mut self.retiring,
@@ -165,12 +165,12 @@ impl Pool {
         Some(owner)
     }
 
-    /// The promised process exists. Gives how it ended if it has done so already.
-    pub fn spawned(&mut self, owner: Owner, pid: Pid) -> Option<Ending> {
+    /// The promised process exists, and is to be ready by `deadline`. Gives how it ended if it has done so already.
+    pub fn spawned(&mut self, owner: Owner, pid: Pid, deadline: Clock) -> Option<Ending> {
         if self.standing(owner)? != Standing::Reserved {
             return None;
         }
-        self.stand(owner.slot, Standing::Starting(pid));
+        self.stand(owner.slot, Standing::Starting(pid, deadline));
         self.by_pid.insert(pid, owner.slot);
         let ended = self.unknown_dead.remove(&pid);
         // One spawn is outstanding at a time, so no other reply can name any of these: forget them before their pids
@@ -245,12 +245,12 @@ impl Pool {
             let Entry { generation, standing, .. } = self.entries[place.0 as usize];
             let live = region.slot(place).is_some_and(|slot| slot.is(generation, State::Live));
             match standing {
-                Standing::Starting(pid) if live => {
+                Standing::Starting(pid, _) if live => {
                     self.stand(place, Standing::Ready(pid));
                     self.starting.swap_remove(index);
                     ready += 1;
                 }
-                Standing::Starting(_) | Standing::Reserved => index += 1,
+                Standing::Starting(..) | Standing::Reserved => index += 1,
                 _ => {
                     self.starting.swap_remove(index);
                 }
@@ -321,19 +321,23 @@ impl Pool {
         self.fell(|_| true).into_iter().map(|(_, pid)| pid).collect()
     }
 
-    /// Retiring workers whose time is over are to be killed now.
+    /// Workers whose time for getting ready, or for leaving, is over are to be killed now.
     pub fn fell_overdue(&mut self, now: Clock) -> Vec<(SlotIndex, Pid)> {
-        if self.retiring == 0 {
+        if self.next_start_deadline().is_none_or(|deadline| deadline > now) && self.retiring == 0 {
             return Vec::new();
         }
-        self.fell(|standing| matches!(standing, Standing::Retiring(_, leave) if leave.kill_at <= now))
+        self.fell(|standing| match standing {
+            Standing::Starting(_, deadline) => deadline <= now,
+            Standing::Retiring(_, leave) => leave.kill_at <= now,
+            _ => false,
+        })
     }
 
     fn fell(&mut self, chosen: impl Fn(Standing) -> bool) -> Vec<(SlotIndex, Pid)> {
         let mut felled = Vec::new();
         for index in (0..self.entries.len() as u32).map(SlotIndex) {
             let standing = self.entries[index.0 as usize].standing;
-            if let Standing::Starting(pid) | Standing::Ready(pid) | Standing::Retiring(pid, _) = standing
+            if let Standing::Starting(pid, _) | Standing::Ready(pid) | Standing::Retiring(pid, _) = standing
                 && chosen(standing)
             {
                 self.stand(index, Standing::Killed(pid));
@@ -359,15 +363,23 @@ impl Pool {
         pressed
     }
 
-    /// When the next retiring worker is to be asked once more or killed.
+    /// When the next worker is to be asked once more or killed.
     pub fn next_deadline(&self) -> Option<Clock> {
-        if self.retiring == 0 {
-            return None;
-        }
-        let deadlines = self.entries.iter().filter_map(|entry| match entry.standing {
+        let leaving = |entry: &Entry| match entry.standing {
             Standing::Retiring(_, leave) => Some(leave.press_at.min(leave.kill_at)),
             _ => None,
-        });
+        };
+        let next_leaving =
+            if self.retiring > 0 { self.entries.iter().filter_map(leaving).min() } else { None };
+        next_leaving.into_iter().chain(self.next_start_deadline()).min()
+    }
+
+    fn next_start_deadline(&self) -> Option<Clock> {
+        let deadlines =
+            self.starting.iter().filter_map(|slot| match self.entries[slot.0 as usize].standing {
+                Standing::Starting(_, deadline) => Some(deadline),
+                _ => None,
+            });
         deadlines.min()
     }
 

@@ -464,7 +464,7 @@ fn a_worker_that_does_not_react_is_killed_and_replaced() {
     connection.expect_end();
     instance.wait_for_log("is asked to leave");
     instance.wait_for_log("never ends");
-    instance.wait_for_log("did not leave in time and is killed");
+    instance.wait_for_log("in time and is killed");
     let status = instance.wait_for_rest();
     assert_eq!(status["totals"]["recoveries"], 1, "{status}");
     assert_eq!(status["totals"]["crashes"], 0, "the supervisor felled it: {status}");

@@ -42,7 +42,7 @@ impl Supervisor {
             return;
         }
         self.template.does_well();
-        if let Some(ending) = self.pool.spawned(owner, pid) {
+        if let Some(ending) = self.pool.spawned(owner, pid, self.now() + LOAD_DEADLINE) {
             self.died(pid, ending);
         }
         self.note_ready_workers();

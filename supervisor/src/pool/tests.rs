@@ -1,6 +1,7 @@
 use super::*;
 
 const SECOND: Clock = Clock::from_secs(1);
+const LATE: Clock = Clock::from_secs(1000);
 const LEAVE: Leave = Leave { press_at: Clock::MAX, kill_at: SECOND };
 const SEGV: Ending = Ending::Killed(11);
 const LEFT: Ending = Ending::Exited(0);
@@ -18,7 +19,7 @@ impl Scene {
 
     fn starting(&mut self, pid: i32) -> Owner {
         let owner = self.pool.reserve(&self.region, 1).unwrap();
-        assert_eq!(self.pool.spawned(owner, Pid(pid)), None);
+        assert_eq!(self.pool.spawned(owner, Pid(pid), LATE), None);
         owner
     }
 
@@ -105,12 +106,12 @@ fn a_death_may_come_before_the_reply_that_names_it() {
     let mut scene = Scene::new();
     let owner = scene.pool.reserve(&scene.region, 1).unwrap();
     assert_eq!(scene.died(100, SEGV), Death::Unknown);
-    assert_eq!(scene.pool.spawned(owner, Pid(100)), Some(SEGV));
+    assert_eq!(scene.pool.spawned(owner, Pid(100), LATE), Some(SEGV));
     assert_eq!(scene.died(100, SEGV), Death::Young(None));
     // Deaths while nobody is promised a slot are nobody's, and their pids may come back.
     assert_eq!(scene.died(101, SEGV), Death::Unknown);
     let owner = scene.pool.reserve(&scene.region, 1).unwrap();
-    assert_eq!(scene.pool.spawned(owner, Pid(101)), None);
+    assert_eq!(scene.pool.spawned(owner, Pid(101), LATE), None);
 }
 
 #[test]
@@ -207,4 +208,16 @@ fn a_request_that_takes_too_long_is_found() {
     scene.region.slot(owners[2].slot).unwrap().since_ms.store(u64::MAX, SeqCst);
     assert_eq!(scene.pool.overdue(&scene.region, 5_000, 3_000, SECOND).0, []);
     assert!(!scene.pool.is_at_rest(&scene.region), "one is dying");
+}
+
+#[test]
+fn who_does_not_get_ready_is_killed() {
+    let mut scene = Scene::new();
+    let owner = scene.pool.reserve(&scene.region, 1).unwrap();
+    assert_eq!(scene.pool.spawned(owner, Pid(100), SECOND), None);
+    assert_eq!(scene.pool.next_deadline(), Some(SECOND));
+    assert_eq!(scene.pool.fell_overdue(SECOND / 2), []);
+    assert_eq!(scene.pool.fell_overdue(SECOND), [(owner.slot, Pid(100))]);
+    assert_eq!(scene.died(100, Ending::Killed(9)), Death::Young(None));
+    assert!(scene.pool.is_empty());
 }
