@@ -149,7 +149,8 @@ impl Supervisor {
             children::kill(pid);
             let doing = self.region.slot(slot).map(common::layout::Slot::doing).unwrap_or_default();
             let what = if doing.is_empty() { String::new() } else { format!(" (it is at {doing:?})") };
-            self.overdue_log.warn(now, || format!("worker {pid}{what} did not get ready or leave in time and is killed"));
+            self.overdue_log
+                .warn(now, || format!("worker {pid}{what} did not get ready or leave in time and is killed"));
         }
     }
 }
