@@ -34,7 +34,7 @@ commas between them) and in the file that --config names (read_timeout = \"3s\";
 them). The command line comes first, then the environment, then the file, then the default.
 
 HUP and `supervisor reload` read the file again. What they change at once: users, latency, access_log, read_timeout,
-grace, log_level; a change of anything else waits for the next start, and the log says so. USR1 opens log and
+request_timeout, max_requests, idle_exit, grace, log_level; a change of anything else waits for the next start, and the log says so. USR1 opens log and
 access log again. TERM and INT drain and stop, QUIT stops now, TTIN and TTOU want a worker more or less.
 
 Exit codes: 0 success, 1 failure while running, 2 usage or configuration, 3 another instance owns the run directory or
@@ -125,20 +125,19 @@ enum SyncPolicy {
 #[derive(Debug, Args)]
 pub struct Options {
     /// Workers of a fixed pool [default without any option about the pool: 1000]
-    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..),
-        conflicts_with_all = ["min_workers", "max_workers", "min_spare", "max_spare"])]
+    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     workers: Option<u32>,
     /// Dynamic pool: workers at least [default: 5, or all if there are fewer]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..), conflicts_with = "workers")]
     min_workers: Option<u32>,
     /// Dynamic pool: workers at most [default: 1000]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..), conflicts_with = "workers")]
     max_workers: Option<u32>,
     /// Dynamic pool: with fewer workers waiting for a connection, more are started at once [default: 5]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..), conflicts_with = "workers")]
     min_spare: Option<u32>,
     /// Dynamic pool: with more workers waiting for a connection for two seconds, the others leave [default: 20, or twice --min-spare]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..), conflicts_with = "workers")]
     max_spare: Option<u32>,
     /// How long a worker may take for a request, until it is asked and then made to leave; 0 = for ever
     #[arg(long, value_name = "D", default_value = "0")]

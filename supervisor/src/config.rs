@@ -27,13 +27,14 @@ mod file;
 const PREFIX: &str = "HOLDFAST_";
 
 /// Options that reload reads again; any other keeps the value with which the instance was started.
-const READ_AGAIN: [&str; 8] = [
+const READ_AGAIN: [&str; 9] = [
     "users",
     "latency",
     "access-log",
     "read-timeout",
     "request-timeout",
     "max-requests",
+    "idle-exit",
     "grace",
     "log-level",
 ];
@@ -130,7 +131,7 @@ impl Configuration {
         let prepared = Prepared::of(&self.options).map_err(|error| Error::usage(error.to_string()))?;
         prepared.check_files(&self.options)?;
         let listen: Vec<String> = prepared.listen.iter().map(Address::to_string).collect();
-        println!("The configuration is sound: {} on {}", self.options.pool()?, listen.join(", "));
+        println!("The configuration is sound: {} workers on {}", self.options.pool()?, listen.join(", "));
         Ok(())
     }
 }

@@ -56,11 +56,11 @@ fn nothing_lost(place: &Place, instance: &Instance, ledger: &Ledger) {
 #[test]
 fn pools_that_contradict_themselves_are_one_sentence() {
     let table: [(&[&str], &str); 6] = [
-        (&["--workers", "3", "--min-workers", "2"], "--min-workers"),
-        (&["--max-spare", "9", "-w", "3"], "fixed pool"),
+        (&["--workers", "3", "--min-workers", "2"], "cannot be used with"),
+        (&["--max-spare", "9", "-w", "3"], "cannot be used with"),
         (&["--min-workers", "9", "--max-workers", "3"], "--min-workers 9 is more than --max-workers 3"),
         (&["--min-spare", "9", "--max-spare", "3"], "--min-spare 9 is more than --max-spare 3"),
-        (&["--min-spare", "0"], "--min-spare 0"),
+        (&["--min-spare", "0"], "--min-spare"),
         (&["--max-workers", "60000"], "--max-workers 60000"),
     ];
     for (options, words) in table {
@@ -504,7 +504,7 @@ fn a_kept_connection_is_closed_when_it_pauses_or_goes_on_for_too_long() {
     while connection.try_send(b"arijort:more\n").is_ok() && matches!(connection.try_line(), Ok(Some(_))) {
         answered += 1;
     }
-    assert!((14..=18).contains(&answered), "{answered}");
+    assert!((14..=20).contains(&answered), "{answered}");
     instance.wait_for_rest();
     assert_eq!(instance.total("crashes"), 0);
     instance.stop();

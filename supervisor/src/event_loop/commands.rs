@@ -58,6 +58,7 @@ impl Supervisor {
         self.prepared.check_again(&options)?;
         self.listeners.set_timeout(options.read_timeout.limit().unwrap_or(NEVER))?;
         self.options = options;
+        self.next_request_due = self.now();
         Ok(())
     }
 

@@ -11,15 +11,6 @@ pub enum Shape {
     Dynamic(Bounds),
 }
 
-impl std::fmt::Display for Shape {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Fixed(workers) => write!(f, "{workers} workers"),
-            Self::Dynamic(bounds) => write!(f, "{} to {} workers", bounds.min_workers, bounds.max_workers),
-        }
-    }
-}
-
 /// The bounds of a dynamic pool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bounds {
@@ -140,6 +131,15 @@ impl Shape {
         match self {
             Self::Fixed(_) => "--workers",
             Self::Dynamic(_) => "--max-workers",
+        }
+    }
+}
+
+impl std::fmt::Display for Shape {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Fixed(workers) => write!(f, "{workers}"),
+            Self::Dynamic(bounds) => write!(f, "{} to {}", bounds.min_workers, bounds.max_workers),
         }
     }
 }
