@@ -64,7 +64,8 @@ fn reachable(region: &Region) -> Result<BTreeMap<u64, u32>, String> {
             continue;
         }
         let visit = |offset: common::ids::Offset| {
-            twice = twice.or(reached.insert(offset.0, handle.index).map(|other| (offset.0, other, handle.index)));
+            twice =
+                twice.or(reached.insert(offset.0, handle.index).map(|other| (offset.0, other, handle.index)));
         };
         common::objects::map::blocks(region, handle, kind, visit)
             .map_err(|error| format!("the blocks of object {}: {error}", handle.index))?;
@@ -108,7 +109,8 @@ fn at_rest(region: &Region) -> Result<(), String> {
             return Err(format!("slot {index} is not at rest"));
         }
         let Some(tally) = region.tally(index) else { continue };
-        let loads = |words: &[std::sync::atomic::AtomicU64; 2]| [words[0].load(Relaxed), words[1].load(Relaxed)];
+        let loads =
+            |words: &[std::sync::atomic::AtomicU64; 2]| [words[0].load(Relaxed), words[1].load(Relaxed)];
         if tally.cells.iter().any(|cell| loads(&cell.counted) != loads(&cell.published)) {
             return Err(format!("slot {index} has counted for a user what it does not show"));
         }

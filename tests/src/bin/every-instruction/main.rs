@@ -5,7 +5,7 @@
 //!
 //! In reading order: what is proved ([`shop`], [`operations`]), how its images are got ([`tracee`], [`watch`],
 //! [`images`]), how they are tried ([`arena`], [`model`], [`accounting`], [`sleepers`], [`trial`]), and the whole
-//! ([`proof`], [`program`]).
+//! ([`proof`], [`pairs`], [`planted`], [`program`]).
 
 #[cfg(target_arch = "x86_64")]
 mod program;
@@ -42,6 +42,12 @@ mod trial;
 
 #[cfg(target_arch = "x86_64")]
 mod proof;
+
+#[cfg(target_arch = "x86_64")]
+mod pairs;
+
+#[cfg(target_arch = "x86_64")]
+mod planted;
 
 #[cfg(target_arch = "x86_64")]
 fn main() -> std::process::ExitCode {

@@ -79,17 +79,18 @@ impl Model {
     /// Where this one and another differ first, for people.
     pub fn difference(&self, other: &Self) -> String {
         let names = |folders: &Folders| -> Vec<String> {
-            let objects = folders.iter().flat_map(|(folder, objects)| {
-                objects.keys().map(move |name| format!("{folder}/{name}"))
-            });
+            let objects = folders
+                .iter()
+                .flat_map(|(folder, objects)| objects.keys().map(move |name| format!("{folder}/{name}")));
             objects.collect()
         };
         if names(&self.folders) != names(&other.folders) {
             return format!("objects {:?}, not {:?}", names(&self.folders), names(&other.folders));
         }
-        let ours = self.folders.iter().flat_map(|(folder, objects)| {
-            objects.iter().map(move |(name, content)| (folder, name, content))
-        });
+        let ours = self
+            .folders
+            .iter()
+            .flat_map(|(folder, objects)| objects.iter().map(move |(name, content)| (folder, name, content)));
         for (folder, name, content) in ours {
             let others = &other.folders[folder][name];
             if content != others {
@@ -116,7 +117,8 @@ impl Content {
         };
         let keys = ours.keys().chain(theirs.keys());
         let different = keys.filter(|&key| ours.get(key) != theirs.get(key));
-        let shown = |entry: Option<&Vec<u8>>| entry.map_or("nothing".to_owned(), |value| format!("{value:x?}"));
+        let shown =
+            |entry: Option<&Vec<u8>>| entry.map_or("nothing".to_owned(), |value| format!("{value:x?}"));
         let texts = different.take(2).map(|key| {
             format!("{}: {}, not {}", key.escape_ascii(), shown(ours.get(key)), shown(theirs.get(key)))
         });

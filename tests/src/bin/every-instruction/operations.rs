@@ -45,6 +45,10 @@ pub struct Operation {
     pub error: Option<TxnError>,
     /// Whether rivals are of interest also in the short form.
     pub contended: bool,
+    /// Whether further transactions follow the one that decides: they free what was deleted.
+    pub goes_on: bool,
+    /// Whether it has a record in the journal.
+    pub records: bool,
     /// So long that the short form leaves it out.
     pub long: bool,
 }
@@ -56,6 +60,8 @@ const CHANGE: Operation = Operation {
     effect: |_| {},
     error: None,
     contended: false,
+    goes_on: false,
+    records: false,
     long: false,
 };
 
@@ -209,6 +215,7 @@ fn deletions() -> Vec<Operation> {
             name: "delete a map with entries",
             act: Act::Change(|txn, shop| txn.delete(shop.folder, "stock").map(drop)),
             effect: |model| drop(shop_of(model).remove("stock")),
+            goes_on: true,
             contended: true,
             ..CHANGE
         },
@@ -217,6 +224,7 @@ fn deletions() -> Vec<Operation> {
             prepare: |arena| fill_stock_to(arena, 530),
             act: Act::Change(|txn, shop| txn.delete(shop.folder, "stock").map(drop)),
             effect: |model| drop(shop_of(model).remove("stock")),
+            goes_on: true,
             long: true,
             ..CHANGE
         },
@@ -230,6 +238,7 @@ fn deletions() -> Vec<Operation> {
             name: "delete a folder",
             act: Act::Change(|txn, _| txn.delete_folder("void").map(drop)),
             effect: |model| drop(model.folders.remove("void")),
+            goes_on: true,
             ..CHANGE
         },
     ]
@@ -310,6 +319,7 @@ fn messages() -> Vec<Operation> {
             name: "a message of a user with a row",
             act: Act::Deed(|actor| message(actor, USER, |_, _| Ok(()))),
             effect: |model| record(model, USER),
+            records: true,
             ..CHANGE
         },
         Operation {
@@ -332,6 +342,7 @@ fn messages() -> Vec<Operation> {
                 model.map("users", &name).insert(b"zoe".into(), bytes.into());
                 record(model, "zoe");
             },
+            records: true,
             ..CHANGE
         },
         Operation {
@@ -347,6 +358,7 @@ fn messages() -> Vec<Operation> {
                 model.map("shop", "stock").remove(b"theirs".as_slice());
                 record(model, USER);
             },
+            records: true,
             ..CHANGE
         },
         Operation {
@@ -393,7 +405,8 @@ fn record(model: &mut Model, user: &str) {
 }
 
 fn stripe_of_zoe(model: &Model) -> String {
-    let has_zoe = |content: &Content| matches!(content, Content::Map(entries, _) if entries.contains_key(&b"zoe"[..]));
+    let has_zoe =
+        |content: &Content| matches!(content, Content::Map(entries, _) if entries.contains_key(&b"zoe"[..]));
     let users = &model.folders["users"];
     users.iter().find(|(_, content)| has_zoe(content)).map(|(name, _)| name.clone()).unwrap_or_default()
 }

@@ -4,12 +4,15 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use crate::operations::{self, Act, Operation};
+use crate::pairs;
+use crate::planted;
 use crate::proof::{Course, Depth, Tally, prove};
 
 const USAGE: &str = "every-instruction [--short] [--planted] [FILTER]
 Proves that a process may die at any instruction of any operation whose name contains FILTER.
   --short     samples: less than two minutes
-  --planted   plants mistakes, and proves that the proof finds them (needs the feature `planted`)";
+  --planted   plants the mistakes whose name contains FILTER, and proves that the proof finds each; needs a build
+              with the feature `planted`";
 
 /// What is asked for.
 #[derive(Debug, Default)]
@@ -44,7 +47,7 @@ fn place() -> PathBuf {
 pub fn run() -> ExitCode {
     let outcome = Options::read().and_then(|options| {
         pin()?;
-        prove_all(&options)
+        if options.planted { planted::find_all(&options.filter, first_failure) } else { prove_all(&options) }
     });
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -59,35 +62,59 @@ pub fn run() -> ExitCode {
 fn pin() -> Result<(), String> {
     let mut set = nix::sched::CpuSet::new();
     let here = nix::sched::sched_getcpu().unwrap_or(0);
-    set.set(here).and_then(|()| nix::sched::sched_setaffinity(nix::unistd::Pid::from_raw(0), &set))
+    set.set(here)
+        .and_then(|()| nix::sched::sched_setaffinity(nix::unistd::Pid::from_raw(0), &set))
         .map_err(|error| format!("cannot stay on one processor: {error}"))
 }
 
 fn prove_all(options: &Options) -> Result<(), String> {
     let mut failures = 0;
     let mut sum = Tally::default();
-    println!("{:<34}{:<14}{:>9}{:>8}{:>9}{:>12}{:>9}", "operation", "course", "steps", "images", "repairs", "steps", "images");
+    println!(
+        "{:<34}{:<14}{:>9}{:>8}{:>9}{:>12}{:>9}",
+        "operation", "course", "steps", "images", "repairs", "steps", "images"
+    );
     for operation in operations::all() {
         if !operation.name.contains(&options.filter) || options.short && operation.long {
             continue;
         }
         for course in courses(&operation, options.short) {
-            let began = std::time::Instant::now();
             let outcome = prove(&place(), &operation, course, depth(options.short));
             failures += u32::from(outcome.is_err());
             print_row(&operation, course, &outcome);
-            if std::env::var_os("TIMES").is_some() { println!("   {:?}", began.elapsed()); }
-            if let Ok(tally) = outcome {
-                sum.steps += tally.steps;
-                sum.images += tally.images;
-                sum.repairs += tally.repairs;
-                sum.repair_steps += tally.repair_steps;
-                sum.repair_images += tally.repair_images;
-            }
+            sum.add(&outcome.unwrap_or_default());
         }
     }
     println!("{}", columns("all", "", &sum));
+    for (name, pair) in pairs::ALL.iter().filter(|(name, _)| name.contains(&options.filter)) {
+        match pair(&place()) {
+            Ok(steps) => println!("{name:<48}{steps:>9}  as it should be"),
+            Err(error) => {
+                failures += 1;
+                println!("{name:<48} FAILED: {error}");
+            }
+        }
+    }
     if failures == 0 { Ok(()) } else { Err(format!("{failures} proofs have failed")) }
+}
+
+/// The first proof that fails, and how: of two processes, then of what contains every kind of step.
+fn first_failure() -> Option<String> {
+    for (name, pair) in pairs::ALL {
+        if let Err(error) = pair(&place()) {
+            return Some(format!("{name}: {error}"));
+        }
+    }
+    let rich = operations::all().into_iter().filter(|operation| operation.contended || operation.records);
+    for (number, operation) in rich.enumerate() {
+        let courses = if number == 0 { &[Course::Commit, Course::Awaited][..] } else { &[Course::Commit] };
+        for course in courses {
+            if let Err(error) = prove(&place(), &operation, *course, depth(true)) {
+                return Some(format!("{} ({course}): {error}", operation.name));
+            }
+        }
+    }
+    None
 }
 
 fn depth(short: bool) -> Depth {
@@ -96,7 +123,9 @@ fn depth(short: bool) -> Depth {
 
 fn courses(operation: &Operation, short: bool) -> Vec<Course> {
     let mut courses = vec![Course::Commit];
-    if let Act::Change(_) = operation.act && operation.error.is_none() {
+    if let Act::Change(_) = operation.act
+        && operation.error.is_none()
+    {
         courses.push(Course::RollBack);
         if operation.contended || !short {
             courses.extend([Course::Awaited, Course::Held]);
@@ -109,15 +138,8 @@ fn courses(operation: &Operation, short: bool) -> Vec<Course> {
 }
 
 fn print_row(operation: &Operation, course: Course, outcome: &Result<Tally, String>) {
-    let course = match course {
-        Course::Commit => "commit",
-        Course::RollBack => "roll back",
-        Course::Held => "lock held",
-        Course::HeldTooLong => "held too long",
-        Course::Awaited => "lock awaited",
-    };
     match outcome {
-        Ok(tally) => println!("{}", columns(operation.name, course, tally)),
+        Ok(tally) => println!("{}", columns(operation.name, &course.to_string(), tally)),
         Err(error) => println!("{:<34}{course:<14} FAILED: {error}", operation.name),
     }
 }

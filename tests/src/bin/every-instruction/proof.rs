@@ -33,6 +33,18 @@ pub enum Course {
     Awaited,
 }
 
+impl std::fmt::Display for Course {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            Self::Commit => "commit",
+            Self::RollBack => "roll back",
+            Self::Held => "lock held",
+            Self::HeldTooLong => "held too long",
+            Self::Awaited => "lock awaited",
+        })
+    }
+}
+
 /// How thoroughly.
 #[derive(Clone, Copy, Debug)]
 pub struct Depth {
@@ -56,6 +68,17 @@ pub struct Tally {
     pub repair_images: usize,
 }
 
+impl Tally {
+    /// Adds another's.
+    pub fn add(&mut self, other: &Self) {
+        self.steps += other.steps;
+        self.images += other.images;
+        self.repairs += other.repairs;
+        self.repair_steps += other.repair_steps;
+        self.repair_images += other.repair_images;
+    }
+}
+
 /// Proves one operation in one course.
 pub fn prove(place: &Path, operation: &Operation, course: Course, depth: Depth) -> Result<Tally, String> {
     let directory = tempfile::tempdir_in(place).map_err(|error| error.to_string())?;
@@ -63,7 +86,7 @@ pub fn prove(place: &Path, operation: &Operation, course: Course, depth: Depth) 
     let checked = Arena::new(directory.path(), "checked")?;
     shop::furnish(&traced)?;
     (operation.prepare)(&traced)?;
-    let before = Model::read(&traced)?;
+    let (before, away) = (Model::read(&traced)?, shop::away(&traced.region)?);
     let mut after = before.clone();
     if course != Course::RollBack && course != Course::HeldTooLong && operation.error.is_none() {
         (operation.effect)(&mut after);
@@ -82,7 +105,8 @@ pub fn prove(place: &Path, operation: &Operation, course: Course, depth: Depth) 
     };
     let reel = record(&tracee, &traced, &base, &begun, depth.every_prefix, &disturbance)?;
     drop(tracee);
-    let court = Court { arena: &checked, base: &base, before, after: after.recount() };
+    let (after, goes_on) = (after.recount(), operation.goes_on);
+    let court = Court { arena: &checked, base: &base, before, after, away, goes_on };
     let verdicts = try_all(&court, &reel, course)?;
     let mut tally = Tally { steps: reel.steps, images: reel.images.len(), ..Tally::default() };
     try_repairs(&court, &traced, &reel, verdicts, depth, &mut tally)?;
@@ -128,7 +152,8 @@ fn try_all(court: &Court<'_>, reel: &Reel, course: Course) -> Result<Vec<Verdict
     for (number, image) in reel.images.iter().enumerate() {
         let say = |error| format!("image {number} of {}: {error}", reel.images.len());
         let verdict = court.judge(image, company).map_err(say)?;
-        let again = court.judge(image, Company::Survivor).map_err(|error| say(format!("survived: {error}")))?;
+        let again =
+            court.judge(image, Company::Survivor).map_err(|error| say(format!("survived: {error}")))?;
         if again != verdict {
             return Err(say("whether it is committed depends on others".to_owned()));
         }
@@ -159,7 +184,8 @@ fn try_repairs(
     if chosen.is_empty() {
         return Ok(());
     }
-    let mut known: HashMap<Image, Verdict> = reel.images.iter().cloned().zip(verdicts.iter().copied()).collect();
+    let mut known: HashMap<Image, Verdict> =
+        reel.images.iter().cloned().zip(verdicts.iter().copied()).collect();
     let repairer = Tracee::fork(|| repair_for_ever(traced))?;
     for (turn, number) in chosen.into_iter().enumerate() {
         let say = |error| format!("in the repair of image {number} of {}: {error}", reel.images.len());

@@ -113,10 +113,15 @@ fn settle(region: &Region, survivor: &mut Seat<'_>, actor: &mut Seat<'_>) -> Res
     remove(actor, shop, "brief")
 }
 
+/// The map that the survivor works at: it knows it from before.
+pub fn away(region: &Region) -> Result<Map, String> {
+    let folder = Folder::open(region, "far").map_err(|error| error.to_string())?;
+    folder.open_map(region, "away").map_err(|error| error.to_string())
+}
+
 /// What a survivor does before the actor is repaired: it allocates, frees and commits, at objects of its own, and needs
 /// no lock that the actor may have.
-pub fn survive(seat: &mut Seat<'_>) -> Result<(), TxnError> {
-    let away = Folder::open(seat.region(), "far")?.open_map(seat.region(), "away")?;
+pub fn survive(seat: &mut Seat<'_>, away: Map) -> Result<(), TxnError> {
     put(seat, away, "more 0", &[0xa0; SHORT])?;
     put(seat, away, "more 1", &[0xa1; SHORT])?;
     remove(seat, away, "away 0")?;
@@ -143,7 +148,9 @@ pub fn follow(seat: &mut Seat<'_>, model: &mut Model) -> Result<(), String> {
         for (name, _) in folder.list(region).map_err(|error| fail(&error))? {
             if let Ok(counter) = folder.open_counter(region, &name) {
                 let mut txn = seat.begin().map_err(|error| error.to_string())?;
-                txn.counter(counter).and_then(|mut counter| counter.add(3)).map_err(|error| error.to_string())?;
+                txn.counter(counter)
+                    .and_then(|mut counter| counter.add(3))
+                    .map_err(|error| error.to_string())?;
                 txn.commit().map_err(|error| error.to_string())?;
                 *model.counter(&folder_name, &name) += 3;
             } else if let Ok(map) = folder.open_map(region, &name) {

@@ -42,7 +42,8 @@ pub fn woken_by<T>(region: &Region, repair: impl FnOnce() -> T) -> Result<T, Str
 
 fn locks(region: &Region) -> Vec<&AtomicU64> {
     let held: Vec<u32> = region.slot(ACTOR.slot).into_iter().flat_map(slots::held).collect();
-    let objects = (0..region.geometry().object_count).filter_map(|index| Some((index, region.object(index)?)));
+    let objects =
+        (0..region.geometry().object_count).filter_map(|index| Some((index, region.object(index)?)));
     let his = objects.filter(|(index, object)| {
         held.contains(index) || lock::names(object.lock.load(Relaxed), lock::tag(ACTOR))
     });

@@ -88,7 +88,8 @@ impl Tracee {
 
     /// What it will execute next.
     pub fn next(&self) -> Result<Next, String> {
-        let registers = ptrace::getregs(self.pid).map_err(|error| format!("cannot read registers: {error}"))?;
+        let registers =
+            ptrace::getregs(self.pid).map_err(|error| format!("cannot read registers: {error}"))?;
         let code = registers.rip as *const [u8; 2];
         // SAFETY: the child was forked and has mapped no other code, so what it executes lies at the same place here.
         // An instruction of one byte is followed by others: no code ends within two bytes of a page's end.
@@ -107,7 +108,8 @@ impl Tracee {
     fn read_memory(&self, from: u64, bytes: &mut [u8]) -> Result<(), String> {
         let length = bytes.len();
         let there = nix::sys::uio::RemoteIoVec { base: from as usize, len: length };
-        let read = nix::sys::uio::process_vm_readv(self.pid, &mut [std::io::IoSliceMut::new(bytes)], &[there]);
+        let read =
+            nix::sys::uio::process_vm_readv(self.pid, &mut [std::io::IoSliceMut::new(bytes)], &[there]);
         if read == Ok(length) { Ok(()) } else { Err(format!("cannot read what it writes: {read:?}")) }
     }
 

@@ -3,7 +3,7 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
-use common::objects::Kind;
+use common::objects::{Kind, Map};
 use common::region::Region;
 use common::undo::{LogState, UndoLog};
 use recovery::repair::Repairer;
@@ -39,6 +39,10 @@ pub struct Court<'a> {
     pub base: &'a [u64],
     pub before: Model,
     pub after: Model,
+    /// What the survivor works at.
+    pub away: Map,
+    /// Whether other transactions follow the one that decides.
+    pub goes_on: bool,
 }
 
 /// What readers see before the repair.
@@ -59,7 +63,7 @@ impl Court<'_> {
         let mut expected = [self.before.clone(), self.after.clone()];
         if company == Company::Survivor {
             let mut seat = self.arena.seat(SURVIVOR_AGAIN)?;
-            shop::survive(&mut seat).map_err(|error| format!("a survivor: {error}"))?;
+            shop::survive(&mut seat, self.away).map_err(|error| format!("a survivor: {error}"))?;
             seat.leave();
             expected = expected.map(shop::survived);
         }
@@ -105,6 +109,7 @@ impl Court<'_> {
         match log.state()? {
             LogState::Freeing => Some(Verdict::After),
             LogState::Active if whole => Some(Verdict::After),
+            LogState::Active if self.goes_on => None,
             LogState::Active => Some(Verdict::Before),
             // With the log empty a message is there if its record is.
             LogState::Empty if whole => Some(Verdict::After),
