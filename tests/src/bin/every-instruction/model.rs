@@ -41,7 +41,7 @@ impl Model {
         let region = &arena.region;
         Ok(Self {
             folders: folders(region)?,
-            users: tally::totals(region).map_err(|error| error.to_string())?,
+            users: tally::totals(region).map_err(|error| error.to_string())?.users,
             counters: region.slots().map(|(_, slot)| values(&slot.published)).collect(),
             records: records(&arena.journal())?,
         })
