@@ -12,34 +12,36 @@ use crate::tracee::{Next, Tracee, mark};
 
 /// Every pair.
 pub const ALL: [(&str, Pair); 3] = [
-    ("a reader, and a writer in place", |place| read_beside(place, "wide", |_| 200)),
-    ("a reader, and a writer out of place", |place| read_beside(place, "long", |turn| 300 + turn % 2 * 10)),
-    ("a writer waits, the map is deleted", wait_for_deleted),
+    ("a reader, and a writer in place", |place, stops| read_beside(place, stops, "wide", |_| 200)),
+    ("a reader, and a writer out of place", |place, stops| {
+        read_beside(place, stops, "long", |turn| 300 + turn % 2 * 10)
+    }),
+    ("a writer waits, the map is deleted", |place, _| wait_for_deleted(place)),
 ];
 
-/// A pair; gives how many instructions were executed.
-pub type Pair = fn(&Path) -> Result<u64, String>;
+/// A pair, and after how many of its instructions at most one is stopped; gives how many were executed.
+pub type Pair = fn(&Path, usize) -> Result<u64, String>;
 
-/// A reader is stopped after each of its instructions, and the value is replaced, twice, so that the block that it was
-/// in is used again. What it reads must be one of the values.
-fn read_beside(place: &Path, key: &str, length: fn(usize) -> usize) -> Result<u64, String> {
+/// A reader is stopped after some number of instructions, and the value is replaced, twice, so that the block that it
+/// was in is used again. What it reads must be one of the values.
+fn read_beside(place: &Path, stops: usize, key: &str, length: fn(usize) -> usize) -> Result<u64, String> {
     let directory = tempfile::tempdir_in(place).map_err(|error| error.to_string())?;
     let arena = Arena::new(directory.path(), "pair")?;
     shop::furnish(&arena)?;
     let stock = Shop::open(&arena.region)?.stock;
     let mut writer = arena.seat(FOLLOWER)?;
     let reader = Tracee::fork(|| read_for_ever(&arena.region, stock, key))?;
-    let mut steps = 0;
-    for stop in 0.. {
-        let whole = advance(&reader, stop, &mut steps)?;
+    let undisturbed = advance(&reader, usize::MAX)?;
+    let mut steps = undisturbed as u64;
+    reader.go_on()?;
+    for stop in (0..=undisturbed).step_by((undisturbed / stops).max(1)) {
+        steps += advance(&reader, stop)? as u64;
         for turn in [stop * 2, stop * 2 + 1] {
             put(&mut writer, stock, key, &vec![turn as u8; length(turn)])
                 .map_err(|error| error.to_string())?;
         }
-        reader.go_on().map_err(|error| format!("a reader stopped after {stop} instructions: {error}"))?;
-        if whole {
-            break;
-        }
+        let read = reader.go_on();
+        read.map_err(|error| format!("a reader stopped after {stop} instructions: {error}"))?;
     }
     Ok(steps)
 }
@@ -54,17 +56,16 @@ fn read_for_ever(region: &Region, map: Map, key: &str) {
     }
 }
 
-/// Executes so many instructions, or all up to the next mark: whether that.
-fn advance(tracee: &Tracee, count: usize, steps: &mut u64) -> Result<bool, String> {
-    for _ in 0..count {
+/// Executes so many instructions, or as many as there are up to the next mark: how many.
+fn advance(tracee: &Tracee, count: usize) -> Result<usize, String> {
+    for done in 0..count {
         let next = tracee.next()?;
         if next == Next::Mark {
-            return Ok(true);
+            return Ok(done);
         }
         tracee.step(&next, &mut || ())?;
-        *steps += 1;
     }
-    Ok(false)
+    Ok(count)
 }
 
 /// A process sleeps until it gets the lock of a map. When it does, the map is not there any more.
