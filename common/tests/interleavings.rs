@@ -14,7 +14,7 @@ use shuttle::sync::{Arc, Condvar, Mutex};
 use shuttle::thread;
 
 /// Schedules that each test runs: drawn at random, and with few but well placed changes.
-const SCHEDULES: usize = 2000;
+const SCHEDULES: usize = 1000;
 const CHANGES: usize = 3;
 
 /// Longer than any test lasts.

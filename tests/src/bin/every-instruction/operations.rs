@@ -51,6 +51,8 @@ pub struct Operation {
     pub records: bool,
     /// So long that the short form leaves it out.
     pub long: bool,
+    /// Of how many images at most the repair is stepped through: some have a log that takes long.
+    pub nested: usize,
 }
 
 const CHANGE: Operation = Operation {
@@ -63,6 +65,7 @@ const CHANGE: Operation = Operation {
     goes_on: false,
     records: false,
     long: false,
+    nested: usize::MAX,
 };
 
 /// Every operation.
@@ -226,6 +229,7 @@ fn deletions() -> Vec<Operation> {
             effect: |model| drop(shop_of(model).remove("stock")),
             goes_on: true,
             long: true,
+            nested: 40,
             ..CHANGE
         },
         Operation {
@@ -259,6 +263,7 @@ fn failures() -> Vec<Operation> {
         Operation {
             name: "a log that is full",
             act: Act::Deed(overflow),
+            nested: 40,
             error: Some(TxnError::TooLarge),
             ..CHANGE
         },

@@ -94,6 +94,7 @@ pub fn prove(place: &Path, operation: &Operation, course: Course, depth: Depth) 
     if matches!(course, Course::Held | Course::HeldTooLong) {
         shop::hold(&traced)?;
     }
+    let depth = Depth { nested: depth.nested.min(operation.nested), ..depth };
     let tracee = Tracee::fork(|| live(&traced, operation, course))?;
     let base = traced.copy();
     checked.copy_from(&traced)?;
@@ -109,7 +110,7 @@ pub fn prove(place: &Path, operation: &Operation, course: Course, depth: Depth) 
     let court = Court { arena: &checked, base: &base, before, after, away, goes_on };
     let verdicts = try_all(&court, &reel, course)?;
     let mut tally = Tally { steps: reel.steps, images: reel.images.len(), ..Tally::default() };
-    try_repairs(&court, &traced, &reel, verdicts, depth, &mut tally)?;
+    try_repairs(&court, &traced, &reel, &verdicts, depth, &mut tally)?;
     Ok(tally)
 }
 
@@ -125,7 +126,11 @@ fn live(arena: &Arena, operation: &Operation, course: Course) {
                 let begun = actor.seat.begin();
                 begun.and_then(|mut txn| {
                     change(&mut txn, &shop)?;
-                    if course == Course::RollBack { Ok(drop(txn)) } else { txn.commit() }
+                    if course == Course::RollBack {
+                        drop(txn);
+                        return Ok(());
+                    }
+                    txn.commit()
                 })
             }
         })
@@ -175,7 +180,7 @@ fn try_repairs(
     court: &Court<'_>,
     traced: &Arena,
     reel: &Reel,
-    verdicts: Vec<Verdict>,
+    verdicts: &[Verdict],
     depth: Depth,
     tally: &mut Tally,
 ) -> Result<(), String> {

@@ -84,7 +84,7 @@ impl Court<'_> {
             seat.leave();
         }
         sound(region).map_err(|error| format!("afterwards: {error}"))?;
-        self.compare_afterwards(model.recount())?;
+        self.compare_afterwards(&model.recount())?;
         Ok(verdict)
     }
 
@@ -118,14 +118,13 @@ impl Court<'_> {
         }
     }
 
-    fn compare_afterwards(&self, expected: Model) -> Result<(), String> {
+    fn compare_afterwards(&self, expected: &Model) -> Result<(), String> {
         let model = Model::read(self.arena)?;
         let left = common::objects::all(&self.arena.region).any(|(_, kind, _)| kind == Kind::Dropping);
         if left {
             return Err("a deleted object was not freed".to_owned());
         }
-        // What was counted in a map's entry count only is in the difference, too.
-        if model == expected { Ok(()) } else { Err(format!("afterwards: {}", model.difference(&expected))) }
+        if model == *expected { Ok(()) } else { Err(format!("afterwards: {}", model.difference(expected))) }
     }
 }
 

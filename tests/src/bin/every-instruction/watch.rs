@@ -44,7 +44,10 @@ impl<'a> Watch<'a> {
     /// Looks at what operations change; whether something has.
     pub fn look(&mut self) -> bool {
         let ranges = std::mem::take(&mut self.ranges);
-        let changed = ranges.iter().fold(false, |changed, range| self.look_at(range.clone()) || changed);
+        let mut changed = false;
+        for range in &ranges {
+            changed |= self.look_at(range.clone());
+        }
         self.ranges = if changed { self.ranges_now() } else { ranges };
         changed
     }
@@ -82,8 +85,9 @@ impl<'a> Watch<'a> {
     fn ranges_now(&self) -> Vec<Range<usize>> {
         let region = &self.arena.region;
         let geometry = region.geometry();
-        let mut ranges = vec![0..size_of::<Header>() / 8];
+        let mut ranges = Vec::new();
         let mut add = |from: u64, bytes: u64| ranges.push(from as usize / 8..(from + bytes) as usize / 8);
+        add(0, size_of::<Header>() as u64);
         for Owner { slot: SlotIndex(slot), .. } in &self.owners {
             add(HEADER_SIZE + u64::from(*slot) * SLOT_SIZE, SLOT_SIZE);
             add(geometry.logs + u64::from(*slot) * UNDO_LOG_SIZE, UNDO_LOG_SIZE);
