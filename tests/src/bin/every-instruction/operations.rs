@@ -76,7 +76,7 @@ pub fn all() -> Vec<Operation> {
 fn puts() -> Vec<Operation> {
     vec![
         Operation {
-            name: "put a new key",
+            name: "put a new key, splitting buckets",
             act: Act::Change(|txn, shop| txn.map(shop.stock)?.put(b"plums", &[9; SHORT]).map(drop)),
             effect: |model| insert(model, "plums", &[9; SHORT]),
             contended: true,
@@ -102,15 +102,15 @@ fn puts() -> Vec<Operation> {
             ..CHANGE
         },
         Operation {
-            name: "put that splits a bucket",
-            prepare: |arena| fill_stock_to(arena, 8),
-            act: Act::Change(|txn, shop| txn.map(shop.stock)?.put(b"plums", &[9; SHORT]).map(drop)),
-            effect: |model| insert(model, "plums", &[9; SHORT]),
+            name: "put that splits no bucket",
+            act: Act::Change(|txn, shop| txn.map(shop.other)?.put(b"plums", &[9; SHORT]).map(drop)),
+            effect: |model| drop(model.map("shop", "other").insert(b"plums".into(), vec![9; SHORT])),
             ..CHANGE
         },
         Operation {
             name: "put that grows a directory level",
-            prepare: |arena| fill_stock_to(arena, 512),
+            // With one entry more it needs more buckets than one page has.
+            prepare: |arena| fill_stock_to(arena, 256),
             act: Act::Change(|txn, shop| txn.map(shop.stock)?.put(b"plums", &[9; SHORT]).map(drop)),
             effect: |model| insert(model, "plums", &[9; SHORT]),
             ..CHANGE
@@ -224,7 +224,7 @@ fn deletions() -> Vec<Operation> {
         },
         Operation {
             name: "delete a map of two levels",
-            prepare: |arena| fill_stock_to(arena, 530),
+            prepare: |arena| fill_stock_to(arena, 270),
             act: Act::Change(|txn, shop| txn.delete(shop.folder, "stock").map(drop)),
             effect: |model| drop(shop_of(model).remove("stock")),
             goes_on: true,

@@ -135,7 +135,7 @@ fn courses(operation: &Operation, short: bool) -> Vec<Course> {
         if operation.contended || !short {
             courses.extend([Course::Awaited, Course::Held]);
         }
-        if operation.name == "put a new key" {
+        if operation.name == "put in place" {
             courses.push(Course::HeldTooLong);
         }
     }
