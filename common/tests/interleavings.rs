@@ -1,0 +1,240 @@
+//! Lock and sequence lock under a model checker: over words that it schedules, in thousands of interleavings. Its
+//! sleepers never look again by themselves, as real ones do after a while: a wake that is missing is a deadlock, which
+//! the checker reports.
+
+use std::time::Duration;
+
+use common::ids::{Generation, Owner, SlotIndex};
+use common::lock::{
+    WAITERS, Word, acquire, begin_change, end_change, names, read_once, release, release_dead, tag,
+};
+use common::sys::futex::Waited;
+use shuttle::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
+use shuttle::sync::{Arc, Condvar, Mutex};
+use shuttle::thread;
+
+/// Schedules that each test runs: drawn at random, and with few but well placed changes.
+const SCHEDULES: usize = 1000;
+const CHANGES: usize = 3;
+
+/// Longer than any test lasts.
+const PATIENCE: Duration = Duration::from_secs(3600);
+
+/// A word, and those who sleep on it.
+#[derive(Default)]
+struct Modelled {
+    value: Mutex<u64>,
+    bed: Condvar,
+}
+
+impl Modelled {
+    fn with<T>(&self, work: impl FnOnce(&mut u64) -> T) -> T {
+        work(&mut self.value.lock().unwrap())
+    }
+}
+
+impl Word for Modelled {
+    fn load(&self) -> u64 {
+        self.with(|value| *value)
+    }
+
+    fn store(&self, value: u64) {
+        self.with(|word| *word = value);
+    }
+
+    fn exchange(&self, from: u64, to: u64) -> bool {
+        self.with(|word| {
+            let same = *word == from;
+            *word = if same { to } else { *word };
+            same
+        })
+    }
+
+    fn swap(&self, to: u64) -> u64 {
+        self.with(|word| std::mem::replace(word, to))
+    }
+
+    /// As the kernel does it: it compares the lower half and falls asleep in one, and nothing but a wake ends that.
+    fn wait(&self, seen: u64, _limit: Duration) -> Waited {
+        let value = self.value.lock().unwrap();
+        if *value as u32 == seen as u32 {
+            drop(self.bed.wait(value).unwrap());
+        }
+        Waited::Woken
+    }
+
+    fn wake(&self) {
+        self.bed.notify_one();
+    }
+
+    fn release_fence() {}
+
+    fn acquire_fence() {}
+
+    fn pause() {
+        thread::yield_now();
+    }
+}
+
+fn owner(slot: u32) -> u64 {
+    tag(Owner { slot: SlotIndex(slot), generation: Generation(7) })
+}
+
+fn in_many_schedules(test: fn()) {
+    shuttle::check_random(test, SCHEDULES);
+    shuttle::check_pct(test, SCHEDULES, CHANGES);
+}
+
+/// A lock and whether somebody has it.
+#[derive(Default)]
+struct Room {
+    lock: Modelled,
+    inside: AtomicBool,
+}
+
+impl Room {
+    fn enter(&self, tag: u64) {
+        assert!(acquire(&self.lock, tag, PATIENCE));
+        assert!(!self.inside.swap(true, SeqCst), "two have the lock");
+        assert!(names(self.lock.load(), tag));
+    }
+
+    fn visit(&self, tag: u64) {
+        self.enter(tag);
+        self.inside.store(false, SeqCst);
+        release(&self.lock);
+    }
+}
+
+/// Starts visitors, who each want the lock more than once.
+fn visitors(room: &Arc<Room>, count: u32) -> Vec<thread::JoinHandle<()>> {
+    let visitor = |slot| {
+        let room = Arc::clone(room);
+        thread::spawn(move || (0..2).for_each(|_| room.visit(owner(slot))))
+    };
+    (1..=count).map(visitor).collect()
+}
+
+fn all_leave(visitors: Vec<thread::JoinHandle<()>>, room: &Room) {
+    visitors.into_iter().for_each(|visitor| visitor.join().unwrap());
+    assert_eq!(room.lock.load(), 0);
+}
+
+#[test]
+fn one_at_a_time_and_each_in_the_end() {
+    in_many_schedules(|| {
+        let room = Arc::new(Room::default());
+        all_leave(visitors(&room, 3), &room);
+    });
+}
+
+#[test]
+fn those_who_wait_for_a_dead_owner_get_the_lock() {
+    in_many_schedules(|| {
+        let room = Arc::new(Room::default());
+        room.enter(owner(9));
+        let visitors = visitors(&room, 3);
+        room.inside.store(false, SeqCst);
+        // It died with the lock, whoever waits by now.
+        release_dead(&room.lock, owner(9));
+        all_leave(visitors, &room);
+    });
+}
+
+#[test]
+fn an_owner_that_died_before_it_woke_anybody_is_made_up_for() {
+    in_many_schedules(|| {
+        let room = Arc::new(Room::default());
+        room.enter(owner(9));
+        let visitors = visitors(&room, 3);
+        thread::yield_now();
+        room.inside.store(false, SeqCst);
+        let _not_woken = room.lock.swap(0) & WAITERS;
+        release_dead(&room.lock, owner(9));
+        all_leave(visitors, &room);
+    });
+}
+
+#[test]
+fn a_waiter_that_dies_after_it_was_woken_is_made_up_for() {
+    in_many_schedules(|| {
+        let room = Arc::new(Room::default());
+        room.enter(owner(9));
+        let visitors = visitors(&room, 2);
+        let dying = {
+            let room = Arc::clone(&room);
+            // It sleeps once, and dies when it is woken: it takes the wake along. Its held list names the lock.
+            thread::spawn(move || {
+                let seen = room.lock.load();
+                if seen != 0 && (seen & WAITERS != 0 || room.lock.exchange(seen, seen | WAITERS)) {
+                    room.lock.wait(seen | WAITERS, PATIENCE);
+                }
+                release_dead(&room.lock, owner(8));
+            })
+        };
+        room.inside.store(false, SeqCst);
+        release(&room.lock);
+        all_leave(visitors, &room);
+        // Whoever slept last may have slept with nobody left to wake it; only the dying one does not take the lock.
+        room.lock.wake();
+        dying.join().unwrap();
+    });
+}
+
+/// Two words that are always the same, but while they are changed.
+#[derive(Default)]
+struct Pair {
+    seq: Modelled,
+    words: [AtomicU64; 2],
+}
+
+impl Pair {
+    fn change(&self) {
+        begin_change(&self.seq);
+        self.words.iter().for_each(|word| word.store(word.load(SeqCst) + 1, SeqCst));
+        end_change(&self.seq);
+    }
+
+    fn read(&self) -> Option<[u64; 2]> {
+        read_once(&self.seq, || [0, 1].map(|index| self.words[index].load(SeqCst)))
+    }
+}
+
+#[test]
+fn readers_never_see_a_mixture() {
+    in_many_schedules(|| {
+        let pair = Arc::new(Pair::default());
+        let reader = {
+            let pair = Arc::clone(&pair);
+            thread::spawn(move || {
+                for [one, other] in (0..8).filter_map(|_| pair.read()) {
+                    assert_eq!(one, other);
+                }
+            })
+        };
+        (0..4).for_each(|_| pair.change());
+        reader.join().unwrap();
+        assert_eq!(pair.read(), Some([4, 4]));
+    });
+}
+
+#[test]
+fn what_a_dead_writer_left_is_read_after_its_repair_only() {
+    in_many_schedules(|| {
+        let pair = Arc::new(Pair::default());
+        let reader = {
+            let pair = Arc::clone(&pair);
+            thread::spawn(move || {
+                for [one, other] in (0..8).filter_map(|_| pair.read()) {
+                    assert_eq!([one, other], [0, 0]);
+                }
+            })
+        };
+        // It dies between its two words. Repair undoes the first, and lets the sequence word go forward.
+        begin_change(&pair.seq);
+        pair.words[0].store(1, SeqCst);
+        pair.words[0].store(0, SeqCst);
+        end_change(&pair.seq);
+        reader.join().unwrap();
+    });
+}

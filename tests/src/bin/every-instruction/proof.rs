@@ -1,0 +1,232 @@
+//! The proof of one operation: it is stepped through, every image that it leaves is tried, and so is every image that a
+//! repair of such an image leaves.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::rc::Rc;
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
+
+use common::lock::{self, WAITERS};
+use common::txn::TxnError;
+use recovery::repair::Repairer;
+
+use crate::arena::{ACTOR, Arena};
+use crate::images::{Disturbance, Image, Reel, record};
+use crate::model::Model;
+use crate::operations::{Act, Actor, Operation};
+use crate::shop::{self, Shop};
+use crate::tracee::{Tracee, mark};
+use crate::trial::{Company, Court, Verdict};
+
+/// How an operation goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Course {
+    /// It is committed.
+    Commit,
+    /// Its transaction is dropped.
+    RollBack,
+    /// Another holds a lock that it wants, and gives it back while it sleeps.
+    Held,
+    /// Another holds that lock for longer than it waits.
+    HeldTooLong,
+    /// Others wait for what it holds.
+    Awaited,
+}
+
+impl std::fmt::Display for Course {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            Self::Commit => "commit",
+            Self::RollBack => "roll back",
+            Self::Held => "lock held",
+            Self::HeldTooLong => "held too long",
+            Self::Awaited => "lock awaited",
+        })
+    }
+}
+
+/// How thoroughly.
+#[derive(Clone, Copy, Debug)]
+pub struct Depth {
+    /// Of how many images the repair is stepped through.
+    pub nested: usize,
+    /// Whether every beginning of what is written into the journal is tried.
+    pub every_prefix: bool,
+}
+
+/// What was done.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Tally {
+    /// Instructions of the operation.
+    pub steps: u64,
+    /// Distinct images.
+    pub images: usize,
+    /// Repairs that were stepped through, and their instructions.
+    pub repairs: usize,
+    pub repair_steps: u64,
+    /// Distinct images of those, beside the operation's own.
+    pub repair_images: usize,
+}
+
+impl Tally {
+    /// Adds another's.
+    pub fn add(&mut self, other: &Self) {
+        self.steps += other.steps;
+        self.images += other.images;
+        self.repairs += other.repairs;
+        self.repair_steps += other.repair_steps;
+        self.repair_images += other.repair_images;
+    }
+}
+
+/// Proves one operation in one course.
+pub fn prove(place: &Path, operation: &Operation, course: Course, depth: Depth) -> Result<Tally, String> {
+    let directory = tempfile::tempdir_in(place).map_err(|error| error.to_string())?;
+    let traced = Arena::new(directory.path(), "traced")?;
+    let checked = Arena::new(directory.path(), "checked")?;
+    shop::furnish(&traced)?;
+    (operation.prepare)(&traced)?;
+    let (before, away) = (Model::read(&traced)?, shop::away(&traced.region)?);
+    let mut after = before.clone();
+    if course != Course::RollBack && course != Course::HeldTooLong && operation.error.is_none() {
+        (operation.effect)(&mut after);
+    }
+    if matches!(course, Course::Held | Course::HeldTooLong) {
+        shop::hold(&traced)?;
+    }
+    let depth = Depth { nested: depth.nested.min(operation.nested), ..depth };
+    let tracee = Tracee::fork(|| live(&traced, operation, course))?;
+    let base = traced.copy();
+    checked.copy_from(&traced)?;
+    let begun = Image { delta: Vec::new(), journal: Rc::new(traced.journal()) };
+    let let_go = |arena: &Arena| drop(shop::let_go(arena));
+    let disturbance = Disturbance {
+        after_change: (course == Course::Awaited).then_some(&await_locks),
+        while_waiting: (course == Course::Held).then_some(&let_go),
+    };
+    let reel = record(&tracee, &traced, &base, &begun, depth.every_prefix, &disturbance)?;
+    drop(tracee);
+    let (after, goes_on) = (after.recount(), operation.goes_on);
+    let court = Court { arena: &checked, base: &base, before, after, away, goes_on };
+    let verdicts = try_all(&court, &reel, course)?;
+    let mut tally = Tally { steps: reel.steps, images: reel.images.len(), ..Tally::default() };
+    try_repairs(&court, &traced, &reel, &verdicts, depth, &mut tally)?;
+    Ok(tally)
+}
+
+/// The actor's life, in a child.
+fn live(arena: &Arena, operation: &Operation, course: Course) {
+    let done = || -> Result<Result<(), TxnError>, String> {
+        let shop = Shop::open(&arena.region)?;
+        let mut actor = Actor { arena, seat: arena.seat(ACTOR)?, shop };
+        Ok(match operation.act {
+            Act::Deed(deed) => deed(&mut actor),
+            Act::Change(change) => {
+                mark();
+                let begun = actor.seat.begin();
+                begun.and_then(|mut txn| {
+                    change(&mut txn, &shop)?;
+                    if course == Course::RollBack {
+                        drop(txn);
+                        return Ok(());
+                    }
+                    txn.commit()
+                })
+            }
+        })
+    };
+    let expected = if course == Course::HeldTooLong { Some(TxnError::Busy) } else { operation.error };
+    match done() {
+        Ok(outcome) if outcome.err() == expected => mark(),
+        Ok(outcome) => eprintln!("{}: it gave {outcome:?}", operation.name),
+        Err(error) => eprintln!("{}: {error}", operation.name),
+    }
+}
+
+/// Whoever waits for a lock says so in its word.
+fn await_locks(arena: &Arena) {
+    let objects = (0..arena.region.geometry().object_count).filter_map(|index| arena.region.object(index));
+    for object in objects.filter(|object| lock::names(object.lock.load(Relaxed), lock::tag(ACTOR))) {
+        object.lock.fetch_or(WAITERS, SeqCst);
+    }
+}
+
+fn try_all(court: &Court<'_>, reel: &Reel, course: Course) -> Result<Vec<Verdict>, String> {
+    let mut verdicts = Vec::new();
+    let company = if course == Course::Awaited { Company::Sleepers } else { Company::Alone };
+    for (number, image) in reel.images.iter().enumerate() {
+        let say = |error| format!("image {number} of {}: {error}", reel.images.len());
+        let verdict = court.judge(image, company).map_err(say)?;
+        let again =
+            court.judge(image, Company::Survivor).map_err(|error| say(format!("survived: {error}")))?;
+        if again != verdict {
+            return Err(say("whether it is committed depends on others".to_owned()));
+        }
+        verdicts.push(verdict);
+    }
+    let ordered: Vec<_> = reel.sequence.iter().map(|number| verdicts[*number]).collect();
+    if !ordered.is_sorted() {
+        return Err("what was committed is not any more".to_owned());
+    }
+    let last = if court.before == court.after { Verdict::Before } else { Verdict::After };
+    if ordered.first() != Some(&Verdict::Before) || ordered.last() != Some(&last) {
+        return Err("it does not begin before and end after".to_owned());
+    }
+    Ok(verdicts)
+}
+
+/// Steps through repairs, and tries what a death of the repairer leaves.
+fn try_repairs(
+    court: &Court<'_>,
+    traced: &Arena,
+    reel: &Reel,
+    verdicts: &[Verdict],
+    depth: Depth,
+    tally: &mut Tally,
+) -> Result<(), String> {
+    let stride = reel.images.len().div_ceil(depth.nested.max(1)).max(1);
+    let chosen: Vec<_> = (0..reel.images.len()).rev().step_by(stride).take(depth.nested).collect();
+    if chosen.is_empty() {
+        return Ok(());
+    }
+    let mut known: HashMap<Image, Verdict> =
+        reel.images.iter().cloned().zip(verdicts.iter().copied()).collect();
+    let repairer = Tracee::fork(|| repair_for_ever(traced))?;
+    for (turn, number) in chosen.into_iter().enumerate() {
+        let say = |error| format!("in the repair of image {number} of {}: {error}", reel.images.len());
+        let (image, verdict) = (&reel.images[number], verdicts[number]);
+        if turn > 0 {
+            repairer.go_on().map_err(say)?;
+        }
+        traced.restore(court.base, &image.delta);
+        traced.set_journal(&image.journal)?;
+        let inner = record(&repairer, traced, court.base, image, depth.every_prefix, &Disturbance::default());
+        let inner = inner.map_err(say)?;
+        tally.repairs += 1;
+        tally.repair_steps += inner.steps;
+        for (place, image) in inner.images.into_iter().enumerate() {
+            let inner_verdict = match known.get(&image) {
+                Some(verdict) => *verdict,
+                None => court
+                    .judge(&image, Company::Alone)
+                    .map_err(|error| say(format!("its image {place}: {error}")))?,
+            };
+            if inner_verdict != verdict {
+                return Err(say("a second repair decides otherwise".to_owned()));
+            }
+            known.insert(image, inner_verdict);
+        }
+    }
+    tally.repair_images = known.len() - reel.images.len();
+    Ok(())
+}
+
+fn repair_for_ever(arena: &Arena) {
+    loop {
+        mark();
+        if let Err(setback) = Repairer::new(&arena.region, &arena.spool).repair(ACTOR, true) {
+            eprintln!("a repair fails: {setback:?}");
+            return;
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! Sees after each instruction what of a region has changed.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::atomic::Ordering::Relaxed;
+
+use common::ids::{Owner, SlotIndex};
+use common::layout::{HEADER_SIZE, Header, SLOT_SIZE, Tally};
+use common::limits::{PAGE_SIZE, UNDO_LOG_SIZE};
+
+use crate::arena::{Arena, WORDS};
+
+/// So many pages that nobody has yet are watched with those that somebody has: a slab is prepared before it is taken.
+const AHEAD: u64 = 3;
+
+/// What differs from a base, by word.
+pub type Delta = Vec<(u32, u64)>;
+
+/// A region and what was last seen of it.
+pub struct Watch<'a> {
+    arena: &'a Arena,
+    owners: Vec<Owner>,
+    ranges: Vec<Range<usize>>,
+    base: &'a [u64],
+    seen: Vec<u64>,
+    delta: BTreeMap<u32, u64>,
+}
+
+impl<'a> Watch<'a> {
+    /// Looks at what these owners and everybody's tables hold. The region is as `base` with `delta` laid over it.
+    pub fn new(arena: &'a Arena, owners: &[Owner], base: &'a [u64], delta: &Delta) -> Self {
+        let seen = arena.copy();
+        let delta = delta.iter().copied().collect();
+        let mut watch = Self { arena, owners: owners.to_vec(), ranges: Vec::new(), base, seen, delta };
+        watch.ranges = watch.ranges_now();
+        watch
+    }
+
+    /// What differs from the base now.
+    pub fn delta(&self) -> Delta {
+        self.delta.iter().map(|(index, value)| (*index, *value)).collect()
+    }
+
+    /// Looks at what operations change; whether something has.
+    pub fn look(&mut self) -> bool {
+        let ranges = std::mem::take(&mut self.ranges);
+        let mut changed = false;
+        for range in &ranges {
+            changed |= self.look_at(range.clone());
+        }
+        self.ranges = if changed { self.ranges_now() } else { ranges };
+        changed
+    }
+
+    /// Looks at everything. An error where something has changed that [`Watch::look`] has missed.
+    pub fn look_everywhere(&mut self) -> Result<(), String> {
+        self.look();
+        let before: Vec<u64> = self.seen.clone();
+        if self.look_at(0..WORDS) {
+            let place = (0..WORDS).find(|&index| before[index] != self.seen[index]).unwrap_or_default();
+            return Err(format!("byte {} was changed, which nobody expected", place * 8));
+        }
+        Ok(())
+    }
+
+    fn look_at(&mut self, range: Range<usize>) -> bool {
+        let words = &self.arena.words()[range.clone()];
+        if !differs(words, &self.seen[range.clone()]) {
+            return false;
+        }
+        for (index, word) in range.zip(words) {
+            let value = word.load(Relaxed);
+            if value == std::mem::replace(&mut self.seen[index], value) {
+                continue;
+            }
+            if value == self.base[index] {
+                self.delta.remove(&(index as u32));
+            } else {
+                self.delta.insert(index as u32, value);
+            }
+        }
+        true
+    }
+
+    fn ranges_now(&self) -> Vec<Range<usize>> {
+        let region = &self.arena.region;
+        let geometry = region.geometry();
+        let mut ranges = Vec::new();
+        let mut add = |from: u64, bytes: u64| ranges.push(from as usize / 8..(from + bytes) as usize / 8);
+        add(0, size_of::<Header>() as u64);
+        for Owner { slot: SlotIndex(slot), .. } in &self.owners {
+            add(HEADER_SIZE + u64::from(*slot) * SLOT_SIZE, SLOT_SIZE);
+            add(geometry.logs + u64::from(*slot) * UNDO_LOG_SIZE, UNDO_LOG_SIZE);
+            add(region.tally_offset(SlotIndex(*slot)).0, size_of::<Tally>() as u64);
+        }
+        add(geometry.objects, geometry.heap - geometry.objects);
+        let mut ahead = 0;
+        for page in 0..geometry.page_count {
+            let owned = region.slab(page).is_some_and(|slab| slab.owner.load(Relaxed) != 0);
+            ahead += u64::from(!owned);
+            if owned || ahead <= AHEAD {
+                add(region.page_offset(page).0, PAGE_SIZE);
+            }
+        }
+        merge(ranges)
+    }
+}
+
+/// Neighbours become one: the fewer, the faster.
+fn merge(ranges: Vec<Range<usize>>) -> Vec<Range<usize>> {
+    let mut merged: Vec<Range<usize>> = Vec::new();
+    for range in ranges {
+        match merged.last_mut() {
+            Some(last) if last.end == range.start => last.end = range.end,
+            _ => merged.push(range),
+        }
+    }
+    merged
+}
+
+fn differs(words: &[std::sync::atomic::AtomicU64], seen: &[u64]) -> bool {
+    let (theirs, ours) = (words.as_ptr().cast(), seen.as_ptr().cast());
+    // SAFETY: both are as long as `words`. Every process that has the region mapped writable is stopped or is this one.
+    unsafe { nix::libc::memcmp(theirs, ours, size_of_val(words)) != 0 }
+}
