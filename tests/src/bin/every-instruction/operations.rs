@@ -73,10 +73,13 @@ pub fn all() -> Vec<Operation> {
     [puts(), removals(), counters(), creations(), deletions(), failures(), slabs(), messages()].concat()
 }
 
+/// Keys enough for buckets to be split that have entries.
+const PLUMS: [&str; 4] = ["plums", "damsons", "greengages", "mirabelles"];
+
 fn puts() -> Vec<Operation> {
     vec![
         Operation {
-            name: "put a new key, splitting buckets",
+            name: "put a new key",
             act: Act::Change(|txn, shop| txn.map(shop.stock)?.put(b"plums", &[9; SHORT]).map(drop)),
             effect: |model| insert(model, "plums", &[9; SHORT]),
             contended: true,
@@ -102,9 +105,13 @@ fn puts() -> Vec<Operation> {
             ..CHANGE
         },
         Operation {
-            name: "put that splits no bucket",
-            act: Act::Change(|txn, shop| txn.map(shop.other)?.put(b"plums", &[9; SHORT]).map(drop)),
-            effect: |model| drop(model.map("shop", "other").insert(b"plums".into(), vec![9; SHORT])),
+            name: "puts that split buckets",
+            prepare: |arena| fill_stock_to(arena, 12),
+            act: Act::Change(|txn, shop| {
+                let mut stock = txn.map(shop.stock)?;
+                PLUMS.iter().try_for_each(|key| stock.put(key.as_bytes(), &[9; SHORT]).map(drop))
+            }),
+            effect: |model| PLUMS.iter().for_each(|key| insert(model, key, &[9; SHORT])),
             ..CHANGE
         },
         Operation {
