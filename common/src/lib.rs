@@ -33,6 +33,8 @@ pub mod undo;
 
 pub mod heap;
 
+pub mod seat;
+
 pub mod txn;
 
 pub mod objects;

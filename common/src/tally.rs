@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use crate::ids::{Offset, SlotIndex};
 use crate::layout::{Cell, Tally};
 use crate::limits::{MAX_USER, USER_ROWS};
-use crate::objects::map::hash_of;
+use crate::objects::buckets::hash_of;
 use crate::objects::{Folder, Map, ReadError};
 use crate::region::Region;
 use crate::slots::Counter;

@@ -1,55 +1,20 @@
 //! Transactions: changes to what an owner has and to what it shares, wholly there or wholly not.
 
-use std::marker::PhantomData;
-use std::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
-use std::sync::atomic::{AtomicU64, compiler_fence};
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::{Acquire, Relaxed};
 use std::time::Duration;
 
-use crate::heap::{self, Cursor};
+use crate::heap;
 use crate::ids::{Offset, Owner, SlotIndex};
-use crate::layout::{Counters, Object, SLAB_LISTS, Slot, Tally};
-use crate::limits::MAX_HELD;
+use crate::layout::{Counters, Object, Slot};
 use crate::lock;
 use crate::objects::{self, Handle, Kind, ReadError};
 use crate::planted::{self, Bug};
 use crate::region::Region;
-use crate::slots::{Counter, State};
-use crate::sys::fork_mark::ForkMark;
+pub use crate::seat::Seat;
+use crate::slots::Counter;
 use crate::tally;
-use crate::undo::{LogFull, Record, UndoLog};
-
-/// A process's place in the region: the right to begin transactions in one slot.
-///
-/// A slot has one undo log, so a seat stays in its thread:
-///
-/// ```compile_fail,E0277
-/// fn send<T: Send>() {}
-/// send::<common::txn::Seat<'static>>();
-/// ```
-#[derive(Debug)]
-pub struct Seat<'r> {
-    pub(crate) region: &'r Region,
-    pub(crate) slot: &'r Slot,
-    pub(crate) log: UndoLog<'r>,
-    pub(crate) mini: UndoLog<'r>,
-    pub(crate) owner: Owner,
-    pub(crate) cursors: [Cursor; SLAB_LISTS],
-    /// Where to look for a free entry of the object table.
-    pub(crate) next_object: u32,
-    pub(crate) tally: &'r Tally,
-    held: Held<'r>,
-    mark: ForkMark,
-    one_thread: PhantomData<*const ()>,
-}
-
-/// The locks that a seat holds, in the order in which it took them. The slot has a copy, for repair; this one is what
-/// the process itself goes by.
-#[derive(Debug)]
-struct Held<'r> {
-    count: usize,
-    highest: u32,
-    locks: [Option<(u32, &'r Object)>; MAX_HELD],
-}
+use crate::undo::{LogFull, Record};
 
 /// Why a transaction could not go on. Everything that it changed has been put back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -129,138 +94,6 @@ impl From<ReadError> for TxnError {
     }
 }
 
-impl<'r> Seat<'r> {
-    /// Takes the slot promised to `owner`; `None` where it is not (any more).
-    pub fn take(region: &'r Region, owner: Owner) -> Option<Self> {
-        let slot = region.slot(owner.slot)?;
-        let this = Self {
-            region,
-            slot,
-            log: UndoLog::of(region, owner.slot)?,
-            mini: UndoLog::mini_of(region, owner.slot)?,
-            owner,
-            cursors: [Cursor::default(); SLAB_LISTS],
-            next_object: 0,
-            tally: region.tally(owner.slot)?,
-            held: Held { count: 0, highest: 0, locks: [None; MAX_HELD] },
-            mark: ForkMark::new(),
-            one_thread: PhantomData,
-        };
-        (slot.holds_nothing() && slot.go_live(owner.generation)).then_some(this)
-    }
-
-    /// The slot.
-    pub fn slot(&self) -> &'r Slot {
-        self.slot
-    }
-
-    /// Slot and generation.
-    pub fn owner(&self) -> Owner {
-        self.owner
-    }
-
-    /// The region.
-    pub fn region(&self) -> &'r Region {
-        self.region
-    }
-
-    /// Begins a transaction.
-    ///
-    /// # Errors
-    /// [`TxnError::Disturbed`] where the log is not empty or the slot is not this owner's; [`TxnError::Forked`].
-    pub fn begin(&mut self) -> Result<Transaction<'_, 'r>, TxnError> {
-        if !self.mark.is_mine() {
-            return Err(TxnError::Forked);
-        }
-        if !self.log.is_empty() || !self.slot.is(self.owner.generation, State::Live) {
-            return Err(TxnError::Disturbed);
-        }
-        Ok(Transaction { seat: self, open: true, freed: false, dropped: false, counted: false, row: None })
-    }
-
-    /// Detaches cleanly: there is nothing to repair.
-    pub fn leave(self) {
-        crate::slots::detach(self.slot, crate::slots::owner_word(self.owner.generation, State::Live));
-    }
-
-    /// Frees what deleted objects still hold, in as many transactions as it takes.
-    ///
-    /// # Errors
-    /// [`TxnError::Busy`] and the like: the rest stays for the next time.
-    pub fn free_deleted(&mut self) -> Result<(), TxnError> {
-        let region = self.region;
-        for (handle, _, object) in objects::all(region).filter(|(_, kind, _)| *kind == Kind::Dropping) {
-            let mut done = false;
-            while !done {
-                let mut txn = self.begin()?;
-                match txn.attempt(|txn| txn.drop_some(handle.index, object)) {
-                    // Another has come first.
-                    Err(TxnError::NotFound) => break,
-                    outcome => done = outcome?,
-                }
-                txn.commit()?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Takes a lock that this seat does not hold, and writes down that it does: first, so that a death between leaves
-    /// at worst an entry for a lock that is not ours.
-    #[inline]
-    pub(crate) fn take_lock(
-        &mut self,
-        index: u32,
-        object: &'r Object,
-        patience: Duration,
-    ) -> Result<(), TxnError> {
-        let count = self.held.count;
-        let Some(entry) = self.slot.held.get(count) else { return Err(TxnError::TooManyLocks) };
-        let announce = || {
-            entry.store(index, Relaxed);
-            self.slot.held_count.store(count as u32 + 1, Release);
-            compiler_fence(SeqCst);
-        };
-        if !planted::has(Bug::HeldAfterLock) {
-            announce();
-        }
-        if !lock::acquire(&object.lock, lock::tag(self.owner), patience) {
-            self.slot.held_count.store(count as u32, Release);
-            return Err(TxnError::Busy);
-        }
-        if planted::has(Bug::HeldAfterLock) {
-            announce();
-        }
-        self.held.locks[count] = Some((index, object));
-        self.held.count = count + 1;
-        Ok(())
-    }
-
-    /// Gives the lock back that was taken last: the object is whole, then free, then no longer this seat's.
-    #[inline]
-    pub(crate) fn drop_last_lock(&mut self) {
-        let Some(last) = self.held.count.checked_sub(1) else { return };
-        if let Some((_, object)) = self.held.locks[last].take() {
-            lock::end_change(&object.seq);
-            lock::release(&object.lock);
-        }
-        compiler_fence(SeqCst);
-        self.slot.held_count.store(last as u32, Release);
-        self.held.count = last;
-    }
-
-    fn drop_locks(&mut self) {
-        while self.held.count > 0 {
-            self.drop_last_lock();
-        }
-        self.held.highest = 0;
-    }
-
-    fn holds(&self, index: u32) -> Option<&'r Object> {
-        let held = self.held.locks[..self.held.count].iter().flatten();
-        held.copied().find(|(other, _)| *other == index).map(|(_, object)| object)
-    }
-}
-
 /// A transaction under way. Dropped without [`Transaction::commit`] it is rolled back. Any error of an operation rolls
 /// it back at once: then every further operation, and the commit, gives [`TxnError::RolledBack`].
 #[derive(Debug)]
@@ -275,6 +108,12 @@ pub struct Transaction<'s, 'r> {
     counted: bool,
     /// The row of the user that was counted for.
     pub(crate) row: Option<tally::Row>,
+}
+
+impl<'s, 'r> Transaction<'s, 'r> {
+    pub(crate) fn on(seat: &'s mut Seat<'r>) -> Self {
+        Self { seat, open: true, freed: false, dropped: false, counted: false, row: None }
+    }
 }
 
 impl<'r> Transaction<'_, 'r> {
@@ -382,9 +221,8 @@ impl<'r> Transaction<'_, 'r> {
         let held = self.seat.holds(handle.index);
         let object = held.or_else(|| self.seat.region.object(handle.index)).ok_or(TxnError::NotFound)?;
         if held.is_none() {
-            let in_order = self.seat.held.count == 0 || handle.index > self.seat.held.highest;
-            let patience = if in_order { lock::PATIENCE } else { Duration::ZERO };
-            self.take_object_lock(handle.index, object, patience)?;
+            let patience = if self.seat.is_in_order(handle.index) { lock::PATIENCE } else { Duration::ZERO };
+            self.seat.take_object_lock(handle.index, object, patience)?;
         }
         let same = object.identity.load(Acquire) == handle.identity(kind);
         if same || planted::has(Bug::GenerationUnchecked) { Ok(object) } else { Err(TxnError::NotFound) }
@@ -395,25 +233,10 @@ impl<'r> Transaction<'_, 'r> {
         if self.seat.holds(index).is_some() {
             return Ok(false);
         }
-        match self.take_object_lock(index, object, Duration::ZERO) {
+        match self.seat.take_object_lock(index, object, Duration::ZERO) {
             Err(TxnError::Busy) => Ok(false),
             outcome => outcome.map(|()| true),
         }
-    }
-
-    fn take_object_lock(
-        &mut self,
-        index: u32,
-        object: &'r Object,
-        patience: Duration,
-    ) -> Result<(), TxnError> {
-        // One place is kept for the heap's lock, which is taken under any other.
-        if self.seat.held.count + 1 >= MAX_HELD {
-            return Err(TxnError::TooManyLocks);
-        }
-        self.seat.take_lock(index, object, patience)?;
-        self.seat.held.highest = self.seat.held.highest.max(index);
-        Ok(())
     }
 
     /// Begins to change an object whose lock is held.
@@ -475,7 +298,7 @@ impl<'r> Transaction<'_, 'r> {
 impl Drop for Transaction<'_, '_> {
     fn drop(&mut self) {
         // In a child of the owner's process there is nothing to put back: it is the parent's.
-        if self.open && self.seat.mark.is_mine() {
+        if self.open && self.seat.is_mine() {
             self.roll_back();
         }
     }
@@ -515,7 +338,7 @@ mod tests {
     use super::*;
     use crate::ids::Generation;
     use crate::slots;
-    use crate::undo::BadLog;
+    use crate::undo::{BadLog, UndoLog};
 
     fn region() -> Region {
         Region::create(&tempfile::tempfile().unwrap(), 1 << 20).unwrap()

@@ -36,6 +36,10 @@
 pub mod counter;
 pub mod folder;
 pub mod map;
+
+pub(crate) mod buckets;
+
+mod editing;
 mod reading;
 pub mod survey;
 

@@ -10,11 +10,11 @@ use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64};
 
 use crate::ids::Offset;
 use crate::layout::Object;
-use crate::objects::folder::{self, Entry as Named};
-use crate::objects::map::{
+use crate::objects::buckets::{
     BUCKETS, COUNT, Entry, FAN, KEY, LENGTHS, LONGEST_CHAIN, MOST_BUCKETS, NEXT, Page, Place, ROOT,
     TAG_SHIFT, bucket_of, hash_of, target,
 };
+use crate::objects::folder::{self, Entry as Named};
 use crate::objects::reading::Broken;
 use crate::objects::{Handle, Kind};
 use crate::region::Region;

@@ -1,0 +1,269 @@
+//! A slot's slabs: where its next FREE block is, and the mini-transactions by which pages become a slab of the slot and
+//! nobody's again.
+
+use std::sync::atomic::Ordering::{Acquire, Relaxed};
+
+use super::{
+    Block, CONTINUED, Cursor, FREE, HEAP_OBJECT, NEXT_PAGE, PAGES_IN_USE, WHOLE_PAGES, capacity,
+    shared_block, whole_pages,
+};
+use crate::ids::Offset;
+use crate::layout::{Object, Slab, Slot};
+use crate::limits::MAX_BLOCK_PAGES;
+use crate::lock;
+use crate::region::Region;
+use crate::txn::{Seat, TxnError};
+use crate::undo;
+
+/// How many slabs are searched for a free block before another is taken: a bounded pause.
+const SEARCHED: usize = 4;
+
+impl<'r> Seat<'r> {
+    /// A FREE block of a class that shares pages, from a slab of this slot.
+    pub(super) fn free_shared_block(&mut self, class: u32) -> Result<Block<'r>, TxnError> {
+        if let Some(block) = self.search(class, SEARCHED)? {
+            return Ok(block);
+        }
+        match self.take_slab(class, 1) {
+            Ok(index) => shared_block(self.region, index, class, 0).ok_or(TxnError::Damaged),
+            // What another has freed in one of this slot's slabs may be behind any number of full ones.
+            Err(TxnError::Full) => self.search(class, usize::MAX)?.ok_or(TxnError::Full),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Looks for a FREE block from the cursor on, in at most so many slabs and once around the list.
+    fn search(&mut self, class: u32, most: usize) -> Result<Option<Block<'r>>, TxnError> {
+        let (region, count) = (self.region, capacity(class).ok_or(TxnError::Damaged)?);
+        let mut at = self.cursors[class as usize];
+        let mut wrapped = false;
+        // A list has no more slabs than there are pages: one that goes on was scribbled into a ring.
+        for _ in 0..most.min(region.geometry().page_count as usize + 1) {
+            if at.slab == 0 {
+                if std::mem::replace(&mut wrapped, true) {
+                    break;
+                }
+                at = Cursor { slab: self.slot.slabs[class as usize].load(Relaxed), before: 0, block: 0 };
+                if at.slab == 0 {
+                    break;
+                }
+            }
+            let slab = self.own_slab(at.slab, class)?;
+            if at.block == 0 {
+                // What goes back must not be where the cursor stands.
+                self.cursors[class as usize] = at;
+                self.give_back_next_if_empty(class, at.slab - 1)?;
+            }
+            let free = (at.block..count).find_map(|number| {
+                let block = shared_block(region, at.slab - 1, class, number)?;
+                (block.state.load(Acquire) == FREE).then_some((number, block))
+            });
+            if let Some((number, block)) = free {
+                self.cursors[class as usize] = Cursor { block: number + 1, ..at };
+                return Ok(Some(block));
+            }
+            at = Cursor { slab: slab.next.load(Relaxed), before: at.slab, block: 0 };
+        }
+        self.cursors[class as usize] = at;
+        Ok(None)
+    }
+
+    /// A FREE block of whole pages: one of this slot's if it fits well, else new pages.
+    pub(super) fn free_whole_pages(&mut self, pages: usize) -> Result<Block<'r>, TxnError> {
+        let pages =
+            u32::try_from(pages).ok().filter(|pages| *pages <= MAX_BLOCK_PAGES).ok_or(TxnError::TooLarge)?;
+        if let Some(block) = self.search_whole_pages(pages, SEARCHED)? {
+            return Ok(block);
+        }
+        let taken = match self.take_slab(WHOLE_PAGES, pages) {
+            Err(TxnError::Full) => match self.search_whole_pages(pages, usize::MAX)? {
+                Some(block) => return Ok(block),
+                // The search has given back what did not fit.
+                None => self.take_slab(WHOLE_PAGES, pages)?,
+            },
+            taken => taken?,
+        };
+        self.slab_of(taken).and_then(|slab| whole_pages(self.region, taken, slab)).ok_or(TxnError::Damaged)
+    }
+
+    /// Looks through this slot's blocks of whole pages, in at most so many and once around. Those that are free and do
+    /// not fit are given back.
+    fn search_whole_pages(&mut self, pages: u32, most: usize) -> Result<Option<Block<'r>>, TxnError> {
+        let mut at = self.cursors[WHOLE_PAGES as usize];
+        let mut wrapped = false;
+        for _ in 0..most.min(self.region.geometry().page_count as usize + 1) {
+            if at.slab == 0 {
+                let head = self.slot.slabs[WHOLE_PAGES as usize].load(Relaxed);
+                if std::mem::replace(&mut wrapped, true) || head == 0 {
+                    break;
+                }
+                at = Cursor { slab: head, before: 0, block: 0 };
+            }
+            let slab = self.own_slab(at.slab, WHOLE_PAGES)?;
+            let (has, next) = (u32::from(slab.pages.load(Relaxed)), slab.next.load(Relaxed));
+            if slab.state.load(Acquire) != FREE {
+                at = Cursor { slab: next, before: at.slab, block: 0 };
+                continue;
+            }
+            if (pages..=pages.saturating_mul(2)).contains(&has) {
+                self.cursors[WHOLE_PAGES as usize] = Cursor { slab: next, before: at.slab, block: 0 };
+                return Ok(whole_pages(self.region, at.slab - 1, slab));
+            }
+            self.give_back(WHOLE_PAGES, at.slab - 1, at.before)?;
+            at.slab = next;
+            self.cursors[WHOLE_PAGES as usize] = at;
+        }
+        self.cursors[WHOLE_PAGES as usize] = at;
+        Ok(None)
+    }
+
+    fn slab_of(&self, index: u32) -> Option<&'r Slab> {
+        self.region.slab(index)
+    }
+
+    /// The slab whose index and 1 is `link`, if it is this slot's and of this class, as a link of its list should be.
+    pub(super) fn own_slab(&self, link: u32, class: u32) -> Result<&'r Slab, TxnError> {
+        let slab = link.checked_sub(1).and_then(|index| self.slab_of(index)).ok_or(TxnError::Damaged)?;
+        let own = slab.owner.load(Relaxed) == self.owner.slot.0 + 1 && slab.class.load(Relaxed) == class;
+        own.then_some(slab).ok_or(TxnError::Damaged)
+    }
+
+    /// A slot keeps one empty slab of a class; of two in a row the second goes back.
+    fn give_back_next_if_empty(&mut self, class: u32, index: u32) -> Result<(), TxnError> {
+        let next = self.own_slab(index + 1, class)?.next.load(Relaxed);
+        let empty = next != 0 && self.is_empty_slab(index, class) && self.is_empty_slab(next - 1, class);
+        if empty && !somebody_is_freeing(self.region) {
+            self.own_slab(next, class)?;
+            self.give_back(class, next - 1, index + 1)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn is_empty_slab(&self, index: u32, class: u32) -> bool {
+        let states = |number| shared_block(self.region, index, class, number).map(|block| block.state);
+        let mut numbers = 0..capacity(class).unwrap_or(0);
+        numbers.all(|number| states(number).is_some_and(|state| state.load(Acquire) == FREE))
+    }
+
+    /// Mini-transaction: pages of nobody's become a slab of this slot, at the head of its list.
+    fn take_slab(&mut self, class: u32, pages: u32) -> Result<u32, TxnError> {
+        self.with_heap(|seat, heap| {
+            let region = seat.region;
+            let in_use = heap.body[PAGES_IN_USE].load(Relaxed);
+            let index =
+                find_pages(region, heap.body[NEXT_PAGE].load(Relaxed), pages).ok_or(TxnError::Full)?;
+            if let Some(count) = capacity(class) {
+                // Nobody's yet, so not logged: the states of its blocks.
+                let words = usize::from(count).div_ceil(4);
+                let states = region.heap_words(region.page_offset(index), words).ok_or(TxnError::Damaged)?;
+                states.iter().for_each(|word| word.store(0, Relaxed));
+            }
+            let head = &seat.slot.slabs[class as usize];
+            seat.note_for_slabs(class, index, pages)?;
+            for page in index..index + pages {
+                let slab = region.slab(page).ok_or(TxnError::Damaged)?;
+                let first = page == index;
+                slab.owner.store(seat.owner.slot.0 + 1, Relaxed);
+                slab.class.store(if first { class } else { CONTINUED }, Relaxed);
+                slab.next.store(if first { head.load(Relaxed) } else { 0 }, Relaxed);
+                slab.state.store(FREE, Relaxed);
+                slab.pages.store(if first { pages as u16 } else { 0 }, Relaxed);
+            }
+            head.store(index + 1, Relaxed);
+            heap.body[PAGES_IN_USE].store(in_use.wrapping_add(pages.into()), Relaxed);
+            heap.body[NEXT_PAGE].store(u64::from(index + pages), Relaxed);
+            seat.cursors[class as usize] = Cursor { slab: index + 1, before: 0, block: 1 };
+            Ok(index)
+        })
+    }
+
+    /// Mini-transaction: a slab of which every block is FREE becomes nobody's. `before`: the link of the one before it
+    /// in the list, 0 = the head.
+    pub(super) fn give_back(&mut self, class: u32, index: u32, before: u32) -> Result<(), TxnError> {
+        self.with_heap(|seat, heap| {
+            let region = seat.region;
+            let slab = seat.own_slab(index + 1, class)?;
+            let pages = if capacity(class).is_some() { 1 } else { u32::from(slab.pages.load(Relaxed)) };
+            let own = |page| {
+                let slab = region.slab(page).filter(|slab| slab.owner.load(Relaxed) == seat.owner.slot.0 + 1);
+                slab.is_some_and(|slab| page == index || slab.class.load(Relaxed) == CONTINUED)
+            };
+            if !(1..=MAX_BLOCK_PAGES).contains(&pages) || !(index..index + pages).all(own) {
+                return Err(TxnError::Damaged);
+            }
+            let next = slab.next.load(Relaxed);
+            seat.note_for_slabs(class, index, pages)?;
+            if before == 0 {
+                seat.slot.slabs[class as usize].store(next, Relaxed);
+            } else {
+                let former = seat.own_slab(before, class)?;
+                let offset = region.slab_offset(before - 1).0 + std::mem::offset_of!(Slab, next) as u64;
+                seat.mini.note_half(Offset(offset), &former.next)?;
+                former.next.store(next, Relaxed);
+            }
+            for page in index..index + pages {
+                let slab = region.slab(page).ok_or(TxnError::Damaged)?;
+                for field in [&slab.owner, &slab.class, &slab.next] {
+                    field.store(0, Relaxed);
+                }
+                slab.pages.store(0, Relaxed);
+            }
+            let in_use = heap.body[PAGES_IN_USE].load(Relaxed);
+            heap.body[PAGES_IN_USE].store(in_use.saturating_sub(pages.into()), Relaxed);
+            Ok(())
+        })
+    }
+
+    /// Writes down what a slab's change of hands changes: its entries, the head of the slot's list, the heap's words.
+    fn note_for_slabs(&self, class: u32, index: u32, pages: u32) -> Result<(), TxnError> {
+        let region = self.region;
+        let entries = region.slab_offset(index);
+        let words = pages as usize * size_of::<Slab>() / size_of::<u64>();
+        self.mini.note_words(entries, region.words(entries, words).ok_or(TxnError::Damaged)?)?;
+        let head = std::mem::offset_of!(Slot, slabs) + class as usize * 4;
+        let head = Offset(region.slot_offset(self.owner.slot).0 + head as u64);
+        self.mini.note_half(head, &self.slot.slabs[class as usize])?;
+        let body = region.object_offset(HEAP_OBJECT).0 + std::mem::offset_of!(Object, body) as u64;
+        Ok(self.mini.note_words(Offset(body), region.words(Offset(body), 2).ok_or(TxnError::Damaged)?)?)
+    }
+
+    /// Does `work` under the heap's lock as a mini-transaction: committed at once, or undone if it fails.
+    fn with_heap<T>(
+        &mut self,
+        work: impl FnOnce(&mut Self, &'r Object) -> Result<T, TxnError>,
+    ) -> Result<T, TxnError> {
+        let heap = self.region.object(HEAP_OBJECT).ok_or(TxnError::Damaged)?;
+        self.take_lock(HEAP_OBJECT, heap, lock::PATIENCE)?;
+        let done = work(self, heap);
+        match done {
+            Ok(_) => self.mini.commit(),
+            Err(_) => self.mini.undo(self.region),
+        }
+        self.drop_last_lock();
+        done
+    }
+}
+
+/// Whether a log is FREEING: it may name states that are FREE already, and its owner, or repair, will look at them once
+/// more. Where they stood there must not be another's data by then, which may look like a state.
+fn somebody_is_freeing(region: &Region) -> bool {
+    region.slots().any(|(_, slot)| undo::is_freeing(&slot.undo))
+}
+
+/// The first of so many pages in a row that are nobody's, from `from` on and once around.
+fn find_pages(region: &Region, from: u64, wanted: u32) -> Option<u32> {
+    let count = region.geometry().page_count;
+    let from = u32::try_from(from).ok().filter(|from| *from < count).unwrap_or(0);
+    let mut free = 0;
+    // Once around, and beyond the starting point as far as a row that begins before it may reach.
+    for page in (from..count).chain(0..from.saturating_add(wanted).min(count)) {
+        if page == 0 {
+            free = 0;
+        }
+        free = if region.slab(page)?.owner.load(Relaxed) == 0 { free + 1 } else { 0 };
+        if free == wanted {
+            return Some(page + 1 - wanted);
+        }
+    }
+    None
+}
