@@ -8,8 +8,6 @@ use holdfast_tests::load::Ledger;
 use holdfast_tests::place::program;
 use holdfast_tests::{Instance, Place, outcome};
 
-use crate::heap;
-
 /// The region, to read from.
 #[track_caller]
 pub fn region(place: &Place) -> Region {
@@ -31,7 +29,6 @@ pub fn check(place: &Place, instance: &Instance, ledger: &Ledger) -> Vec<Record>
         assert!(error.starts_with("error busy: "), "{error}");
     }
     verify(place);
-    heap::check(&region(place));
     let (acknowledged, busy) = (ledger.acknowledged.len(), ledger.errors.len());
     eprintln!(
         "{} records, {acknowledged} acknowledged, {busy} busy, {} connections broken",

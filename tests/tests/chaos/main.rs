@@ -8,7 +8,6 @@
 
 mod bank;
 mod books;
-mod heap;
 mod script;
 mod stage;
 
