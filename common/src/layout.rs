@@ -12,7 +12,7 @@ use crate::limits::{DOING_SIZE, JOURNAL_RING, MAX_HELD, USER_ROWS};
 pub const MAGIC: u64 = u64::from_le_bytes(*b"HOLDFAST");
 
 /// The version of this format. Another one is refused.
-pub const FORMAT_VERSION: u32 = 2;
+pub const FORMAT_VERSION: u32 = 3;
 
 /// Reads back as itself only on a machine of the same byte order.
 pub const ENDIAN_MARK: u32 = 0x0102_0304;
@@ -197,7 +197,25 @@ pub struct Slot {
     /// For each class of blocks the first slab that belongs to this slot: its index and 1; 0 = none.
     pub slabs: [AtomicU32; SLAB_LISTS],
     /// Zero.
-    pub pad3: [AtomicU64; 36],
+    pub pad3: [AtomicU64; 4],
+    /// What the kernel says when the owner's thread ends.
+    pub knell: Knell,
+    /// Zero.
+    pub pad4: [AtomicU64; 24],
+}
+
+/// A word that the kernel marks when a thread ends, and the links by which it finds the word; see `sys::knell`.
+#[derive(Debug)]
+#[repr(C, align(64))]
+pub struct Knell {
+    /// The id of the owner's thread, and the bits of a robust futex; 0 = the kernel was not asked.
+    pub word: AtomicU32,
+    /// Zero.
+    pub pad: [AtomicU32; 5],
+    /// The owner's own addresses of the entries before and after in its thread's robust list. Nobody else reads them.
+    pub links: [AtomicU64; 2],
+    /// Zero.
+    pub reserved: [AtomicU64; 3],
 }
 
 /// Lists of slabs per slot: one for each class of blocks, the last one for blocks of whole pages.
@@ -324,6 +342,9 @@ const _: () = {
     assert!(offset_of!(Slot, doing) == 512);
     assert!(offset_of!(Slot, slabs) == 640);
     assert!(offset_of!(Slot, pad3) == 736);
+    assert!(offset_of!(Slot, knell) == 768);
+    assert!(size_of::<Knell>() == 64);
+    assert!(offset_of!(Knell, links) == 24);
 
     assert!(size_of::<Cell>() == 32 && size_of::<Tally>() == 32 * USER_ROWS);
     assert!(offset_of!(Cell, published) == 16);

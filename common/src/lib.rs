@@ -35,6 +35,8 @@ pub mod heap;
 
 pub mod seat;
 
+pub mod tidings;
+
 pub mod txn;
 
 pub mod objects;

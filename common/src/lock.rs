@@ -117,11 +117,29 @@ pub fn owner_of(word: u64) -> Option<Owner> {
 /// Takes a lock for the owner of `tag`, waiting for at most `patience`. False where another still has it then.
 #[inline]
 pub fn acquire<W: Word>(word: &W, tag: u64, patience: Duration) -> bool {
-    word.exchange(0, tag) || acquire_from_another(word, tag, patience)
+    acquire_sleeping(word, tag, patience, |word, seen, limit| {
+        word.wait(seen, limit);
+    })
+}
+
+/// The same with another way to sleep while the word holds what was seen, for at most so long.
+#[inline]
+pub fn acquire_sleeping<W: Word>(
+    word: &W,
+    tag: u64,
+    patience: Duration,
+    sleep: impl FnMut(&W, u64, Duration),
+) -> bool {
+    word.exchange(0, tag) || acquire_from_another(word, tag, patience, sleep)
 }
 
 #[cold]
-fn acquire_from_another<W: Word>(word: &W, tag: u64, patience: Duration) -> bool {
+fn acquire_from_another<W: Word>(
+    word: &W,
+    tag: u64,
+    patience: Duration,
+    mut sleep: impl FnMut(&W, u64, Duration),
+) -> bool {
     for look in 0..LOOKS {
         let seen = word.load();
         if seen == 0 && word.exchange(0, tag) {
@@ -152,7 +170,7 @@ fn acquire_from_another<W: Word>(word: &W, tag: u64, patience: Duration) -> bool
         if left.is_zero() {
             return false;
         }
-        word.wait(seen | WAITERS, left.min(NAP));
+        sleep(word, seen | WAITERS, left.min(NAP));
     }
 }
 

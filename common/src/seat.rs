@@ -15,6 +15,7 @@ use crate::planted::{self, Bug};
 use crate::region::Region;
 use crate::slots::State;
 use crate::sys::fork_mark::ForkMark;
+use crate::tidings::{self, Tidings};
 use crate::txn::{Transaction, TxnError};
 use crate::undo::UndoLog;
 
@@ -38,6 +39,8 @@ pub struct Seat<'r> {
     pub(crate) next_object: u32,
     pub(crate) tally: &'r Tally,
     held: Held<'r>,
+    /// Where recovery hears of a dead holder of a lock that this seat waits for.
+    tidings: Option<Tidings>,
     mark: ForkMark,
     one_thread: PhantomData<*const ()>,
 }
@@ -65,10 +68,16 @@ impl<'r> Seat<'r> {
             next_object: 0,
             tally: region.tally(owner.slot)?,
             held: Held { count: 0, highest: 0, locks: [None; MAX_HELD] },
+            tidings: None,
             mark: ForkMark::new(),
             one_thread: PhantomData,
         };
         (slot.holds_nothing() && slot.go_live(owner.generation)).then_some(this)
+    }
+
+    /// From now on this seat tells recovery of whoever died with a lock that it waits for.
+    pub fn carry(&mut self, tidings: Tidings) {
+        self.tidings = Some(tidings);
     }
 
     /// The slot.
@@ -172,7 +181,9 @@ impl<'r> Seat<'r> {
         if !planted::has(Bug::HeldAfterLock) {
             announce();
         }
-        if !lock::acquire(&object.lock, lock::tag(self.owner), patience) {
+        let (region, tidings) = (self.region, self.tidings.as_ref());
+        let sleep = |word: &_, seen, limit| tidings::sleep_on(region, tidings, word, seen, limit);
+        if !lock::acquire_sleeping(&object.lock, lock::tag(self.owner), patience, sleep) {
             self.slot.held_count.store(count as u32, Release);
             return Err(TxnError::Busy);
         }

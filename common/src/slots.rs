@@ -93,6 +93,7 @@ impl Slot {
         self.live_since_ns.store(0, Relaxed);
         self.since_ms.store(0, Relaxed);
         self.template.store(template, Relaxed);
+        self.knell.take_down();
         self.owner.store(owner_word(generation, State::Reserved), SeqCst);
     }
 

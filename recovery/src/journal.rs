@@ -30,7 +30,7 @@ pub fn run() -> Result<()> {
         match attachment.listen(Some(sealing.as_ref().map_or(TICK, SealAll::tick)))? {
             Word::Order(Order::SealAll) => sealing = Some(SealAll::new()),
             Word::Order(other) => log::error!("the journal's keeper got an order not for it: {other:?}"),
-            Word::Silence => {}
+            Word::Silence | Word::Tidings(_) => {}
             Word::Farewell => return Ok(()),
         }
         let Some(seal_all) = &mut sealing else {

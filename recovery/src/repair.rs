@@ -17,6 +17,7 @@ use common::lock;
 use common::planted::{self, Bug};
 use common::region::Region;
 use common::slots::{self, State, owner_word, read_owner_word};
+use common::sys::knell;
 use common::txn::{may_be_logged, may_be_mini_logged};
 use common::undo::{LogState, UndoLog};
 
@@ -45,6 +46,13 @@ pub enum Fate {
     Completed,
     /// It has no record: it was rolled back.
     RolledBack,
+}
+
+impl Remains {
+    /// With what became of the transaction before the owner was reaped, if that was anticipated.
+    pub fn with(self, anticipated: Option<Fate>) -> Self {
+        Self { transaction: anticipated.unwrap_or(self.transaction), ..self }
+    }
 }
 
 /// Why a slot could not be repaired. It is not free then.
@@ -91,18 +99,22 @@ impl<'r> Repairer<'r> {
         // 1. Everything is validated before the first store.
         corpse.validate()?;
         corpse.count(crashed);
-        // 2. The logs: the small one first, then the transaction's, forward or back.
-        if planted::has(Bug::ReleasedBeforeUndo) {
-            corpse.release_locks();
-        }
-        let transaction = corpse.settle_logs()?;
-        // 3. What it held: not before what it covered is whole.
-        corpse.release_locks();
-        // 4. The counters are shown, and the journal's minute is not held back any more.
-        corpse.republish();
+        let transaction = corpse.settle()?;
         // 5. The slot is free: last, since a slot that is free is not looked at again.
         corpse.free()?;
         Ok(Some(Remains { owner, pid, doing, transaction }))
+    }
+
+    /// The steps of a repair that others wait for, of an owner whose thread executes nothing any more, by the kernel's
+    /// word, but is not reaped yet: everything but the counting of the death and the slot itself, which stay for the
+    /// repair that the supervisor will order. `None` where the kernel does not say so.
+    ///
+    /// # Errors
+    /// [`Setback`]. It will be met again by the repair.
+    pub fn anticipate(&self, owner: Owner) -> Result<Option<Fate>, Setback> {
+        let Some(corpse) = self.corpse(owner)?.filter(Corpse::is_ending) else { return Ok(None) };
+        corpse.validate()?;
+        corpse.settle().map(Some)
     }
 
     fn corpse(&self, owner: Owner) -> Result<Option<Corpse<'r>>, Setback> {
@@ -135,6 +147,27 @@ struct Corpse<'r> {
 }
 
 impl Corpse<'_> {
+    /// Whether the kernel says that the owner's thread is at its end. The slot alone is not believed.
+    fn is_ending(&self) -> bool {
+        matches!(self.slot.standing().1, Some(State::Live | State::Dead))
+            && self.slot.knell.has_tolled()
+            && knell::is_ending(self.slot.pid()).unwrap_or(false)
+    }
+
+    /// Steps 2 to 4.
+    fn settle(&self) -> Result<Fate, Setback> {
+        // 2. The logs: the small one first, then the transaction's, forward or back.
+        if planted::has(Bug::ReleasedBeforeUndo) {
+            self.release_locks();
+        }
+        let transaction = self.settle_logs()?;
+        // 3. What it held: not before what it covered is whole.
+        self.release_locks();
+        // 4. The counters are shown, and the journal's minute is not held back any more.
+        self.republish();
+        Ok(transaction)
+    }
+
     fn validate(&self) -> Result<(), Setback> {
         check_logs(self.region, self.owner).map_err(Setback::Damage)?;
         check_held(self.region, self.slot).map_err(Setback::Damage)?;

@@ -1,7 +1,7 @@
 //! The standby: mapped and warm, it waits for orders to repair. Started for a single crash (`once`), it leaves when
 //! its first order is answered.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::time::{Duration, Instant};
 
@@ -15,7 +15,7 @@ use common::wire::control::{Order, Report};
 
 use crate::attachment::{Attachment, Word};
 use crate::complaints::Complaints;
-use crate::repair::{Remains, Repairer, Setback};
+use crate::repair::{Fate, Remains, Repairer, Setback};
 use crate::takeover::{Obstacle, TakenOver, sweep, take_over};
 
 /// How long to wait before the file system is asked again, doubling. Each try is reported, so that the supervisor's
@@ -66,6 +66,8 @@ struct Standby<'a> {
     /// Told after the reports: whoever waits for the slot does not wait for the log.
     obituaries: Vec<Remains>,
     obituary_log: LogLimit,
+    /// What became of the transactions of those who were at their end when their locks were waited for.
+    anticipated: BTreeMap<Owner, Fate>,
     began: Instant,
     complaints: Complaints,
 }
@@ -91,6 +93,7 @@ impl<'a> Standby<'a> {
             retry: None,
             obituaries: Vec::new(),
             obituary_log: LogLimit::default(),
+            anticipated: BTreeMap::new(),
             began: Instant::now(),
             complaints: Complaints::default(),
         }
@@ -110,8 +113,9 @@ impl<'a> Standby<'a> {
     /// One order, or one more try of what is delayed. True where something was to be done.
     fn turn(&mut self) -> std::result::Result<bool, Stop> {
         let limit = self.retry.map(|(due, _)| due.saturating_duration_since(Instant::now()));
-        let ordered = match self.attachment.listen(limit)? {
+        let ordered = match self.attachment.listen_to_all(limit)? {
             Word::Order(order) => self.obey(order)?,
+            Word::Tidings(owners) => self.anticipate(owners),
             Word::Silence => false,
             Word::Farewell => return Err(Stop::Farewell),
         };
@@ -160,11 +164,28 @@ impl<'a> Standby<'a> {
         Ok(())
     }
 
+    /// Undoes and releases what owners hold who are at their end but not reaped yet: somebody waits for it. What cannot be
+    /// done is left to the repair that the supervisor will order.
+    fn anticipate(&mut self, owners: Vec<Owner>) -> bool {
+        for owner in owners {
+            match self.repairer.anticipate(owner) {
+                Ok(Some(fate)) => {
+                    log::debug!("released what {owner} held before it was reaped");
+                    self.anticipated.entry(owner).or_insert(fate);
+                }
+                outcome => log::debug!("told of {owner}, which is left to be ordered: {outcome:?}"),
+            }
+        }
+        false
+    }
+
     fn repair(&mut self, owner: Owner, crashed: bool) -> std::result::Result<io::Result<()>, Stop> {
         match self.repairer.repair(owner, crashed) {
             Ok(remains) => {
                 self.tell(&Report::Repaired(owner))?;
-                self.obituaries.extend(remains.filter(|_| crashed));
+                let anticipated = self.anticipated.remove(&owner);
+                let remains = remains.filter(|_| crashed).map(|remains| remains.with(anticipated));
+                self.obituaries.extend(remains);
             }
             Err(Setback::Damage(why)) => self.tell(&Report::Refused(owner, why))?,
             Err(Setback::Io(error)) => return Ok(Err(error)),

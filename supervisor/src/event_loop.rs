@@ -14,6 +14,7 @@ use common::region::Region;
 use common::sys::file;
 use common::sys::process::{self, Ending};
 use common::sys::signal::SignalPipe;
+use common::tidings::Tidings;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::signal::Signal;
@@ -144,6 +145,8 @@ struct Supervisor {
     control: ControlSocket,
     signals: SignalPipe,
     bell: EventFd,
+    /// Between workers and recovery; kept here so that a new recovery finds it.
+    tidings: Tidings,
 
     template: Kept,
     template_number: u32,
@@ -206,6 +209,7 @@ impl Supervisor {
         let control = ControlSocket::open(&rundir.short_path("control.sock"))?;
         let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
         let bell = EventFd::from_value_and_flags(0, flags).context(|| "cannot make an eventfd".to_owned())?;
+        let tidings = Tidings::new().context(|| "cannot make a pipe".to_owned())?;
         let region_to_show =
             file::reopen_read_only(&region.file).context(|| "cannot open the region".to_owned())?;
         // The first thing that recovery does is to look at every slot; until then nobody gets one.
@@ -237,6 +241,7 @@ impl Supervisor {
             control,
             signals,
             bell,
+            tidings,
             template: Kept::default(),
             template_number: 0,
             templates_started: 0,

@@ -11,7 +11,8 @@ pub const BIN_DIR_VARIABLE: &str = "HOLDFAST_BIN_DIR";
 pub const ALL: [&str; 5] = ["supervisor", "worker", "recovery", "cclient", "acquired"];
 
 /// What is built besides for the tests alone.
-const EXAMPLES: [&str; 6] = ["--example", "puppet", "--example", "bank", "--example", "ask"];
+const EXAMPLES: [&str; 8] =
+    ["--example", "puppet", "--example", "bank", "--example", "turnstile", "--example", "ask"];
 
 /// The path of a program.
 pub fn path(name: &str) -> PathBuf {
@@ -26,6 +27,11 @@ pub fn puppet() -> PathBuf {
 /// The path of the worker whose processes share accounts and sessions (see `worker/examples/bank.rs`).
 pub fn bank() -> PathBuf {
     example("bank")
+}
+
+/// The path of the worker whose requests queue for locks (see `worker/examples/turnstile.rs`).
+pub fn turnstile() -> PathBuf {
+    example("turnstile")
 }
 
 /// The path of the client of a daemon that is started on demand (see `client/examples/ask.rs`).

@@ -133,6 +133,15 @@ pub fn reopen_read_only(file: &File) -> io::Result<File> {
     File::open(format!("/proc/self/fd/{}", file.as_raw_fd()))
 }
 
+/// Opens the pipe that a descriptor is an end of once more: without waiting, for reading and writing.
+///
+/// # Errors
+/// What open reports.
+pub fn reopen_both_ways(pipe: &impl AsFd) -> io::Result<File> {
+    let path = format!("/proc/self/fd/{}", pipe.as_fd().as_raw_fd());
+    File::options().read(true).write(true).custom_flags(libc::O_NONBLOCK).open(path)
+}
+
 /// Makes stderr append to a file from now on, creating it if need be.
 ///
 /// # Errors

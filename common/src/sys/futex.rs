@@ -34,7 +34,7 @@ pub fn wake_one(word: &AtomicU64) {
 }
 
 /// The kernel compares 32 bits: the half of the word in which its lowest bits are.
-fn low_half(word: &AtomicU64) -> &AtomicU32 {
+pub(super) fn low_half(word: &AtomicU64) -> &AtomicU32 {
     let half = word.as_ptr().cast::<AtomicU32>().wrapping_add(usize::from(cfg!(target_endian = "big")));
     // SAFETY: within the word, aligned for a half of it, and as long-lived. Nobody but the kernel accesses it by halves.
     unsafe { &*half }

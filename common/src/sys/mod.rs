@@ -6,6 +6,7 @@ pub mod daemon;
 pub mod file;
 pub mod fork_mark;
 pub mod futex;
+pub mod knell;
 pub mod map;
 pub mod privileges;
 pub mod process;

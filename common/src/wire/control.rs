@@ -39,10 +39,12 @@ pub enum Endowment {
     Alive,
     /// An eventfd: written to when the supervisor should look at the slots.
     Bell,
+    /// A pipe, both ways: who waits for a dead one's lock tells recovery, see `tidings`.
+    Tidings,
 }
 
 /// Descriptors before the listening sockets.
-pub const ENDOWMENTS: usize = 5;
+pub const ENDOWMENTS: usize = 6;
 
 /// What the supervisor's options say of the service.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -6,6 +6,7 @@ use common::txn::Seat;
 
 use super::*;
 
+mod anticipated;
 mod objects;
 use crate::scene::{STEPS, Scene, Step, counts, die_after, with_open_minute};
 

@@ -1,6 +1,6 @@
 //! The supervisor's own children: started when they are missing, replaced when they do not answer.
 
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, RawFd};
 
 use common::error::{Error, Result};
 use common::ids::Pid;
@@ -87,6 +87,7 @@ impl Supervisor {
             self.writers.as_raw_fd(),
             self.rundir.alive.as_raw_fd(),
             self.bell.as_raw_fd(),
+            self.tidings.as_fd().as_raw_fd(),
         ];
         let endowment: Vec<RawFd> =
             own.into_iter().chain(self.listeners.descriptors().map(AsRawFd::as_raw_fd)).collect();
