@@ -105,8 +105,9 @@ enum Place {
     Users,
 }
 
-/// Looks again and again at what looks wrong; what was not wrong every time was only being changed.
-pub(crate) fn check_with(region: &Region, pauses: &[u64]) -> Vec<Finding> {
+/// Looks again and again at what looks wrong, each time after so many milliseconds; what was not wrong every time was only
+/// being changed.
+pub fn check_with(region: &Region, pauses: &[u64]) -> Vec<Finding> {
     let mut wrongs = look(region);
     for pause in pauses {
         if wrongs.is_empty() {

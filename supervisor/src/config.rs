@@ -123,6 +123,15 @@ impl Configuration {
         Ok(Self { options: parse(&in_force)?, sources: Sources { in_force, fixed, file } })
     }
 
+    /// What a file says, without a command line.
+    ///
+    /// # Errors
+    /// A file that cannot be read, or says what is no option or no value of one (exit 2).
+    pub fn of_file(path: &Path) -> Result<Self> {
+        let matches = Cli::command().try_get_matches_from(["supervisor"]);
+        Self::of(&matches.map_err(|error| Error::usage(error.to_string()))?, Some(path))
+    }
+
     /// Whether an instance could be started like this, in one line; nothing is begun.
     ///
     /// # Errors
