@@ -1,14 +1,19 @@
 //! Attaching to a running instance over its control socket.
 
 use std::fs::File;
-use std::path::Path;
+use std::os::fd::AsRawFd as _;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering::Relaxed;
 
 use common::error::{Context, Error, Result};
 use common::heap::Usage;
+use common::ids::SlotIndex;
+use common::layout::Slot;
+use common::places;
 use common::region::Region;
 use common::slots::{Activity, State, Totals};
 use common::sys::channel::{Channel, Received};
+use common::sys::file;
 use common::tally::{self, UserTotals};
 use common::wire::control::{self, DaemonStatus, Listening, Request, Response};
 
@@ -64,6 +69,8 @@ pub struct SlotView {
     pub messages: u64,
     /// What the owner says it is doing.
     pub doing: String,
+    /// Whether it is an attached program's, and no worker's.
+    pub attached: bool,
 }
 
 impl Attachment {
@@ -73,11 +80,20 @@ impl Attachment {
     /// No instance is running there (exit 1).
     pub fn connect(run_dir: &Path) -> Result<Self> {
         let doing = || format!("no instance is running in {}", run_dir.display());
-        // Through the directory's descriptor, because a socket's address is short and a path may not be.
-        let directory = File::open(run_dir).context(doing)?;
-        let path = format!("/proc/self/fd/{}/control.sock", std::os::fd::AsRawFd::as_raw_fd(&directory));
-        let channel = Channel::connect(Path::new(&path)).context(doing)?;
+        let (_directory, path) = control_socket(run_dir).context(doing)?;
+        let channel = Channel::connect(&path).map_err(|error| match error.kind() {
+            std::io::ErrorKind::PermissionDenied => Error::failure(format!(
+                "{}: {error}; the instance's --policy lets nobody in but its own user",
+                run_dir.display()
+            )),
+            _ => Error::failure(format!("{}: {error}", doing())),
+        })?;
         Ok(Self { channel })
+    }
+
+    /// The connection itself.
+    pub(crate) fn into_channel(self) -> Channel {
+        self.channel
     }
 
     /// Asks for something and waits for the answer.
@@ -91,10 +107,17 @@ impl Attachment {
     fn exchange(&self, request: Request) -> Result<(Response, Vec<std::os::fd::OwnedFd>)> {
         let doing = || "cannot talk to the instance".to_owned();
         let frame = control::encode(&request).context(doing)?;
-        self.channel.send(&frame, &[]).context(doing)?;
-        match self.channel.receive().context(doing)? {
+        // Who is turned away is told why, and has no use for asking.
+        let asked = self.channel.send(&frame, &[]);
+        let mut received = self.channel.receive();
+        if matches!(received, Ok(Received::Closed)) {
+            // What was said before the end may stand behind the news of it.
+            received = self.channel.receive();
+        }
+        match received.context(doing)? {
             Received::Frame(frame, descriptors) => Ok((control::decode(&frame).context(doing)?, descriptors)),
             Received::Closed | Received::Nothing => {
+                asked.context(doing)?;
                 Err(Error::failure("the instance went away before it answered"))
             }
         }
@@ -113,7 +136,7 @@ impl Attachment {
                 Ok(StatusView { daemon: *daemon, region: Region::attach_read_only(&File::from(region))? })
             }
             (Response::Refused(why), _) => Err(Error::failure(why)),
-            (Response::Done | Response::Listening(_), _) => Err(answered_something_else()),
+            _ => Err(answered_something_else()),
         }
     }
 
@@ -143,7 +166,15 @@ impl Attachment {
     }
 }
 
-fn answered_something_else() -> Error {
+/// Where an instance's control socket is: through the directory's descriptor, because a socket's address is short and a
+/// path may not be, and because others may only pass through that directory.
+pub(crate) fn control_socket(run_dir: &Path) -> std::io::Result<(File, PathBuf)> {
+    let directory = file::open_to_pass_through(run_dir)?;
+    let path = format!("/proc/self/fd/{}/{}", directory.as_raw_fd(), places::CONTROL_SOCKET);
+    Ok((directory, path.into()))
+}
+
+pub(crate) fn answered_something_else() -> Error {
     Error::failure("the instance answered something else; is it of this version?")
 }
 
@@ -168,7 +199,7 @@ impl StatusView {
 
     /// The workers by what they are at.
     pub fn workers(&self) -> WorkerCounts {
-        self.region.slots().filter(|(_, slot)| slot.standing().1 == Some(State::Live)).fold(
+        self.live().filter(|(_, slot)| !slot.is_a_clients()).fold(
             WorkerCounts::default(),
             |mut counts, (_, slot)| {
                 let idle = slot.activity.load(Relaxed) == Activity::Idle as u32;
@@ -176,6 +207,15 @@ impl StatusView {
                 counts
             },
         )
+    }
+
+    /// How many slots attached programs have.
+    pub fn attached(&self) -> u32 {
+        self.live().filter(|(_, slot)| slot.is_a_clients()).count() as u32
+    }
+
+    fn live(&self) -> impl Iterator<Item = (SlotIndex, &Slot)> {
+        self.region.slots().filter(|(_, slot)| slot.standing().1 == Some(State::Live))
     }
 
     /// The spool.
@@ -211,6 +251,7 @@ impl StatusView {
                 state,
                 messages: messages(&slot.published).wrapping_sub(messages(&slot.base)),
                 doing: slot.doing(),
+                attached: slot.is_a_clients(),
             });
         }
         views

@@ -24,6 +24,9 @@ pub enum State {
     Dead = 4,
 }
 
+/// Stands in a slot's `template` where its owner is an attached program. For display only.
+pub const NO_TEMPLATE: u32 = u32::MAX;
+
 /// What a live owner is at. For display only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
@@ -95,6 +98,17 @@ impl Slot {
         self.template.store(template, Relaxed);
         self.knell.take_down();
         self.owner.store(owner_word(generation, State::Reserved), SeqCst);
+    }
+
+    /// Supervisor: the same for a process that exists already, and is none of its own.
+    pub fn reserve_for(&self, generation: Generation, pid: Pid) {
+        self.reserve(generation, NO_TEMPLATE);
+        self.pid.store(pid.0.cast_unsigned(), Relaxed);
+    }
+
+    /// Whether the slot says that its owner is an attached program.
+    pub fn is_a_clients(&self) -> bool {
+        self.template.load(Relaxed) == NO_TEMPLATE
     }
 
     /// Owner: takes the slot promised to it. False where the supervisor has thought better of it: leave.

@@ -29,9 +29,7 @@ fn ask(run_dir: &Path, request: Request) -> Result<()> {
     match Attachment::connect(run_dir)?.request(request)? {
         Response::Done => Ok(()),
         Response::Refused(why) => Err(Error::failure(why)),
-        Response::Status(_) | Response::Listening(_) => {
-            Err(Error::failure("the instance answered something else; is it of this version?"))
-        }
+        _ => Err(Error::failure("the instance answered something else; is it of this version?")),
     }
 }
 
@@ -39,6 +37,7 @@ fn stop(run_dir: &Path, fast: bool) -> Result<()> {
     let attachment = Attachment::connect(run_dir)?;
     match attachment.request(Request::Stop { fast })? {
         Response::Done => attachment.wait_until_gone(),
+        Response::Refused(why) => Err(Error::failure(why)),
         _ => Err(Error::failure("the instance refuses to stop; is it of this version?")),
     }
 }
@@ -71,6 +70,7 @@ fn to_json(view: &StatusView, with_slots: bool) -> Result<Value> {
             "idle": workers.idle,
             "busy": workers.busy,
         },
+        "attached": view.attached(),
         "totals": {
             "connections": connections,
             "messages": messages,
@@ -106,6 +106,7 @@ fn to_json(view: &StatusView, with_slots: bool) -> Result<Value> {
                     "state": slot.state,
                     "messages": slot.messages,
                     "doing": slot.doing,
+                    "attached": slot.attached,
                 })
             })
             .collect();
@@ -145,6 +146,7 @@ fn to_text(view: &StatusView, with_slots: bool) -> Result<String> {
         "totals: {} connections, {} messages, {} bytes, {} errors, {} crashes, {} recoveries",
         totals.connections, totals.messages, totals.bytes, totals.errors, totals.crashes, totals.recoveries
     );
+    let _ = writeln!(text, "attached: {} programs", view.attached());
     let took = daemon.recovery_us;
     let _ = writeln!(
         text,

@@ -275,6 +275,27 @@ impl Instance {
         outcome
     }
 
+    /// `supervisor stop` while programs are attached, which stay.
+    #[track_caller]
+    pub fn stop_leaving_programs(mut self) -> Outcome {
+        self.alone = false;
+        self.command("stop", &[]).assert_succeeded();
+        let outcome = self.running.finish_within(DEADLINE);
+        outcome.assert_succeeded();
+        outcome.assert_no_panic();
+        outcome
+    }
+
+    /// Kills the supervisor while programs are attached, which stay.
+    #[track_caller]
+    pub fn kill9_leaving_programs(mut self) -> Outcome {
+        self.alone = false;
+        self.running.kill();
+        let outcome = self.running.finish_within(DEADLINE);
+        outcome.assert_no_panic();
+        outcome
+    }
+
     #[track_caller]
     fn nobody_is_left(&self) {
         eventually(DEADLINE, "every process is gone", || {

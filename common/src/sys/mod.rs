@@ -8,6 +8,7 @@ pub mod fork_mark;
 pub mod futex;
 pub mod knell;
 pub mod map;
+pub mod peer;
 pub mod privileges;
 pub mod process;
 pub mod signal;

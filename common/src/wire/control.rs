@@ -90,12 +90,23 @@ pub enum Order {
     Spawn(Owner),
     /// To recovery: repair these. The flag: the owner crashed (and was not lost with its supervisor).
     Repair(Vec<(Owner, bool)>),
-    /// To recovery, before anything else runs: repair every slot that is not free, and prepare the journal.
-    TakeOver,
-    /// To recovery, when nobody runs any more: repair every slot that is not free or holds something.
-    Sweep,
+    /// To recovery, before anything else runs: repair every slot that is not free, but for those of attached programs
+    /// that live, and prepare the journal.
+    TakeOver(Vec<Attached>),
+    /// To recovery, when no child runs any more: repair every slot that is not free or holds something, with the same
+    /// exceptions.
+    Sweep(Vec<Attached>),
     /// To the journal keeper: close and seal every minute.
     SealAll,
+}
+
+/// An attached program's slot, as the supervisor knows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attached {
+    /// Slot and generation.
+    pub owner: Owner,
+    /// Whether its process lives, and the slot is not to be touched. If not, it has crashed.
+    pub lives: bool,
 }
 
 /// Frames from a child to the supervisor.
@@ -139,6 +150,31 @@ pub enum Request {
     /// Somebody is about to connect: the idle clock of `--idle-exit` starts again, and the answer is where it listens, once
     /// it serves.
     Touch,
+    /// A share in the region for the process that connected: to read, or with a slot of its own to write. The answer
+    /// comes once the instance serves.
+    Attach(Access),
+    /// The process that connected had this slot before its connection was lost, and has it still.
+    Rejoin(Membership),
+    /// The slot has been left: nothing in it is half-done.
+    Detach(Owner),
+}
+
+/// What a program that attaches may do with the region.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Access {
+    /// Read. It has no slot, and nothing of it needs repair.
+    Read,
+    /// Read and write.
+    Write,
+}
+
+/// A slot in one region.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Membership {
+    /// Slot and generation.
+    pub owner: Owner,
+    /// The region's epoch.
+    pub epoch: u64,
 }
 
 /// Replies on the control socket.
@@ -152,6 +188,11 @@ pub enum Response {
     Refused(String),
     /// To [`Request::Touch`].
     Listening(Listening),
+    /// To [`Request::Attach`] to read. With it comes the region, read-only.
+    Shown,
+    /// To [`Request::Attach`] to write, and to [`Request::Rejoin`]. With it come, to the former, the region and a file
+    /// that is to be kept open as long as the slot is kept.
+    Joined(Membership),
 }
 
 /// Which instance serves, and where.
@@ -286,6 +327,13 @@ mod tests {
     fn the_longest_repair_order_fits() {
         let owner = Owner { slot: SlotIndex(u32::MAX), generation: Generation(u32::MAX) };
         let order = Order::Repair(vec![(owner, true); MAX_REPAIRS_PER_FRAME]);
+        assert!(encode(&order).unwrap().len() < MAX_FRAME);
+    }
+
+    #[test]
+    fn as_many_programs_as_may_be_attached_fit() {
+        let owner = Owner { slot: SlotIndex(u32::MAX), generation: Generation(u32::MAX) };
+        let order = Order::TakeOver(vec![Attached { owner, lives: true }; crate::limits::MAX_CLIENTS]);
         assert!(encode(&order).unwrap().len() < MAX_FRAME);
     }
 

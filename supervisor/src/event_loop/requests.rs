@@ -6,12 +6,20 @@ use common::ids::Pid;
 use common::wire::control::{DaemonState, DaemonStatus, Request, Response};
 
 use crate::children::Kept;
+use crate::control::Event;
 
 use super::{Phase, Supervisor};
 
 impl Supervisor {
     pub(super) fn take_requests(&mut self) {
-        for (id, request) in self.control.requests(self.now()) {
+        for event in self.control.events(self.now()) {
+            let (id, request) = match event {
+                Event::Asked(id, request) => (id, request),
+                Event::Lost(id) => {
+                    self.client_disconnected(id);
+                    continue;
+                }
+            };
             if request != Request::Status {
                 self.is_needed();
             }
@@ -26,6 +34,9 @@ impl Supervisor {
                 }
                 Request::Reload => self.reload(Some(id)),
                 Request::Touch => self.touch(id),
+                Request::Attach(access) => self.attach(id, access),
+                Request::Rejoin(membership) => self.rejoin(id, membership),
+                Request::Detach(owner) => self.detach(id, owner),
                 Request::Scale(workers) => {
                     let response = self.scale_within_bounds(workers);
                     self.control.reply(id, &response, &[]);
