@@ -140,6 +140,7 @@ impl Instance {
         let slots = status["slots"].as_array().unwrap_or_else(|| panic!("no slots in {status}"));
         slots
             .iter()
+            .filter(|slot| slot["attached"] == false)
             .filter(|slot| slot["state"].as_str().is_some_and(|state| states.contains(&state)))
             .map(|slot| slot["pid"].as_i64().expect("a pid is a number") as i32)
             .collect()

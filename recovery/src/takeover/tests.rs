@@ -3,7 +3,7 @@ use common::limits::JOURNAL_RING;
 use proptest::prelude::*;
 
 use super::*;
-use crate::scene::{STEPS, Scene, counts, die_after, with_objects, with_open_minute};
+use crate::scene::{STEPS, Scene, Step, counts, die_after, with_objects, with_open_minute};
 
 #[test]
 fn every_slot_is_repaired_whatever_its_owner_was_at() {
@@ -20,6 +20,25 @@ fn every_slot_is_repaired_whatever_its_owner_was_at() {
     let idle = 3; // never live, left cleanly, and the owner of the first message
     assert_eq!((totals.crashes, totals.recoveries), (0, STEPS.len() as u64 + 1 - idle));
     assert_eq!(take_over(&scene.region, &scene.spool, &[]).unwrap().repaired, 0);
+}
+
+#[test]
+fn attached_programs_that_live_are_left_alone_and_those_that_died_have_crashed() {
+    let scene = Scene::new();
+    with_open_minute(&scene);
+    let lives = die_after(&scene, 1, 5, Step::Changed);
+    let dead = die_after(&scene, 2, 5, Step::Changed);
+    die_after(&scene, 3, 5, Step::Changed);
+    let attached = [Attached { owner: lives, lives: true }, Attached { owner: dead, lives: false }];
+    let repaired = take_over(&scene.region, &scene.spool, &attached).unwrap().repaired;
+    assert!(scene.slot(1).is(lives.generation, State::Live) && !scene.slot(1).holds_nothing());
+    assert!(!needs_repair(scene.slot(2)) && !needs_repair(scene.slot(3)));
+    // The owner of the first message is repaired besides.
+    assert_eq!((repaired, scene.region.totals().crashes), (3, 1));
+    // Its next generation is another's.
+    let other = slots::owner(lives.slot, Generation(4));
+    sweep(&scene.region, &scene.spool, &[Attached { owner: other, lives: true }]).unwrap();
+    assert!(!needs_repair(scene.slot(1)));
 }
 
 #[test]

@@ -107,3 +107,99 @@ impl Pool {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pool::Standing;
+
+    fn scene() -> (Region, Pool) {
+        let region = Region::create(&tempfile::tempfile().unwrap(), 1 << 20).unwrap();
+        let pool = Pool::of(&region);
+        (region, pool)
+    }
+
+    fn live(region: &Region, owner: Owner) {
+        assert!(region.slot(owner.slot).unwrap().go_live(owner.generation));
+    }
+
+    fn left(region: &Region, owner: Owner) {
+        let word = slots::owner_word(owner.generation, State::Live);
+        slots::detach(region.slot(owner.slot).unwrap(), word);
+    }
+
+    #[test]
+    fn a_slot_is_had_left_and_free() {
+        let (region, mut pool) = scene();
+        let owner = pool.reserve_for(&region, Pid(7), 0).unwrap();
+        assert!(region.slot(owner.slot).unwrap().is_a_clients());
+        live(&region, owner);
+        assert_eq!((pool.attached(), pool.used_by_workers(), pool.is_empty()), (1, 0, true));
+        assert!(!pool.release_left(&region, owner), "it is there still");
+        assert_eq!(pool.all_attached(), [Attached { owner, lives: true }]);
+        left(&region, owner);
+        assert!(pool.release_left(&region, owner));
+        assert_eq!((pool.attached(), pool.counts().free_slots), (0, 32));
+        assert_eq!(pool.departed(&region, owner), None, "not any more");
+    }
+
+    #[test]
+    fn workers_slots_are_kept() {
+        let (region, mut pool) = scene();
+        let given = std::iter::from_fn(|| pool.reserve_for(&region, Pid(7), 6)).count();
+        assert_eq!((given, pool.counts().free_slots), (26, 6));
+    }
+
+    #[test]
+    fn what_ends_without_a_farewell_is_repaired() {
+        let (region, mut pool) = scene();
+        let owner = pool.reserve_for(&region, Pid(7), 0).unwrap();
+        live(&region, owner);
+        assert_eq!(pool.departed(&region, owner), Some(Departure::Crashed));
+        assert_eq!((pool.attached(), pool.is_empty()), (0, false));
+        assert_eq!(pool.all_attached(), [Attached { owner, lives: false }]);
+        pool.repaired(owner);
+        assert!(pool.is_empty() && pool.all_attached().is_empty());
+    }
+
+    #[test]
+    fn a_farewell_with_something_half_done_does_not_count() {
+        let (region, mut pool) = scene();
+        let owner = pool.reserve_for(&region, Pid(7), 0).unwrap();
+        live(&region, owner);
+        region.slot(owner.slot).unwrap().held_count.store(1, SeqCst);
+        left(&region, owner);
+        assert!(!pool.release_left(&region, owner));
+        assert_eq!(pool.departed(&region, owner), Some(Departure::Crashed));
+    }
+
+    #[test]
+    fn what_was_never_taken_is_taken_back_for_good() {
+        let (region, mut pool) = scene();
+        let owner = pool.reserve_for(&region, Pid(7), 0).unwrap();
+        assert!(pool.release_left(&region, owner));
+        assert!(!region.slot(owner.slot).unwrap().go_live(owner.generation));
+    }
+
+    #[test]
+    fn a_slot_of_a_former_life_is_its_owners_or_dead() {
+        let (region, pool) = scene();
+        drop(pool);
+        let former = [3, 4].map(|slot| slots::owner(SlotIndex(slot), common::ids::Generation(9)));
+        for owner in former {
+            region.slot(owner.slot).unwrap().reserve_for(owner.generation, Pid(7));
+            live(&region, owner);
+        }
+        let mut pool = Pool::of(&region);
+        pool.adopt(&region, former[0], true);
+        pool.adopt(&region, former[1], false);
+        assert_eq!(pool.standing(former[0]), Some(Standing::Attached));
+        assert!(
+            pool.awaits_repair(former[1])
+                && region.slot(SlotIndex(4)).unwrap().is(former[1].generation, State::Dead)
+        );
+        assert_eq!((pool.attached(), pool.counts().free_slots), (1, 30));
+        let next = std::iter::from_fn(|| pool.reserve(&region, 1)).collect::<Vec<_>>();
+        assert!(next.len() == 30 && next.iter().all(|owner| ![3, 4].contains(&owner.slot.0)));
+    }
+}

@@ -87,7 +87,7 @@ impl Visitor {
                 })?
                 .to_string()),
             ["first"] => self.first(),
-            ["sum"] => Ok(self.read(|region| sum(region))??.to_string()),
+            ["sum"] => Ok(self.read(sum)??.to_string()),
             ["count"] => Ok(self.read(count)??.to_string()),
             ["fork"] => self.fork(),
             ["cut"] => {
@@ -175,6 +175,7 @@ impl Visitor {
 }
 
 fn open(txn: &mut Transaction<'_, 'static>, count: u64) -> Result<(), TxnError> {
+    counter(txn)?;
     let accounts = accounts(txn)?;
     for account in 0..count {
         txn.map(accounts)?.put(account.to_string().as_bytes(), b"1000")?;
@@ -182,12 +183,22 @@ fn open(txn: &mut Transaction<'_, 'static>, count: u64) -> Result<(), TxnError> 
     Ok(())
 }
 
+/// What is there already is found without the folder's lock, which another may hold.
 fn accounts(txn: &mut Transaction<'_, 'static>) -> Result<Map, TxnError> {
+    let region = txn.region();
+    if let Ok(accounts) = Folder::open(region, "visitors").and_then(|bank| bank.open_map(region, "accounts"))
+    {
+        return Ok(accounts);
+    }
     let bank = txn.open_or_create_folder("visitors")?;
     txn.open_or_create_map(bank, "accounts")
 }
 
 fn counter(txn: &mut Transaction<'_, 'static>) -> Result<Counter, TxnError> {
+    let region = txn.region();
+    if let Ok(count) = Folder::open(region, "visitors").and_then(|bank| bank.open_counter(region, "count")) {
+        return Ok(count);
+    }
     let bank = txn.open_or_create_folder("visitors")?;
     txn.open_or_create_counter(bank, "count")
 }
