@@ -41,7 +41,7 @@ fn programs_keep_their_slots_when_the_supervisor_is_killed() {
     let mut busy = Visitor::attached(&place.run_dir());
     let slots = [slot_of(&instance, &idle), slot_of(&instance, &busy)];
     busy.must("hold", "holding");
-    instance.kill9_leaving_programs();
+    instance.kill9_leaving_visitors();
     // Nobody is there, and the region is.
     idle.must("add", "1");
     let instance = place.start();
@@ -72,7 +72,7 @@ fn who_dies_while_there_is_no_supervisor_is_repaired_by_the_next() {
     let mut witness = banker(&place);
     let mut victims: Vec<_> = (0..3).map(|_| Visitor::attached(&place.run_dir())).collect();
     victims[0].must("hold", "holding");
-    instance.kill9_leaving_programs();
+    instance.kill9_leaving_visitors();
     victims.iter_mut().for_each(Visitor::kill);
     witness.must_fail("transfer 0 1 7", "locked by another");
     let instance = place.start();
@@ -89,7 +89,7 @@ fn who_leaves_while_there_is_no_supervisor_has_left() {
     let place = Place::new();
     let instance = place.start();
     let mut visitor = banker(&place);
-    instance.kill9_leaving_programs();
+    instance.kill9_leaving_visitors();
     visitor.must("detach", "detached");
     let instance = place.start();
     assert_eq!((instance.total("crashes"), &instance.status()["attached"]), (0, &0.into()));
@@ -105,7 +105,7 @@ fn a_child_that_has_its_parents_descriptors_is_not_taken_for_it() {
     // A sleeper that has inherited everything, as a shell's background job might.
     let mut parent = Visitor::attached(&place.run_dir());
     parent.must("hold-in-child", "holding");
-    instance.kill9_leaving_programs();
+    instance.kill9_leaving_visitors();
     parent.kill();
     let instance = place.start();
     witness.must("transfer 0 1 7", "done");
@@ -127,9 +127,9 @@ fn programs_live_through_one_restart_after_the_other() {
     }
     for round in 0..6 {
         if round % 3 == 2 {
-            instance.stop_leaving_programs();
+            instance.stop_leaving_visitors();
         } else {
-            instance.kill9_leaving_programs();
+            instance.kill9_leaving_visitors();
         }
         instance = place.start();
         let gone = runners.len() as u64 - 1;
@@ -152,7 +152,7 @@ fn the_region_stays_what_it_is_while_programs_are_attached() {
     let place = Place::new();
     let instance = place.start();
     let mut visitor = banker(&place);
-    let stopped = instance.stop_leaving_programs();
+    let stopped = instance.stop_leaving_visitors();
     assert!(stopped.stderr.contains("1 programs stay attached"), "{stopped}");
     let refused = outcome::run(
         program("recovery").arg("repair").arg(place.region()).arg("--spool-dir").arg(place.spool_dir()),
@@ -180,7 +180,7 @@ fn who_was_attached_to_another_region_is_told() {
     let place = Place::new();
     let instance = place.start();
     let mut visitor = banker(&place);
-    instance.kill9_leaving_programs();
+    instance.kill9_leaving_visitors();
     std::fs::remove_file(place.region()).unwrap();
     let instance = place.start();
     let mut last = String::new();

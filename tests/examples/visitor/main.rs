@@ -71,6 +71,7 @@ impl Visitor {
                 Ok("done".to_owned())
             }
             ["run", accounts, seed] => self.run(accounts.parse()?, Random::new(seed.parse()?)),
+            ["reside", accounts, seed] => self.reside(accounts.parse()?, seed.parse()?),
             ["hold"] => self.hold(),
             // The child has every descriptor, and ends with the test.
             ["hold-in-child"] => {
@@ -131,6 +132,25 @@ impl Visitor {
                 Ok(()) | Err(SessionError::Transaction(TxnError::Busy)) => {}
                 Err(error) => return Err(error.into()),
             }
+        }
+    }
+
+    /// The same, attaching whenever it is not.
+    fn reside(&mut self, accounts: u64, seed: u64) -> Answer {
+        let mut random = Random::new(seed);
+        loop {
+            if self.session.is_none() && self.attach().is_err() {
+                std::thread::sleep(std::time::Duration::from_millis(5));
+                continue;
+            }
+            let (from, to, amount) = (random.below(accounts), random.below(accounts), random.below(100));
+            match self.session()?.change(|txn| transfer(txn, from, to, amount)) {
+                Ok(()) | Err(SessionError::Transaction(TxnError::Busy)) => {}
+                Err(SessionError::Ended(_)) => self.session = None,
+                Err(error) => return Err(error.into()),
+            }
+            // Where processors are few, workers are to have their turn.
+            std::thread::sleep(std::time::Duration::from_micros(50));
         }
     }
 
