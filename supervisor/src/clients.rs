@@ -86,7 +86,10 @@ impl Clients {
                     continue;
                 }
             };
-            self.insert(theirs, entry.pid, process, None);
+            // Where its end cannot be waited for, it is looked for.
+            if self.insert(theirs, entry.pid, process, None).is_err() {
+                let _ = self.insert(theirs, entry.pid, None, None);
+            }
             heritage.push(Heritage { owner: theirs, lives: true });
         }
         heritage
@@ -105,19 +108,23 @@ impl Clients {
     ) -> io::Result<File> {
         self.register.enter(owner, epoch, &process)?;
         let held = self.register.lock(owner.slot)?;
-        self.insert(owner, process.pid, Some(process), Some(connection));
+        self.insert(owner, process.pid, Some(process), Some(connection))?;
         Ok(held)
     }
 
-    fn insert(&mut self, owner: Owner, pid: Pid, process: Option<Process>, connection: Option<ConnectionId>) {
+    fn insert(
+        &mut self,
+        owner: Owner,
+        pid: Pid,
+        process: Option<Process>,
+        connection: Option<ConnectionId>,
+    ) -> io::Result<()> {
         if let Some(process) = &process {
             let word = u64::from(owner.generation.0) << 32 | u64::from(owner.slot.0);
-            if let Err(error) = self.ends.add(process, EpollEvent::new(EpollFlags::EPOLLIN, word)) {
-                // It is looked at with every tick then.
-                log::warn!("cannot wait for the end of process {pid}: {error}");
-            }
+            self.ends.add(process, EpollEvent::new(EpollFlags::EPOLLIN, word))?;
         }
         self.clients.insert(owner.slot, Client { owner, pid, process, connection });
+        Ok(())
     }
 
     /// The same process has a connection again. False where it is another one, or has no such slot.
@@ -131,7 +138,7 @@ impl Clients {
         }
         client.connection = Some(connection);
         if client.process.is_none() {
-            self.insert(owner, process.pid, Some(process), Some(connection));
+            return self.insert(owner, process.pid, Some(process), Some(connection)).is_ok();
         }
         true
     }
@@ -173,15 +180,14 @@ impl Clients {
         clients.map(|client| client.owner).collect()
     }
 
-    /// Whether one without a connection has ended, as far as no event says so.
-    pub fn is_gone(&self, owner: Owner) -> bool {
+    /// Whether one without a connection is gone, as far as no event says so: nobody keeps what came with the slot, and
+    /// the process is not known, or has the region mapped no more, since it executes another program.
+    pub fn is_gone(&self, owner: Owner, region: &File) -> bool {
         let Some(client) = self.clients.get(&owner.slot).filter(|client| client.owner == owner) else {
             return false;
         };
-        match &client.process {
-            Some(process) => process.has_ended().unwrap_or(false),
-            None => !self.register.is_kept(owner.slot),
-        }
+        let has_region = |process: &Process| process.has_mapped(region).unwrap_or(true);
+        !self.register.is_kept(owner.slot) && !client.process.as_ref().is_some_and(has_region)
     }
 }
 

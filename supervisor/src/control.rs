@@ -257,6 +257,11 @@ impl ControlSocket {
         Process::at(connection.channel.as_fd(), &connection.peer)
     }
 
+    /// Whether the connection is an attached program's.
+    pub fn is_attached(&self, id: ConnectionId) -> bool {
+        self.connections.get(&id).is_some_and(|connection| connection.attached)
+    }
+
     /// The connection is an attached program's from now on, or none any more.
     pub fn set_attached(&mut self, id: ConnectionId, attached: bool) {
         if let Some(connection) = self.connections.get_mut(&id)

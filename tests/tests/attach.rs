@@ -189,6 +189,21 @@ fn a_child_has_no_share_in_its_parents_session() {
 }
 
 #[test]
+fn a_program_that_has_become_another_has_crashed() {
+    let place = Place::new();
+    let instance = place.start();
+    let mut witness = banker(&place);
+    let mut victim = Visitor::attached(&place.run_dir());
+    victim.must("hold-and-exec", "holding");
+    instance.wait_for_status("it is repaired", |status| status["totals"]["crashes"] == 1);
+    victim.must("it lives on", "it lives on");
+    all_is_well(&place, &mut witness);
+    witness.must("detach", "detached");
+    drop((witness, victim));
+    instance.stop();
+}
+
+#[test]
 fn many_attach_at_once() {
     allow_descriptors(2000);
     let place = Place::new();

@@ -115,6 +115,24 @@ impl Process {
         if this.has_ended()? { Err(io::Error::from_raw_os_error(libc::ESRCH)) } else { Ok(this) }
     }
 
+    /// Whether it has a file mapped. One that has executed another program has not what it had before.
+    ///
+    /// # Errors
+    /// Where the kernel does not tell, or it has ended.
+    pub fn has_mapped(&self, file: &fs::File) -> io::Result<bool> {
+        use std::os::unix::fs::MetadataExt as _;
+        let metadata = file.metadata()?;
+        let (major, minor) = (libc::major(metadata.dev()), libc::minor(metadata.dev()));
+        let wanted = [format!("{major:02x}:{minor:02x}"), metadata.ino().to_string()];
+        let maps = fs::read_to_string(format!("/proc/{}/maps", self.pid))?;
+        if self.has_ended()? {
+            return Err(io::Error::from_raw_os_error(libc::ESRCH));
+        }
+        Ok(maps
+            .lines()
+            .any(|line| line.split_whitespace().skip(3).take(2).eq(wanted.iter().map(String::as_str))))
+    }
+
     /// Whether it has ended.
     ///
     /// # Errors
@@ -214,6 +232,19 @@ mod tests {
         assert!(by_pid_of(one.as_fd(), &peer).is_ok());
         drop(other);
         assert_eq!(by_pid_of(one.as_fd(), &peer).unwrap_err().raw_os_error(), Some(libc::ESRCH));
+    }
+
+    #[test]
+    fn what_a_process_has_mapped_can_be_told() {
+        let (one, _other) = UnixStream::pair().unwrap();
+        let process = Process::at(one.as_fd(), &Peer::of(one.as_fd()).unwrap()).unwrap();
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(4096).unwrap();
+        assert!(!process.has_mapped(&file).unwrap());
+        let mapping = crate::sys::map::Mapping::writable(&file).unwrap();
+        assert!(process.has_mapped(&file).unwrap());
+        drop(mapping);
+        assert!(!process.has_mapped(&file).unwrap());
     }
 
     #[test]

@@ -44,6 +44,9 @@ impl Supervisor {
     }
 
     fn try_join(&mut self, id: ConnectionId) -> Result<(), String> {
+        if self.control.is_attached(id) {
+            return Err("this connection has a slot already; each slot needs its own".to_owned());
+        }
         let process = self.control.process(id).map_err(|error| {
             format!(
                 "the process cannot be watched from here, and what it leaves could not be repaired: {error}"
@@ -155,10 +158,10 @@ impl Supervisor {
         }
     }
 
-    /// Those without a connection may have left without a word, or have ended where no event says so.
+    /// Those without a connection may have left without a word, or be gone where no event says so.
     pub(super) fn look_after_clients(&mut self) {
         for owner in self.clients.unconnected() {
-            if !self.release_client(owner) && self.clients.is_gone(owner) {
+            if !self.release_client(owner) && self.clients.is_gone(owner, &self.region_file) {
                 self.client_ended(owner);
             }
         }

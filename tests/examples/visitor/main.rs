@@ -6,6 +6,7 @@ mod forked;
 use std::fs::File;
 use std::io::{BufRead as _, Write as _};
 use std::os::fd::AsRawFd as _;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 
 use client::objects::{Counter, Folder, Map};
@@ -74,6 +75,14 @@ impl Visitor {
             ["reside", accounts, seed] => self.reside(accounts.parse()?, seed.parse()?),
             ["hold"] => self.hold(),
             // The child has every descriptor, and ends with the test.
+            // The lock is held, and this program is another.
+            ["hold-and-exec"] => {
+                let mut txn = self.session()?.begin()?;
+                let accounts = accounts(&mut txn)?;
+                txn.map(accounts)?.put(b"0", b"-1000000")?;
+                say("holding");
+                Err(std::process::Command::new("cat").exec().into())
+            }
             ["hold-in-child"] => {
                 forked::leave_child(|| while heard().is_some() {});
                 self.hold()
