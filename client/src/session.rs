@@ -17,16 +17,17 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
-use common::error::{Context as _, Error, Result};
+use common::error::{Error, Result};
 use common::ids::Owner;
 use common::region::Region;
 use common::slots::{self, State};
 use common::sys::channel::{Channel, Received};
 use common::sys::fork_mark::ForkMark;
+use common::sys::transport::receive_within;
 use common::txn::{Seat, Transaction, TxnError};
 use common::wire::control::{self, Access, Membership, Request, Response};
 
-use crate::attach::{Attachment, answered_something_else, control_socket};
+use crate::attach::{answered_something_else, ask, connect, control_socket};
 use crate::mapped;
 
 /// How long an instance may take to let somebody in. It looks at every slot when it starts, before anybody gets one.
@@ -82,8 +83,8 @@ impl Session {
     /// # Errors
     /// No instance there; one that does not let this user write, is stopping, or has no slot left.
     pub fn attach(run_dir: &Path) -> Result<Self> {
-        let channel = Attachment::connect(run_dir)?.into_channel();
-        let (response, descriptors) = ask(&channel, &Request::Attach(Access::Write))?;
+        let channel = connect(run_dir)?;
+        let (response, descriptors) = ask(&channel, &Request::Attach(Access::Write), ADMISSION)?;
         let membership = match response {
             Response::Joined(membership) => membership,
             other => return Err(refusal(other)),
@@ -199,8 +200,8 @@ impl View {
     /// # Errors
     /// No instance there; one that does not let this user read, or is stopping.
     pub fn attach(run_dir: &Path) -> Result<Self> {
-        let channel = Attachment::connect(run_dir)?.into_channel();
-        let (response, descriptors) = ask(&channel, &Request::Attach(Access::Read))?;
+        let channel = connect(run_dir)?;
+        let (response, descriptors) = ask(&channel, &Request::Attach(Access::Read), ADMISSION)?;
         match (response, descriptors.into_iter().next()) {
             (Response::Shown, Some(region)) => {
                 Ok(Self { region: mapped::region(&File::from(region), false)?, mark: ForkMark::new() })
@@ -325,7 +326,7 @@ impl Link {
         }
         while !patience.is_zero() {
             let left = deadline.saturating_duration_since(Instant::now());
-            match channel.receive_within(left) {
+            match receive_within(channel, left) {
                 Ok(Received::Frame(frame, _)) => match control::decode(&frame) {
                     // To a question before.
                     Ok(Response::Joined(_)) => {}
@@ -341,28 +342,6 @@ impl Link {
 
 fn say(channel: &Channel, request: &Request) -> io::Result<()> {
     channel.try_send(&control::encode(request)?, &[])
-}
-
-/// Asks for admission and waits for the answer.
-fn ask(channel: &Channel, request: &Request) -> Result<(Response, Vec<OwnedFd>)> {
-    let doing = || "cannot talk to the instance".to_owned();
-    // Who is turned away is told why, and has no use for asking.
-    let asked = say(channel, request);
-    let mut received = channel.receive_within(ADMISSION);
-    if matches!(received, Ok(Received::Closed)) {
-        received = channel.receive_within(Duration::ZERO);
-    }
-    match received.context(doing)? {
-        Received::Frame(frame, descriptors) => Ok((control::decode(&frame).context(doing)?, descriptors)),
-        Received::Closed => {
-            asked.context(doing)?;
-            Err(Error::failure("the instance went away before it answered"))
-        }
-        Received::Nothing => Err(Error::failure(format!(
-            "the instance has not answered for {} s; is it stopped?",
-            ADMISSION.as_secs()
-        ))),
-    }
 }
 
 fn refusal(response: Response) -> Error {

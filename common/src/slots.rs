@@ -3,6 +3,8 @@
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
 use std::sync::atomic::{AtomicU64, compiler_fence};
 
+use serde::{Deserialize, Serialize};
+
 use crate::ids::{Generation, Owner, Pid, SlotIndex};
 use crate::layout::{Counters, Slot};
 use crate::limits::{DOING_SIZE, MAX_HELD};
@@ -197,7 +199,7 @@ pub fn detach(slot: &Slot, live_word: u64) {
 }
 
 /// Sums over all slots, used or free. Wrapping, since the words are allegations.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Totals {
     /// Connections accepted.
     pub connections: u64,

@@ -12,6 +12,9 @@
 //! staff = "read"
 //! ```
 //!
+//! `remote = "read"`, beside `others`, lets whoever reaches `--control-listen`, and whom nobody knows, ask for status;
+//! `remote = "control"` lets him stop, reload and scale.
+//!
 //! The superuser and the user of the instance may do everything, and nobody but them may stop, reload or scale: they could
 //! open the region's file anyway.
 
@@ -44,7 +47,7 @@ impl Rights {
     /// Whether they suffice for a request.
     pub fn allow(self, request: &Request) -> bool {
         let needed = match request {
-            Request::Status | Request::Attach(Access::Read) => Self::Read,
+            Request::Status | Request::Summary | Request::Attach(Access::Read) => Self::Read,
             Request::Attach(Access::Write) => Self::Write,
             // Whoever has a slot keeps it, and can give it back.
             Request::Rejoin(_) | Request::Detach(_) => Self::None,
@@ -64,9 +67,11 @@ impl Rights {
     }
 }
 
-const KEYS: [&str; 3] = ["others", "users", "groups"];
+const KEYS: [&str; 4] = ["others", "users", "groups", "remote"];
 const VALUES: [(&str, Rights); 3] =
     [("deny", Rights::None), ("read", Rights::Read), ("write", Rights::Write)];
+const REMOTE_VALUES: [(&str, Rights); 3] =
+    [("deny", Rights::None), ("read", Rights::Read), ("control", Rights::All)];
 
 /// The policy in force.
 #[derive(Debug)]
@@ -75,12 +80,19 @@ pub struct AccessPolicy {
     users: HashMap<u32, Rights>,
     groups: HashMap<u32, Rights>,
     others: Rights,
+    remote: Rights,
 }
 
 impl AccessPolicy {
     /// Without a file: the instance's own user and the superuser, and nobody else.
     pub fn of_own_user() -> Self {
-        Self { own: geteuid().as_raw(), users: HashMap::new(), groups: HashMap::new(), others: Rights::None }
+        Self {
+            own: geteuid().as_raw(),
+            users: HashMap::new(),
+            groups: HashMap::new(),
+            others: Rights::None,
+            remote: Rights::None,
+        }
     }
 
     /// What `--policy` says.
@@ -96,8 +108,9 @@ impl AccessPolicy {
         Ok(policy)
     }
 
-    /// What a peer may.
-    pub fn rights(&self, peer: &Peer) -> Rights {
+    /// What a peer may; one that nobody knows came over the network.
+    pub fn rights(&self, peer: Option<&Peer>) -> Rights {
+        let Some(peer) = peer else { return self.remote };
         if peer.uid == 0 || peer.uid == self.own {
             return Rights::All;
         }
@@ -128,7 +141,8 @@ impl Reader<'_> {
     fn fill(&self, policy: &mut AccessPolicy) -> Result<()> {
         for (key, value) in &parse(self.path, self.text)? {
             match (&**key.get_ref(), value.get_ref()) {
-                ("others", _) => policy.others = self.rights(value)?,
+                ("others", _) => policy.others = self.rights(value, &VALUES)?,
+                ("remote", _) => policy.remote = self.rights(value, &REMOTE_VALUES)?,
                 ("users", DeValue::Table(users)) => self.users(users, policy)?,
                 ("groups", DeValue::Table(groups)) => self.groups(groups, policy)?,
                 (name @ ("users" | "groups"), _) => {
@@ -152,7 +166,7 @@ impl Reader<'_> {
                 Err(_) => User::from_name(name.get_ref()).ok().flatten().map(|user| user.uid),
             };
             let uid = found.ok_or_else(|| self.unknown("user", name))?.as_raw();
-            let rights = self.rights(value)?;
+            let rights = self.rights(value, &VALUES)?;
             if uid == 0 || uid == policy.own {
                 let why = format!(
                     "the user {:?} may open the region's file anyway, and everything else; leave it out",
@@ -172,16 +186,18 @@ impl Reader<'_> {
                 Err(_) => Group::from_name(name.get_ref()).ok().flatten().map(|group| group.gid),
             };
             let gid = found.ok_or_else(|| self.unknown("group", name))?.as_raw();
-            policy.groups.insert(gid, self.rights(value)?);
+            policy.groups.insert(gid, self.rights(value, &VALUES)?);
         }
         Ok(())
     }
 
-    fn rights(&self, value: &Spanned<DeValue<'_>>) -> Result<Rights> {
+    fn rights(&self, value: &Spanned<DeValue<'_>>, values: &[(&str, Rights); 3]) -> Result<Rights> {
         let said = value.get_ref().as_str().unwrap_or_default();
-        let known = VALUES.iter().find(|(name, _)| *name == said);
+        let known = values.iter().find(|(name, _)| *name == said);
         known.map(|(_, rights)| *rights).ok_or_else(|| {
-            self.wrong(value.span().start, "what somebody may is \"read\", \"write\" or \"deny\"")
+            let [one, two, three] = values.map(|(name, _)| name);
+            let why = format!("what somebody may is {two:?}, {three:?} or {one:?}");
+            self.wrong(value.span().start, &why)
         })
     }
 
@@ -216,10 +232,21 @@ mod tests {
     #[test]
     fn without_a_file_nobody_else_may_anything() {
         let policy = AccessPolicy::read(None).unwrap();
-        assert_eq!(policy.rights(&peer(0, &[7])), Rights::All);
-        assert_eq!(policy.rights(&peer(geteuid().as_raw(), &[7])), Rights::All);
-        assert_eq!(policy.rights(&peer(61_234, &[0, 0])), Rights::None);
+        assert_eq!(policy.rights(Some(&peer(0, &[7]))), Rights::All);
+        assert_eq!(policy.rights(Some(&peer(geteuid().as_raw(), &[7]))), Rights::All);
+        assert_eq!(policy.rights(Some(&peer(61_234, &[0, 0]))), Rights::None);
+        assert_eq!(policy.rights(None), Rights::None);
         assert!(!policy.admits_others());
+    }
+
+    #[test]
+    fn who_is_not_known_may_what_is_said_of_the_network() {
+        let may = |text| policy(text).unwrap().rights(None);
+        assert_eq!(may("others = 'write'"), Rights::None);
+        assert_eq!(may("remote = 'read'"), Rights::Read);
+        assert_eq!(may("remote = 'control'"), Rights::All);
+        assert!(policy("remote = 'write'").unwrap_err().to_string().contains("\"control\""));
+        assert!(!policy("remote = 'control'").unwrap().admits_others());
     }
 
     #[test]
@@ -237,7 +264,7 @@ mod tests {
             (61_003, &[1], Rights::Read),
         ];
         for (uid, groups, expected) in table {
-            assert_eq!(policy.rights(&peer(uid, groups)), expected, "{uid} {groups:?}");
+            assert_eq!(policy.rights(Some(&peer(uid, groups))), expected, "{uid} {groups:?}");
         }
         assert!(policy.admits_others());
     }

@@ -100,6 +100,9 @@ pub struct Instance {
     /// The configuration that may name the run directory [env: HOLDFAST_CONFIG]
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
+    /// Ask the instance at this address instead: tcp:HOST:PORT, which its --control-listen names, or unix:PATH
+    #[arg(long, value_name = "ADDR", conflicts_with = "run_dir")]
+    pub connect: Option<Address>,
 }
 
 /// How recovery is kept.
@@ -178,6 +181,9 @@ pub struct Options {
     /// Who else may join the region or ask for its status, by user and group: a TOML file [default: this user, and nobody else]
     #[arg(long, value_name = "FILE")]
     pub policy: Option<PathBuf>,
+    /// Let itself be asked and commanded here too, as far as `remote` in the policy says: tcp:HOST:PORT; may be repeated
+    #[arg(long, value_name = "ADDR")]
+    pub control_listen: Vec<Address>,
     /// How recovery is kept
     #[arg(long, value_name = "HOW", value_enum, default_value = "standby")]
     pub recovery: Recovery,

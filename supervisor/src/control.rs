@@ -8,12 +8,15 @@ use std::path::{Path, PathBuf};
 
 use common::error::{Context, Result};
 use common::log_limit::LogLimit;
-use common::sys::channel::{Channel, ChannelListener, Received};
+use common::sys::channel::{ChannelListener, Received};
 use common::sys::peer::{Peer, Process};
+use common::sys::socket;
+use common::sys::transport::{Stream, Transport};
 use common::wire::control::{self, Request, Response};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 
 use crate::access::{AccessPolicy, Rights};
+use crate::listen::Listeners;
 use crate::policy::Clock;
 
 /// With so many connections that belong to nobody who is attached, the oldest that has never asked for anything makes
@@ -29,8 +32,9 @@ pub struct ConnectionId(u64);
 
 #[derive(Debug)]
 struct Connection {
-    channel: Channel,
-    peer: Peer,
+    transport: Box<dyn Transport>,
+    /// Who is at the other end; over the network nobody knows.
+    peer: Option<Peer>,
     rights: Rights,
     /// Whether it has asked for something, and may be waiting for the answer.
     has_asked: bool,
@@ -51,6 +55,8 @@ pub enum Event {
 #[derive(Debug)]
 pub struct ControlSocket {
     listener: ChannelListener,
+    /// `--control-listen`: for status and control alone.
+    remote: Listeners,
     path: PathBuf,
     access: AccessPolicy,
     connections: BTreeMap<ConnectionId, Connection>,
@@ -69,10 +75,11 @@ impl ControlSocket {
     ///
     /// # Errors
     /// What bind and listen report.
-    pub fn open(path: &Path, access: AccessPolicy) -> Result<Self> {
+    pub fn open(path: &Path, access: AccessPolicy, remote: Listeners) -> Result<Self> {
         let doing = || "cannot listen on RUN/control.sock".to_owned();
         let this = Self {
             listener: ChannelListener::bind(path).context(doing)?,
+            remote,
             path: path.to_owned(),
             access,
             connections: BTreeMap::new(),
@@ -94,7 +101,7 @@ impl ControlSocket {
     pub fn set_access(&mut self, access: AccessPolicy) -> Result<()> {
         self.access = access;
         for connection in self.connections.values_mut() {
-            connection.rights = self.access.rights(&connection.peer);
+            connection.rights = self.access.rights(connection.peer.as_ref());
         }
         self.open_doors()
     }
@@ -112,10 +119,10 @@ impl ControlSocket {
         self.access.admits_others()
     }
 
-    /// What to poll for reading: the listener, and all connections together.
+    /// What to poll for reading: the listeners, and all connections together.
     pub fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        let listener = (!self.resting).then(|| self.listener.as_fd());
-        listener.into_iter().chain([self.arrivals.0.as_fd()])
+        let listeners = [self.listener.as_fd()].into_iter().chain(self.remote.descriptors().map(AsFd::as_fd));
+        listeners.filter(|_| !self.resting).chain([self.arrivals.0.as_fd()])
     }
 
     /// Takes what has arrived. A connection that is closed or speaks nonsense is dropped.
@@ -129,7 +136,7 @@ impl ControlSocket {
 
     fn take(&mut self, now: Clock, id: ConnectionId) -> Option<Event> {
         let connection = self.connections.get_mut(&id)?;
-        let received = connection.channel.try_receive().and_then(|received| match received {
+        let received = connection.transport.try_receive().and_then(|received| match received {
             Received::Frame(frame, _) => Ok(Some(control::decode::<Request>(&frame)?)),
             Received::Nothing => Ok(None),
             Received::Closed => Err(std::io::ErrorKind::BrokenPipe.into()),
@@ -141,14 +148,9 @@ impl ControlSocket {
                 if connection.rights.allow(&request) {
                     return Some(Event::Asked(id, request));
                 }
-                let (peer, rights) = (connection.peer.clone(), connection.rights);
-                let may = if rights == Rights::None { "not join" } else { "only read" };
-                let refusal = Response::Refused(format!(
-                    "user {} may {may} here (--policy says who may what)",
-                    peer.uid
-                ));
-                self.denied(now, &peer, rights);
-                self.reply(id, &refusal, &[]);
+                let (who, rights) = (name(connection.peer.as_ref()), connection.rights);
+                self.denied(now, &who, rights);
+                self.reply(id, &refusal(&who, rights), &[]);
                 None
             }
             Err(error) => {
@@ -160,21 +162,14 @@ impl ControlSocket {
         }
     }
 
-    fn denied(&mut self, now: Clock, peer: &Peer, rights: Rights) {
-        self.denials.warn(now, || {
-            format!(
-                "control socket: process {} of user {} was denied; it may {}",
-                peer.pid,
-                peer.uid,
-                rights.name()
-            )
-        });
+    fn denied(&mut self, now: Clock, who: &str, rights: Rights) {
+        self.denials.warn(now, || format!("control socket: {who} was denied; it may {}", rights.name()));
     }
 
     /// Ends a connection, whoever has a descriptor of its other end still.
     pub fn hang_up(&mut self, id: ConnectionId) {
         if let Some(connection) = self.connections.get(&id) {
-            connection.channel.shut_down();
+            connection.transport.shut_down();
         }
         self.close(id);
     }
@@ -182,7 +177,7 @@ impl ControlSocket {
     fn close(&mut self, id: ConnectionId) -> Option<Event> {
         let connection = self.connections.remove(&id)?;
         // Closing it would not do where somebody has a descriptor of it still, which he may.
-        let _ = self.arrivals.delete(&connection.channel);
+        let _ = self.arrivals.delete(&connection.transport);
         self.attached -= usize::from(connection.attached);
         connection.attached.then_some(Event::Lost(id))
     }
@@ -194,9 +189,9 @@ impl ControlSocket {
 
     fn accept(&mut self, now: Clock) {
         while !self.resting {
-            let admitted = match self.listener.accept() {
+            let admitted = match self.next_visitor() {
                 Ok(None) => return,
-                Ok(Some(channel)) => self.admit(now, channel),
+                Ok(Some((transport, peer))) => self.admit(now, transport, peer),
                 Err(error) => Err(error),
             };
             if let Err(error) = admitted {
@@ -206,12 +201,31 @@ impl ControlSocket {
         }
     }
 
-    fn admit(&mut self, now: Clock, channel: Channel) -> std::io::Result<()> {
-        let peer = Peer::of(channel.as_fd())?;
-        let rights = self.access.rights(&peer);
+    /// Somebody who waits to be let in, and who he is where that is known.
+    fn next_visitor(&self) -> std::io::Result<Option<(Box<dyn Transport>, Option<Peer>)>> {
+        if let Some(channel) = self.listener.accept()? {
+            let peer = Peer::of(channel.as_fd())?;
+            return Ok(Some((Box::new(channel), Some(peer))));
+        }
+        for listener in self.remote.descriptors() {
+            if let Some(connection) = socket::accept(listener.as_fd())? {
+                return Ok(Some((Box::new(Stream::from_descriptor(connection)), None)));
+            }
+        }
+        Ok(None)
+    }
+
+    fn admit(
+        &mut self,
+        now: Clock,
+        transport: Box<dyn Transport>,
+        peer: Option<Peer>,
+    ) -> std::io::Result<()> {
+        let rights = self.access.rights(peer.as_ref());
         if rights == Rights::None {
-            self.denied(now, &peer, rights);
-            turn_away(&channel, &peer);
+            let who = name(peer.as_ref());
+            self.denied(now, &who, rights);
+            turn_away(&*transport, &who);
             return Ok(());
         }
         if self.connections.len() - self.attached >= MAX_VISITORS {
@@ -222,8 +236,9 @@ impl ControlSocket {
         }
         let id = ConnectionId(self.next);
         self.next += 1;
-        self.arrivals.add(&channel, EpollEvent::new(EpollFlags::EPOLLIN, id.0))?;
-        self.connections.insert(id, Connection { channel, peer, rights, has_asked: false, attached: false });
+        self.arrivals.add(&transport, EpollEvent::new(EpollFlags::EPOLLIN, id.0))?;
+        self.connections
+            .insert(id, Connection { transport, peer, rights, has_asked: false, attached: false });
         Ok(())
     }
 
@@ -232,11 +247,11 @@ impl ControlSocket {
         let Some(connection) = self.connections.get(&to) else { return false };
         let sent = control::encode(response)
             .map_err(std::io::Error::from)
-            .and_then(|frame| connection.channel.try_send(&frame, descriptors));
+            .and_then(|frame| connection.transport.try_send(&frame, descriptors));
         if let Err(error) = &sent {
             log::debug!("control socket: a reply was not taken: {error}");
             // An attached program's goes the way that it goes when the other end closes it.
-            connection.channel.shut_down();
+            connection.transport.shut_down();
             if !connection.attached {
                 self.close(to);
             }
@@ -251,10 +266,16 @@ impl ControlSocket {
     pub fn process(&self, id: ConnectionId) -> std::io::Result<Process> {
         let gone = || std::io::Error::from_raw_os_error(nix::libc::ESRCH);
         let connection = self.connections.get(&id).ok_or_else(gone)?;
-        if connection.peer.pid.0 <= 0 {
-            return Err(std::io::Error::other("it lives in another pid namespace"));
+        match &connection.peer {
+            None => Err(std::io::Error::other("it is somewhere in the network")),
+            Some(peer) if peer.pid.0 <= 0 => Err(std::io::Error::other("it lives in another pid namespace")),
+            Some(peer) => Process::at(connection.transport.as_fd(), peer),
         }
-        Process::at(connection.channel.as_fd(), &connection.peer)
+    }
+
+    /// Whether descriptors can be sent over a connection.
+    pub fn carries_descriptors(&self, id: ConnectionId) -> bool {
+        self.connections.get(&id).is_some_and(|connection| connection.peer.is_some())
     }
 
     /// Whether the connection is an attached program's.
@@ -273,13 +294,24 @@ impl ControlSocket {
     }
 }
 
+/// Who it is, for people.
+fn name(peer: Option<&Peer>) -> String {
+    match peer {
+        Some(peer) => format!("user {} (process {})", peer.uid, peer.pid),
+        None => "somebody in the network".to_owned(),
+    }
+}
+
+fn refusal(who: &str, rights: Rights) -> Response {
+    let may = if rights == Rights::None { "not join" } else { "only read" };
+    Response::Refused(format!("{who} may {may} here (--policy says who may what)"))
+}
+
 /// Says why, as far as somebody listens, and that is all.
-fn turn_away(channel: &Channel, peer: &Peer) {
-    let refusal =
-        Response::Refused(format!("user {} may not join here (--policy says who may what)", peer.uid));
+fn turn_away(transport: &dyn Transport, who: &str) {
     // What was asked already is read, since the reply would be lost otherwise.
-    let _ = channel.try_receive();
-    if let Ok(frame) = control::encode(&refusal) {
-        let _ = channel.try_send(&frame, &[]);
+    let _ = transport.try_receive();
+    if let Ok(frame) = control::encode(&refusal(who, Rights::None)) {
+        let _ = transport.try_send(&frame, &[]);
     }
 }

@@ -216,7 +216,8 @@ impl Supervisor {
         let listeners = Listeners::open(&prepared.listen, options.read_timeout.limit().unwrap_or(NEVER))?;
         rundir.remove("control.sock")?;
         let access = AccessPolicy::read(options.policy.as_deref())?;
-        let control = ControlSocket::open(&rundir.short_path("control.sock"), access)?;
+        let remote = Listeners::open(&options.control_listen, NEVER)?;
+        let control = ControlSocket::open(&rundir.short_path("control.sock"), access, remote)?;
         rundir.let_through(control.admits_others())?;
         let mut clients = Clients::new(rundir.clients()?)?;
         let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;

@@ -4,9 +4,7 @@ use std::cell::RefCell;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::path::Path;
-use std::time::{Duration, Instant};
 
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
     self, AddressFamily, Backlog, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr,
 };
@@ -123,26 +121,6 @@ impl Channel {
     /// As [`Channel::receive`].
     pub fn try_receive(&self) -> io::Result<Received> {
         self.receive_with(MsgFlags::MSG_DONTWAIT)
-    }
-
-    /// Receives one frame, waiting for it for at most `limit`; [`Received::Nothing`] then.
-    ///
-    /// # Errors
-    /// As [`Channel::receive`].
-    pub fn receive_within(&self, limit: Duration) -> io::Result<Received> {
-        let deadline = Instant::now() + limit;
-        loop {
-            let left = deadline.saturating_duration_since(Instant::now()) + Duration::from_micros(999);
-            let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
-            match poll(&mut [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)], timeout) {
-                Err(nix::errno::Errno::EINTR) => {}
-                Err(error) => return Err(error.into()),
-                Ok(_) => match self.try_receive()? {
-                    Received::Nothing if Instant::now() < deadline => {}
-                    received => return Ok(received),
-                },
-            }
-        }
     }
 
     /// Nothing goes either way any more, whoever else has a descriptor of this end.

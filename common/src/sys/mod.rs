@@ -13,6 +13,7 @@ pub mod privileges;
 pub mod process;
 pub mod signal;
 pub mod socket;
+pub mod transport;
 
 /// Turns the C convention of -1 and errno into a result.
 pub(crate) fn cerr(returned: libc::c_long) -> std::io::Result<libc::c_long> {

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::ids::{Owner, Pid};
 use crate::limits::MAX_FRAME;
+use crate::slots::Totals;
 
 /// What a child is told first. With it come the descriptors of [`Endowment`], in order.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -138,6 +139,8 @@ pub enum Report {
 pub enum Request {
     /// What the daemon alone knows, and the region's descriptor, read-only.
     Status,
+    /// The same for who cannot be sent a descriptor: in numbers, as far as the daemon knows them.
+    Summary,
     /// Drain and stop, or stop at once. The connection closes when every child is gone.
     Stop {
         /// Without draining.
@@ -182,6 +185,8 @@ pub struct Membership {
 pub enum Response {
     /// To [`Request::Status`].
     Status(Box<DaemonStatus>),
+    /// To [`Request::Summary`].
+    Summary(Box<Summary>),
     /// It has been done, or for a stop: it has begun.
     Done,
     /// It will not be done; why.
@@ -225,6 +230,27 @@ pub struct DaemonStatus {
     pub at_least: u32,
     /// How long repairs took.
     pub recovery_us: Microseconds,
+}
+
+/// What an instance is doing, without the region to read the rest from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Summary {
+    /// What the daemon alone knows.
+    pub daemon: DaemonStatus,
+    /// What all slots have counted.
+    pub totals: Totals,
+    /// Workers that wait for a connection.
+    pub idle: u32,
+    /// Workers that serve one, or were asked to leave.
+    pub busy: u32,
+    /// Slots of attached programs.
+    pub attached: u32,
+    /// Bytes in the spool.
+    pub spool_bytes: u64,
+    /// The bound of the spool; 0 = by free space.
+    pub spool_limit: u64,
+    /// The oldest minute file; 0 = none.
+    pub oldest_minute: u64,
 }
 
 /// A summary of durations in microseconds.

@@ -20,8 +20,12 @@ impl Supervisor {
         match self.phase {
             Phase::TakingOver => self.attach_waiters.push((id, access)),
             Phase::Serving => match access {
-                Access::Read => {
+                Access::Read if self.control.carries_descriptors(id) => {
                     self.control.reply(id, &Response::Shown, &[self.region_to_show.as_raw_fd()]);
+                }
+                Access::Read => {
+                    let why = "the region cannot be had over the network; attach on its machine".to_owned();
+                    self.control.reply(id, &Response::Refused(why), &[]);
                 }
                 Access::Write => self.join(id),
             },

@@ -2,6 +2,7 @@
 
 use std::os::fd::AsRawFd;
 
+use client::attach::summarize;
 use common::ids::Pid;
 use common::wire::control::{DaemonState, DaemonStatus, Request, Response};
 
@@ -20,13 +21,17 @@ impl Supervisor {
                     continue;
                 }
             };
-            if request != Request::Status {
+            if !matches!(request, Request::Status | Request::Summary) {
                 self.is_needed();
             }
             match request {
                 Request::Status => {
                     let status = Response::Status(Box::new(self.status()));
                     self.control.reply(id, &status, &[self.region_to_show.as_raw_fd()]);
+                }
+                Request::Summary => {
+                    let summary = summarize(self.status(), &self.region);
+                    self.control.reply(id, &Response::Summary(Box::new(summary)), &[]);
                 }
                 Request::Stop { fast } => {
                     self.control.reply(id, &Response::Done, &[]);
