@@ -63,8 +63,8 @@ fn the_policy_says_who_may_what() {
 
     for (groups, way, words) in [
         ("62001", "attach", ""),
-        ("62001,62002", "attach", "user 61235 may not join here"),
-        ("1", "view", "user 61235 may not join here"),
+        ("62001,62002", "attach", "may not join here (--policy"),
+        ("1", "view", "may not join here (--policy"),
     ] {
         let mut member = Visitor::start_as(NUMBER + 1, groups, &run_dir);
         if words.is_empty() {

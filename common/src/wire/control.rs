@@ -139,8 +139,6 @@ pub enum Report {
 pub enum Request {
     /// What the daemon alone knows, and the region's descriptor, read-only.
     Status,
-    /// The same for who cannot be sent a descriptor: in numbers, as far as the daemon knows them.
-    Summary,
     /// Drain and stop, or stop at once. The connection closes when every child is gone.
     Stop {
         /// Without draining.
@@ -160,6 +158,8 @@ pub enum Request {
     Rejoin(Membership),
     /// The slot has been left: nothing in it is half-done.
     Detach(Owner),
+    /// As [`Request::Status`], for who cannot be sent a descriptor: in numbers, as far as the daemon knows them.
+    Summary,
 }
 
 /// What a program that attaches may do with the region.
