@@ -42,6 +42,9 @@ struct Connection {
     attached: bool,
 }
 
+/// Who is at a connection's other end, where that is known.
+type Visitor = (Box<dyn Transport>, Option<Peer>);
+
 /// What came over the control socket.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Event {
@@ -202,7 +205,7 @@ impl ControlSocket {
     }
 
     /// Somebody who waits to be let in, and who he is where that is known.
-    fn next_visitor(&self) -> std::io::Result<Option<(Box<dyn Transport>, Option<Peer>)>> {
+    fn next_visitor(&self) -> std::io::Result<Option<Visitor>> {
         if let Some(channel) = self.listener.accept()? {
             let peer = Peer::of(channel.as_fd())?;
             return Ok(Some((Box::new(channel), Some(peer))));
