@@ -8,6 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use common::error::{Context, Result};
 use common::ids::{Generation, Owner, Pid, SlotIndex};
+use common::places::REGION;
 use common::region::Region;
 use common::slots::{State, owner};
 use common::sys::peer::Process;
@@ -186,7 +187,7 @@ impl Clients {
         let Some(client) = self.clients.get(&owner.slot).filter(|client| client.owner == owner) else {
             return false;
         };
-        let has_region = |process: &Process| process.has_mapped(region).unwrap_or(true);
+        let has_region = |process: &Process| process.may_have_mapped(region, REGION).unwrap_or(true);
         !self.register.is_kept(owner.slot) && !client.process.as_ref().is_some_and(has_region)
     }
 }
