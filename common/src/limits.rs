@@ -15,6 +15,9 @@ pub const MAX_FRAME_FDS: usize = 80;
 /// Most owners named in one repair frame, so that the frame stays far below [`MAX_FRAME`].
 pub const MAX_REPAIRS_PER_FRAME: usize = 2048;
 
+/// Most programs that are attached to one instance, so that all of them can be named in one frame.
+pub const MAX_CLIENTS: usize = 4096;
+
 /// Most listening sockets.
 pub const MAX_LISTENERS: usize = 64;
 

@@ -3,6 +3,8 @@
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
 use std::sync::atomic::{AtomicU64, compiler_fence};
 
+use serde::{Deserialize, Serialize};
+
 use crate::ids::{Generation, Owner, Pid, SlotIndex};
 use crate::layout::{Counters, Slot};
 use crate::limits::{DOING_SIZE, MAX_HELD};
@@ -23,6 +25,9 @@ pub enum State {
     /// Its process died; it waits for repair.
     Dead = 4,
 }
+
+/// Stands in a slot's `template` where its owner is an attached program. For display only.
+pub const NO_TEMPLATE: u32 = u32::MAX;
 
 /// What a live owner is at. For display only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,6 +100,17 @@ impl Slot {
         self.template.store(template, Relaxed);
         self.knell.take_down();
         self.owner.store(owner_word(generation, State::Reserved), SeqCst);
+    }
+
+    /// Supervisor: the same for a process that exists already, and is none of its own.
+    pub fn reserve_for(&self, generation: Generation, pid: Pid) {
+        self.reserve(generation, NO_TEMPLATE);
+        self.pid.store(pid.0.cast_unsigned(), Relaxed);
+    }
+
+    /// Whether the slot says that its owner is an attached program.
+    pub fn is_a_clients(&self) -> bool {
+        self.template.load(Relaxed) == NO_TEMPLATE
     }
 
     /// Owner: takes the slot promised to it. False where the supervisor has thought better of it: leave.
@@ -183,7 +199,7 @@ pub fn detach(slot: &Slot, live_word: u64) {
 }
 
 /// Sums over all slots, used or free. Wrapping, since the words are allegations.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Totals {
     /// Connections accepted.
     pub connections: u64,

@@ -147,9 +147,11 @@ struct Corpse<'r> {
 }
 
 impl Corpse<'_> {
-    /// Whether the kernel says that the owner's thread is at its end. The slot alone is not believed.
+    /// Whether the kernel says that the owner's thread is at its end. The slot alone is not believed. An attached program has
+    /// more threads than one, and its first may well end before the others: for those the supervisor waits.
     fn is_ending(&self) -> bool {
         matches!(self.slot.standing().1, Some(State::Live | State::Dead))
+            && !self.slot.is_a_clients()
             && self.slot.knell.has_tolled()
             && knell::is_ending(self.slot.pid()).unwrap_or(false)
     }

@@ -38,7 +38,7 @@ impl Scene {
         let writers = spool.take().unwrap();
         let file = tempfile::tempfile().unwrap();
         let region = Region::create(&file, LENGTH).unwrap();
-        take_over(&region, &spool).unwrap();
+        take_over(&region, &spool, &[]).unwrap();
         Self { directory, file, region, spool, _writers: writers }
     }
 

@@ -11,7 +11,7 @@ use common::journal::spool::Spool;
 use common::log_limit::LogLimit;
 use common::region::Region;
 use common::sys::process;
-use common::wire::control::{Order, Report};
+use common::wire::control::{Attached, Order, Report};
 
 use crate::attachment::{Attachment, Word};
 use crate::complaints::Complaints;
@@ -50,10 +50,10 @@ pub fn run(stay: Stay) -> Result<()> {
     Standby::new(&attachment).serve(stay)
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 enum Task {
-    TakeOver,
-    Sweep,
+    TakeOver(Vec<Attached>),
+    Sweep(Vec<Attached>),
     Repair { owner: Owner, crashed: bool },
 }
 
@@ -129,8 +129,8 @@ impl<'a> Standby<'a> {
 
     fn obey(&mut self, order: Order) -> std::result::Result<bool, Stop> {
         let tasks: Vec<Task> = match order {
-            Order::TakeOver => vec![Task::TakeOver],
-            Order::Sweep => vec![Task::Sweep],
+            Order::TakeOver(attached) => vec![Task::TakeOver(attached)],
+            Order::Sweep(attached) => vec![Task::Sweep(attached)],
             Order::Repair(list) => {
                 list.into_iter().map(|(owner, crashed)| Task::Repair { owner, crashed }).collect()
             }
@@ -145,10 +145,10 @@ impl<'a> Standby<'a> {
 
     fn work(&mut self, tasks: impl IntoIterator<Item = Task>) -> std::result::Result<(), Stop> {
         for task in tasks {
-            let done = match task {
-                Task::TakeOver => self.every_slot(take_over)?,
-                Task::Sweep => self.every_slot(sweep)?,
-                Task::Repair { owner, crashed } => self.repair(owner, crashed)?,
+            let done = match &task {
+                Task::TakeOver(attached) => self.every_slot(take_over, attached)?,
+                Task::Sweep(attached) => self.every_slot(sweep, attached)?,
+                Task::Repair { owner, crashed } => self.repair(*owner, *crashed)?,
             };
             if let Err(error) = done {
                 self.delay(task, &error)?;
@@ -195,9 +195,10 @@ impl<'a> Standby<'a> {
 
     fn every_slot(
         &mut self,
-        work: fn(&Region, &Spool) -> std::result::Result<TakenOver, Obstacle>,
+        work: fn(&Region, &Spool, &[Attached]) -> std::result::Result<TakenOver, Obstacle>,
+        attached: &[Attached],
     ) -> std::result::Result<io::Result<()>, Stop> {
-        match work(self.attachment.region(), self.attachment.spool()) {
+        match work(self.attachment.region(), self.attachment.spool(), attached) {
             Ok(TakenOver { repaired, .. }) => self.tell(&Report::TakenOver(repaired))?,
             Err(Obstacle::Refused(owner, why)) => self.tell(&Report::Refused(owner, why))?,
             Err(Obstacle::Io(error)) => return Ok(Err(error)),

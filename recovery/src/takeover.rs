@@ -15,6 +15,7 @@ use common::journal::spool::{MinuteFile, Spool};
 use common::layout::JournalState;
 use common::region::Region;
 use common::slots::{self, State};
+use common::wire::control::Attached;
 
 use crate::keeper;
 use crate::repair::{Remains, Repairer, Setback, needs_repair};
@@ -58,13 +59,22 @@ pub struct TakenOver {
 
 /// Repairs every slot that holds something or is not free, looks whether the objects are whole, tidies the heap up, and
 /// prepares the journal. Can be
-/// repeated from the start after a death at any instruction. Nobody else is at work.
+/// repeated from the start after a death at any instruction. Nobody else is at work but those of `attached` that live:
+/// with them at it, what they are changing cannot be looked at, and the heap is tidied up another time.
 ///
 /// # Errors
 /// [`Obstacle`].
-pub fn take_over(region: &Region, spool: &Spool) -> Result<TakenOver, Obstacle> {
+pub fn take_over(region: &Region, spool: &Spool, attached: &[Attached]) -> Result<TakenOver, Obstacle> {
     let durable = spool.read_sealed()?;
-    let taken_over = repair_all(region, Repairer::new(region, spool).with_sealed(durable))?;
+    let taken_over = repair_all(region, Repairer::new(region, spool).with_sealed(durable), attached)?;
+    if !attached.iter().any(|client| client.lives) {
+        look_after_objects(region)?;
+    }
+    prepare_journal(&region.header().journal, spool, durable)?;
+    Ok(taken_over)
+}
+
+fn look_after_objects(region: &Region) -> Result<(), Obstacle> {
     check_objects(region)?;
     match tidy(region) {
         Ok(tidied) => {
@@ -73,8 +83,7 @@ pub fn take_over(region: &Region, spool: &Spool) -> Result<TakenOver, Obstacle> 
         // It harms nobody, and `verify` says why.
         Err(error) => log::warn!("what deleted objects hold cannot be freed: {error}"),
     }
-    prepare_journal(&region.header().journal, spool, durable)?;
-    Ok(taken_over)
+    Ok(())
 }
 
 /// With every slot repaired and nobody at work the objects are whole, and no lock is held. Were they not, every
@@ -87,24 +96,29 @@ fn check_objects(region: &Region) -> Result<(), Obstacle> {
     Err(Obstacle::Refused(owner, format!("the objects are damaged: {finding}")))
 }
 
-/// Repairs every slot that holds something or is not free, when nobody runs any more. What was scribbled into slots
-/// that nobody owns would keep the journal from being sealed.
+/// Repairs every slot that holds something or is not free, when nobody runs any more but those of `attached` that live.
+/// What was scribbled into slots that nobody owns would keep the journal from being sealed.
 ///
 /// # Errors
 /// [`Obstacle`].
-pub fn sweep(region: &Region, spool: &Spool) -> Result<TakenOver, Obstacle> {
-    repair_all(region, Repairer::new(region, spool))
+pub fn sweep(region: &Region, spool: &Spool, attached: &[Attached]) -> Result<TakenOver, Obstacle> {
+    repair_all(region, Repairer::new(region, spool), attached)
 }
 
 /// One slot that cannot be repaired does not keep the others from it: what is sound is made whole in any case.
-fn repair_all(region: &Region, repairer: Repairer<'_>) -> Result<TakenOver, Obstacle> {
+fn repair_all(region: &Region, repairer: Repairer<'_>, attached: &[Attached]) -> Result<TakenOver, Obstacle> {
     let (mut done, mut refused) = (TakenOver::default(), None);
     for (index, slot) in region.slots().filter(|(_, slot)| needs_repair(slot)) {
         let (generation, state) = slot.standing();
         let owner = slots::owner(index, generation);
+        let client = attached.iter().find(|client| client.owner == owner);
+        if client.is_some_and(|client| client.lives) {
+            continue;
+        }
         let died =
             !slot.left_cleanly(generation) && (state != Some(State::Reserved) || !slot.holds_nothing());
-        match repairer.repair(owner, false) {
+        // What dies with its supervisor has not crashed; an attached program dies by itself.
+        match repairer.repair(owner, client.is_some()) {
             Ok(None) => {}
             Ok(Some(remains)) => {
                 done.repaired += 1;

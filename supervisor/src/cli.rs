@@ -34,7 +34,7 @@ commas between them) and in the file that --config names (read_timeout = \"3s\";
 them). The command line comes first, then the environment, then the file, then the default.
 
 HUP and `supervisor reload` read the file again. What they change at once: users, latency, access_log, read_timeout,
-request_timeout, max_requests, idle_exit, grace, log_level; a change of anything else waits for the next start, and the log says so. USR1 opens log and
+request_timeout, max_requests, idle_exit, grace, log_level, policy; a change of anything else waits for the next start, and the log says so. USR1 opens log and
 access log again. TERM and INT drain and stop, QUIT stops now, TTIN and TTOU want a worker more or less.
 
 Exit codes: 0 success, 1 failure while running, 2 usage or configuration, 3 another instance owns the run directory or
@@ -100,6 +100,9 @@ pub struct Instance {
     /// The configuration that may name the run directory [env: HOLDFAST_CONFIG]
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
+    /// Ask the instance at this address instead: tcp:HOST:PORT, which its --control-listen names, or unix:PATH
+    #[arg(long, value_name = "ADDR", conflicts_with = "run_dir")]
+    pub connect: Option<Address>,
 }
 
 /// How recovery is kept.
@@ -175,6 +178,12 @@ pub struct Options {
     /// Log every message here
     #[arg(long, value_name = "FILE")]
     pub access_log: Option<PathBuf>,
+    /// Who else may join the region or ask for its status, by user and group: a TOML file [default: this user, and nobody else]
+    #[arg(long, value_name = "FILE")]
+    pub policy: Option<PathBuf>,
+    /// Let itself be asked and commanded here too, as far as `remote` in the policy says: tcp:HOST:PORT; may be repeated
+    #[arg(long, value_name = "ADDR")]
+    pub control_listen: Vec<Address>,
     /// How recovery is kept
     #[arg(long, value_name = "HOW", value_enum, default_value = "standby")]
     pub recovery: Recovery,
@@ -319,7 +328,7 @@ impl Options {
 }
 
 /// Slots for the workers, and beyond them for those being replaced or repaired.
-fn slots_for(pool: Shape) -> u32 {
+pub(crate) fn slots_for(pool: Shape) -> u32 {
     let workers = pool.most();
     workers.saturating_add((workers / 16).clamp(2, 1024))
 }

@@ -21,13 +21,13 @@ use common::units::{Size, Span};
 use crate::cli::{self, Cli, Options, Source};
 use crate::prepared::Prepared;
 
-mod file;
+pub(crate) mod file;
 
 /// What the variables' names begin with.
 const PREFIX: &str = "HOLDFAST_";
 
 /// Options that reload reads again; any other keeps the value with which the instance was started.
-const READ_AGAIN: [&str; 9] = [
+const READ_AGAIN: [&str; 10] = [
     "users",
     "latency",
     "access-log",
@@ -37,6 +37,7 @@ const READ_AGAIN: [&str; 9] = [
     "idle-exit",
     "grace",
     "log-level",
+    "policy",
 ];
 
 /// The values of some options, by their long names: all that one source says.

@@ -15,12 +15,15 @@ use common::sys::file;
 use common::sys::process::{self, Ending};
 use common::sys::signal::SignalPipe;
 use common::tidings::Tidings;
+use common::wire::control::Access;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::signal::Signal;
 
+use crate::access::AccessPolicy;
 use crate::children::{Child, Kept};
 use crate::cli::Options;
+use crate::clients::{Clients, Heritage};
 use crate::config::{Configuration, Sources};
 use crate::control::{ConnectionId, ControlSocket};
 use crate::listen::Listeners;
@@ -47,6 +50,8 @@ mod overdue;
 mod commands;
 
 mod requests;
+
+mod clients;
 
 mod ending;
 
@@ -119,6 +124,7 @@ enum Phase {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Source {
     Signals,
+    Clients,
     Bell,
     Control,
     Template,
@@ -143,6 +149,9 @@ struct Supervisor {
     writers: File,
     listeners: Listeners,
     control: ControlSocket,
+    clients: Clients,
+    /// Who wants to attach, once every slot has been looked at.
+    attach_waiters: Vec<(ConnectionId, Access)>,
     signals: SignalPipe,
     bell: EventFd,
     /// Between workers and recovery; kept here so that a new recovery finds it.
@@ -206,7 +215,11 @@ impl Supervisor {
         options.check_room(region.unverified.contents().geometry())?;
         let listeners = Listeners::open(&prepared.listen, options.read_timeout.limit().unwrap_or(NEVER))?;
         rundir.remove("control.sock")?;
-        let control = ControlSocket::open(&rundir.short_path("control.sock"))?;
+        let access = AccessPolicy::read(options.policy.as_deref())?;
+        let remote = Listeners::open(&options.control_listen, NEVER)?;
+        let control = ControlSocket::open(&rundir.short_path("control.sock"), access, remote)?;
+        rundir.let_through(control.admits_others())?;
+        let mut clients = Clients::new(rundir.clients()?)?;
         let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
         let bell = EventFd::from_value_and_flags(0, flags).context(|| "cannot make an eventfd".to_owned())?;
         let tidings = Tidings::new().context(|| "cannot make a pipe".to_owned())?;
@@ -215,6 +228,14 @@ impl Supervisor {
         // The first thing that recovery does is to look at every slot; until then nobody gets one.
         let region_file = region.file;
         let region = region.unverified.once(Region::mark_in_use)?;
+        let mut pool = Pool::of(&region);
+        let mut repairs = Repairs::starting_with_takeover(Duration::ZERO);
+        for Heritage { owner, lives } in clients.inherit(&region) {
+            pool.adopt(&region, owner, lives);
+            if !lives {
+                repairs.add(owner, true, Duration::ZERO);
+            }
+        }
         region.header().journal.limit.store(options.spool_limit(), SeqCst);
         region.header().demand.count(matches!(shape, Shape::Dynamic(_)));
         process::raise_priority();
@@ -223,8 +244,8 @@ impl Supervisor {
         }
         Ok(Self {
             policy: Policy::new(shape),
-            pool: Pool::of(&region),
-            repairs: Repairs::starting_with_takeover(Duration::ZERO),
+            pool,
+            repairs,
             options,
             sources,
             prepared,
@@ -239,6 +260,8 @@ impl Supervisor {
             writers,
             listeners,
             control,
+            clients,
+            attach_waiters: Vec::new(),
             signals,
             bell,
             tidings,
@@ -291,6 +314,7 @@ impl Supervisor {
         for source in self.wait()? {
             match source {
                 Source::Signals => self.take_signals()?,
+                Source::Clients => self.take_client_deaths(),
                 Source::Bell => self.look_at_workers(),
                 Source::Control => self.take_requests(),
                 Source::Template => self.take_template_reports(),
@@ -303,8 +327,9 @@ impl Supervisor {
     }
 
     fn wait(&self) -> Result<Vec<Source>> {
-        let mut sources = vec![Source::Signals, Source::Bell];
-        let mut fds = vec![polled(self.signals.descriptor()), polled(self.bell.as_fd())];
+        let mut sources = vec![Source::Signals, Source::Clients, Source::Bell];
+        let mut fds =
+            vec![polled(self.signals.descriptor()), polled(self.clients.as_fd()), polled(self.bell.as_fd())];
         let children = [
             (Source::Recovery, self.recovery.child.as_ref()),
             (Source::Template, self.template.child.as_ref()),

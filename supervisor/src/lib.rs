@@ -26,7 +26,11 @@ pub mod rundir;
 
 pub mod listen;
 
+pub mod access;
+
 pub mod control;
+
+pub mod clients;
 
 pub mod status;
 

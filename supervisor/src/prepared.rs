@@ -12,6 +12,7 @@ use common::journal::spool::Spool;
 use common::sys::privileges::Identity;
 use nix::unistd::{AccessFlags, access};
 
+use crate::access::AccessPolicy;
 use crate::children::{check_program, find_program};
 use crate::cli::Options;
 
@@ -55,6 +56,7 @@ impl Prepared {
             prepared.check_for_children(program, "run", || Ok(access(program, AccessFlags::X_OK)?))?;
         }
         prepared.check_users(options)?;
+        AccessPolicy::read(options.policy.as_deref())?;
         Ok(prepared)
     }
 

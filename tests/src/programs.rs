@@ -11,8 +11,20 @@ pub const BIN_DIR_VARIABLE: &str = "HOLDFAST_BIN_DIR";
 pub const ALL: [&str; 5] = ["supervisor", "worker", "recovery", "cclient", "acquired"];
 
 /// What is built besides for the tests alone.
-const EXAMPLES: [&str; 8] =
-    ["--example", "puppet", "--example", "bank", "--example", "turnstile", "--example", "ask"];
+const EXAMPLES: [&str; 12] = [
+    "--example",
+    "puppet",
+    "--example",
+    "bank",
+    "--example",
+    "turnstile",
+    "--example",
+    "ask",
+    "--example",
+    "join",
+    "--example",
+    "visitor",
+];
 
 /// The path of a program.
 pub fn path(name: &str) -> PathBuf {
@@ -37,6 +49,16 @@ pub fn turnstile() -> PathBuf {
 /// The path of the client of a daemon that is started on demand (see `client/examples/ask.rs`).
 pub fn ask() -> PathBuf {
     example("ask")
+}
+
+/// The path of the program that joins a region (see `client/examples/join.rs`).
+pub fn join() -> PathBuf {
+    example("join")
+}
+
+/// The path of the program that is attached and does what it is told (see `examples/visitor/`).
+pub fn visitor() -> PathBuf {
+    example("visitor")
 }
 
 /// Even where the programs come from elsewhere, the examples are of this build.

@@ -98,6 +98,17 @@ impl Mapping {
         unsafe { libc::madvise(self.raw.as_mut_ptr().cast(), self.raw.len(), libc::MADV_COLLAPSE) };
     }
 
+    /// Keeps the mapping from children: one that is forked does not have it (`MADV_DONTFORK`).
+    ///
+    /// # Errors
+    /// What madvise reports.
+    pub fn keep_from_children(&self) -> io::Result<()> {
+        // SAFETY: the mapping, whole; in this process it stays what it is.
+        let kept =
+            unsafe { libc::madvise(self.raw.as_mut_ptr().cast(), self.raw.len(), libc::MADV_DONTFORK) };
+        super::cerr(kept.into()).map(drop)
+    }
+
     /// Has the processor fetch the cache line at `offset`, ahead of its use. A hint: nothing happens outside the mapping.
     #[inline]
     pub fn prefetch(&self, offset: Offset) {

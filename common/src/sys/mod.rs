@@ -8,10 +8,12 @@ pub mod fork_mark;
 pub mod futex;
 pub mod knell;
 pub mod map;
+pub mod peer;
 pub mod privileges;
 pub mod process;
 pub mod signal;
 pub mod socket;
+pub mod transport;
 
 /// Turns the C convention of -1 and errno into a result.
 pub(crate) fn cerr(returned: libc::c_long) -> std::io::Result<libc::c_long> {

@@ -97,7 +97,7 @@ fn leftovers_of_a_former_region_are_sealed_in_order() {
         })
         .collect();
     let region = Region::create(&tempfile::tempfile().unwrap(), LENGTH).unwrap();
-    take_over(&region, &scene.spool).unwrap();
+    take_over(&region, &scene.spool, &[]).unwrap();
     let mut keeper = Keeper::new(&region, &scene.spool, Sync::Never).unwrap();
     keeper.tick(Minute::now(), Instant::now());
     assert_eq!(scene.spool.read_sealed().unwrap(), minutes[2]);

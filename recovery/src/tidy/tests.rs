@@ -94,7 +94,7 @@ fn whoever_dies_at_tidying_is_followed_by_another() {
                 let mut seat = Seat::take(&scene.region, owner(SlotIndex(index), generation)).unwrap();
                 work(&mut seat);
             }
-            take_over(&scene.region, &scene.spool).unwrap();
+            take_over(&scene.region, &scene.spool, &[]).unwrap();
             assert_eq!(verify::check_with(&scene.region, &[]), [], "station {number}, slot {index}");
             assert_eq!(tidy(&scene.region).unwrap(), Tidied::default(), "nothing was left to do");
             assert!(scene.slot(index).is(generation, State::Free));

@@ -106,7 +106,7 @@ impl Instance {
 
     /// What a supervisor does first.
     pub fn take_over(&self, standby: &Child) -> u32 {
-        standby.order(&Order::TakeOver);
+        standby.order(&Order::TakeOver(Vec::new()));
         match standby.report() {
             Report::TakenOver(repaired) => repaired,
             other => panic!("{other:?}"),

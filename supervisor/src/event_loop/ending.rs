@@ -28,6 +28,7 @@ impl Supervisor {
         for waiter in std::mem::take(&mut self.touch_waiters) {
             self.control.reply(waiter, &Response::Refused("the instance is stopping".to_owned()), &[]);
         }
+        self.answer_attach_waiters();
     }
 
     pub(super) fn stop_now(&mut self) {
@@ -105,9 +106,16 @@ impl Supervisor {
 
     pub(super) fn sealed(&mut self) {
         if matches!(self.phase, Phase::Sealing { ordered: true, .. }) {
-            let clean = self.region.mark_clean();
+            // With programs attached it is not: the next instance looks after them, and the region stays what it is.
+            let clean = if self.pool.attached() == 0 { self.region.mark_clean() } else { Ok(()) };
             if let Err(error) = clean {
                 self.verdict.get_or_insert(error);
+            }
+            if self.pool.attached() > 0 {
+                log::warn!(
+                    "{} programs stay attached, and are looked after again by the next instance",
+                    self.pool.attached()
+                );
             }
             self.phase = self.closing(self.now());
         }

@@ -10,6 +10,7 @@ mod bank;
 mod books;
 mod script;
 mod stage;
+mod visitors;
 
 use std::io::Write as _;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -64,7 +65,7 @@ fn play(
     say: fn(&mut Random, &str) -> String,
     check: fn(&Region, &[Record]),
 ) {
-    let mut stage = Stage::new(starting);
+    let mut stage = Stage::new(place.run_dir(), starting);
     let load = Load::saying(&stage.instance().listen[0], CLIENTS, move |client, number| {
         let mut random = Random::new(seed ^ (client as u64 + 1) << 40 ^ number);
         (user_name(random.below(USERS)), say(&mut random, &format!("by {client}, {number}")))
@@ -76,7 +77,9 @@ fn play(
     let ledger = load.stop();
     let instance = stage.end();
     let records = books::check(place, &instance, &ledger);
-    check(&books::region(place), &records);
+    let region = books::region(place);
+    check(&region, &records);
+    visitors::check(&region);
     instance.stop();
     books::check_what_is_left(place, &records);
 }
