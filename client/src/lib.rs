@@ -1,4 +1,6 @@
-//! The other side of the socket: what joins a running instance from outside.
+//! What joins from outside: attaching to a running instance, and blocks, which need none.
 #![forbid(unsafe_code)]
 
 pub mod attach;
+
+pub mod block;
