@@ -8,11 +8,17 @@ use std::sync::OnceLock;
 pub const BIN_DIR_VARIABLE: &str = "HOLDFAST_BIN_DIR";
 
 /// The programs that an installation consists of.
-pub const ALL: [&str; 5] = ["supervisor", "worker", "recovery", "cclient", "acquired"];
+pub const ALL: [&str; 6] = ["supervisor", "worker", "recovery", "cclient", "acquired", "block"];
 
 /// What is built besides for the tests alone.
-const EXAMPLES: [&str; 8] =
-    ["--example", "puppet", "--example", "bank", "--example", "turnstile", "--example", "ask"];
+const EXAMPLES: [&str; 6] = [
+    "--example=puppet",
+    "--example=bank",
+    "--example=turnstile",
+    "--example=ask",
+    "--example=frames",
+    "--example=churn",
+];
 
 /// The path of a program.
 pub fn path(name: &str) -> PathBuf {
@@ -37,6 +43,16 @@ pub fn turnstile() -> PathBuf {
 /// The path of the client of a daemon that is started on demand (see `client/examples/ask.rs`).
 pub fn ask() -> PathBuf {
     example("ask")
+}
+
+/// The path of the producer and the consumers of pictures (see `client/examples/frames.rs`).
+pub fn frames() -> PathBuf {
+    example("frames")
+}
+
+/// The path of one of many that use the same blocks (see `examples/churn.rs`).
+pub fn churn() -> PathBuf {
+    example("churn")
 }
 
 /// Even where the programs come from elsewhere, the examples are of this build.
