@@ -9,6 +9,7 @@ use std::sync::atomic::fence;
 use std::sync::{Mutex, PoisonError};
 
 use common::ids::Offset;
+use common::planted::{self, Bug};
 use common::sys::file::Lock;
 use common::sys::map::Mapping;
 use common::sys::{copy, process, range_lock};
@@ -186,7 +187,8 @@ impl Block {
         if !copy::out_of(&self.mapping, Offset(self.geometry.buffer(found.buffer)), into) {
             return Err(damaged());
         }
-        Ok(self.still_holds(found.buffer, found.version).then_some(found.version))
+        let holds = planted::has(Bug::CopyTrusted) || self.still_holds(found.buffer, found.version);
+        Ok(holds.then_some(found.version))
     }
 
     /// Version and length of what is current.

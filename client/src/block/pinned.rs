@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use common::ids::Offset;
+use common::planted::{self, Bug};
 use common::sys::copy;
 
 use super::failure::Result;
@@ -47,7 +48,8 @@ impl Pinned {
         let bytes = Bytes::Shared { block: Arc::clone(block), buffer: found.buffer };
         let pinned = Self { version: found.version, length: found.length as usize, bytes };
         // Between the two it may have been overwritten. From here on it is not.
-        Ok(block.still_holds(found.buffer, found.version).then_some(pinned))
+        let holds = planted::has(Bug::PinTrusted) || block.still_holds(found.buffer, found.version);
+        Ok(holds.then_some(pinned))
     }
 
     /// Its version.

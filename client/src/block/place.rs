@@ -4,6 +4,7 @@ use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use std::sync::atomic::fence;
 use std::time::{Duration, Instant};
 
+use common::planted::{self, Bug};
 use common::sys::file::{self, Lock};
 use common::sys::{futex, range_lock};
 
@@ -34,8 +35,16 @@ pub fn choose(block: &Block, limit: Duration) -> Result<u64> {
     }
     let buffer =
         if geometry.is_large() { unpinned(block, current, limit)? } else { (current + 1) % geometry.buffers };
+    if planted::has(Bug::StampKept) {
+        return Ok(buffer);
+    }
     block.word(stamp_of(buffer)).store(0, Relaxed);
     fence(Release);
+    if planted::has(Bug::ShownBeforeWritten) {
+        let version = block.head().version() + 1;
+        block.word(stamp_of(buffer)).store(version, Relaxed);
+        show(block, buffer, version);
+    }
     Ok(buffer)
 }
 

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering::AcqRel;
 use std::time::Duration;
 
 use common::ids::Offset;
+use common::planted::{self, Bug};
 use common::sys::file::Lock;
 use common::sys::{copy, futex, process, range_lock};
 
@@ -232,7 +233,11 @@ impl Producer {
             None => process::random_word().doing(|| "cannot begin a block".to_owned())?,
         };
         let group = self.options.group.as_deref().or_else(|| self.block.as_ref()?.group());
-        Fresh::make(&self.blocks, Geometry::for_content(capacity), identity, group).map(Place::Fresh)
+        let mut fresh = Fresh::make(&self.blocks, Geometry::for_content(capacity), identity, group)?;
+        if planted::has(Bug::NamedBeforeWritten) {
+            fresh.take_name(&self.name, true)?;
+        }
+        Ok(Place::Fresh(fresh))
     }
 
     #[inline]
