@@ -19,25 +19,16 @@ use super::producer::Producer;
 const FILE: &str = ".groups";
 
 /// A group: its producers exclude each other whatever block they write, and whoever locks it for reading keeps all of
-/// them waiting. A producer is of a group by its [`Options`](super::Options).
+/// them waiting: what is read from its blocks meanwhile was there together. A producer is of a group by its
+/// [`Options`](super::Options). Dropped, a group's lock is free.
+///
+/// Each block is whole by itself: a writer that dies has written those that it had published.
 #[derive(Debug)]
 pub struct Group {
     name: String,
     file: File,
     byte: Range<u64>,
-}
-
-/// Nobody writes to the group's blocks while this is there: whatever is read from them meanwhile was there together.
-#[derive(Debug)]
-pub struct Reading<'a> {
-    group: &'a Group,
-}
-
-/// Nobody but its owner writes to the group's blocks while this is there, and whoever reads under the group's lock sees all
-/// of it or nothing. (Each block is whole by itself. A writer that dies has written those that it had published.)
-#[derive(Debug)]
-pub struct Writing<'a> {
-    group: &'a Group,
+    writing: bool,
 }
 
 impl Group {
@@ -58,7 +49,7 @@ impl Group {
             opened => File::from(opened.doing(|| format!("cannot open {}", blocks.path_of(FILE)))?),
         };
         let byte = place_of(name);
-        Ok(Self { name: name.to_owned(), file, byte: byte..byte + 1 })
+        Ok(Self { name: name.to_owned(), file, byte: byte..byte + 1, writing: false })
     }
 
     /// Its name.
@@ -66,20 +57,47 @@ impl Group {
         &self.name
     }
 
-    /// Keeps every producer of the group waiting.
+    /// Keeps every producer of the group waiting until [`Group::release`].
     ///
     /// # Errors
     /// One has had the lock for longer than `limit`.
-    pub fn read(&mut self, limit: Duration) -> Result<Reading<'_>> {
-        if self.lock(Lock::Shared, limit)? { Ok(Reading { group: self }) } else { Err(self.busy()) }
+    pub fn hold_for_reading(&mut self, limit: Duration) -> Result<()> {
+        self.hold(Lock::Shared, limit)
     }
 
-    /// Keeps every other producer of the group waiting, and every consumer that wants its lock.
+    /// Keeps every other producer of the group waiting, and every consumer that wants its lock, until
+    /// [`Group::release`]. Meanwhile [`Group::publish`] writes.
     ///
     /// # Errors
     /// Others have had the lock for longer than `limit`.
-    pub fn write(&mut self, limit: Duration) -> Result<Writing<'_>> {
-        if self.lock(Lock::Exclusive, limit)? { Ok(Writing { group: self }) } else { Err(self.busy()) }
+    pub fn hold_for_writing(&mut self, limit: Duration) -> Result<()> {
+        self.hold(Lock::Exclusive, limit)
+    }
+
+    /// Gives the lock back.
+    pub fn release(&mut self) {
+        self.writing = false;
+        self.unlock();
+    }
+
+    /// [`Producer::publish`] for a block of the group, which is held for writing.
+    ///
+    /// # Errors
+    /// As there; a block of no group or of another one; a group that is not held.
+    pub fn publish(&mut self, producer: &mut Producer, content: &[u8], limit: Duration) -> Result<u64> {
+        if !self.writing {
+            return Err(Failure::Order("holding the group for writing"));
+        }
+        producer.publish_for(self, content, limit)
+    }
+
+    fn hold(&mut self, lock: Lock, limit: Duration) -> Result<()> {
+        self.release();
+        if !self.lock(lock, limit)? {
+            return Err(Failure::Busy(format!("others have the lock of group {}", self.name)));
+        }
+        self.writing = lock == Lock::Exclusive;
+        Ok(())
     }
 
     pub(super) fn lock(&self, lock: Lock, limit: Duration) -> Result<bool> {
@@ -94,32 +112,6 @@ impl Group {
 
     pub(super) fn is(&self, other: &Self) -> bool {
         self.name == other.name
-    }
-
-    fn busy(&self) -> Failure {
-        Failure::Busy(format!("others have the lock of group {}", self.name))
-    }
-}
-
-impl Writing<'_> {
-    /// [`Producer::publish`] for a block of the group.
-    ///
-    /// # Errors
-    /// As there; a block of no group or of another one.
-    pub fn publish(&mut self, producer: &mut Producer, content: &[u8], limit: Duration) -> Result<u64> {
-        producer.publish_for(self.group, content, limit)
-    }
-}
-
-impl Drop for Reading<'_> {
-    fn drop(&mut self) {
-        self.group.unlock();
-    }
-}
-
-impl Drop for Writing<'_> {
-    fn drop(&mut self) {
-        self.group.unlock();
     }
 }
 

@@ -55,7 +55,7 @@ impl Fresh {
 
     /// Gives it its name. False where the name is taken and is not to be replaced.
     pub fn take_name(&mut self, name: &str, replace: bool) -> Result<bool> {
-        let Some(made) = &self.name else { return Err(Failure::Order("making")) };
+        let Some(made) = &self.name else { return Ok(true) };
         match file::rename_in(self.blocks.directory(), made, name, replace) {
             Ok(()) => self.name = None,
             Err(error) if error.raw_os_error() == Some(Errno::EEXIST as i32) => return Ok(false),

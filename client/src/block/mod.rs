@@ -51,7 +51,7 @@ mod tests;
 pub use consumer::Consumer;
 pub use directory::{Blocks, Listed, default_directory};
 pub use failure::{Failure, Result};
-pub use group::{Group, Reading, Writing};
+pub use group::Group;
 pub use layout::MAX_CONTENT;
 pub use pinned::Pinned;
 pub use producer::{Options, Producer};

@@ -179,24 +179,25 @@ fn a_group_has_one_lock() {
     let mut b = place.blocks.producer("b", options).unwrap();
     let mut group = place.blocks.group("g").unwrap();
     let mut reader = place.blocks.group("g").unwrap();
-    let mut writing = group.write(LIMIT).unwrap();
-    writing.publish(&mut a, b"1", LIMIT).unwrap();
-    assert!(matches!(reader.read(SHORT), Err(Failure::Busy(_))));
+    assert!(matches!(group.publish(&mut a, b"0", LIMIT), Err(Failure::Order(_))));
+    group.hold_for_writing(LIMIT).unwrap();
+    group.publish(&mut a, b"1", LIMIT).unwrap();
+    assert!(matches!(reader.hold_for_reading(SHORT), Err(Failure::Busy(_))));
     assert!(matches!(b.publish(b"0", SHORT), Err(Failure::Busy(_))));
-    writing.publish(&mut b, b"1", LIMIT).unwrap();
-    writing.publish(&mut b, &[1; 70_000], LIMIT).unwrap();
+    group.publish(&mut b, b"1", LIMIT).unwrap();
+    group.publish(&mut b, &[1; 70_000], LIMIT).unwrap();
     let mut stranger = place.blocks.producer("c", Options::default()).unwrap();
-    assert!(matches!(writing.publish(&mut stranger, b"1", LIMIT), Err(Failure::Refused(_))));
-    drop(writing);
+    assert!(matches!(group.publish(&mut stranger, b"1", LIMIT), Err(Failure::Refused(_))));
+    group.release();
 
     let mut consumer = place.blocks.consumer("a").unwrap();
     consumer.lock(LIMIT).unwrap();
     // Whoever opens a block of a group is of the group.
     assert!(matches!(place.producer().publish(b"2", SHORT), Err(Failure::Busy(_))));
     consumer.unlock();
-    let reading = reader.read(LIMIT).unwrap();
+    reader.hold_for_reading(LIMIT).unwrap();
     assert!(matches!(a.publish(b"2", SHORT), Err(Failure::Busy(_))));
-    drop(reading);
+    reader.release();
     assert_eq!(a.publish(b"2", LIMIT), Ok(2));
     let other = Options { size: None, group: Some("h".to_owned()) };
     let refused = place.blocks.producer("a", other).unwrap().publish(b"3", SHORT);

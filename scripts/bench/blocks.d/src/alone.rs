@@ -65,7 +65,9 @@ pub fn write(table: &mut Table, effort: Effort) {
     let content = vec![7_u8; 1 << 20];
     let producer = |name: &str| {
         let mut producer = blocks.producer(name, Options::default()).expect("a name");
-        (0..4).for_each(|_| drop(producer.publish(&content, LIMIT).expect("a block")));
+        for _ in 0..4 {
+            producer.publish(&content, LIMIT).expect("a block");
+        }
         producer
     };
     let (mut once, mut held) = (producer("once"), producer("held"));
@@ -76,8 +78,8 @@ pub fn write(table: &mut Table, effort: Effort) {
     let rounds = in_turn(
         effort.rounds,
         &mut [
-            &mut || per_megabyte(effort, || drop(held.publish(&content, LIMIT).expect("a version"))),
-            &mut || per_megabyte(effort, || drop(once.publish(&content, LIMIT).expect("a version"))),
+            &mut || per_megabyte(effort, || { held.publish(&content, LIMIT).expect(\"a version\"); }),
+            &mut || per_megabyte(effort, || { once.publish(&content, LIMIT).expect(\"a version\"); }),
             &mut || {
                 per_megabyte(effort, || {
                     turn ^= 1;

@@ -23,6 +23,9 @@ const LARGE: usize = 17 * 1024;
 /// A new consumer looks once in so many instructions, beside the one that is there all the time.
 const NEW_CONSUMER: u64 = 64;
 
+/// After so many, the next is written to the buffer that was current before, of a small block and of a large one.
+const OTHERS: usize = 7;
+
 /// Every proof.
 pub const ALL: [(&str, Proof); 8] = [
     ("a block is written", |place, deaths| write(place, deaths, &[1; 64], &[2; 60])),
@@ -227,11 +230,16 @@ fn read(place: &Path, stops: usize, length: usize, way: Way) -> Result<u64, Stri
     let mut version = 1;
     for stop in (0..=undisturbed).step_by((undisturbed / stops).max(1)) {
         steps += advance(&reader, stop)? as u64;
-        for _ in 0..9 {
+        for _ in 0..OTHERS {
             version += 1;
             producer.publish(&content(version), LIMIT).map_err(said)?;
         }
+        // The next is half written, to where the reader may be reading, while the reader goes on.
+        version += 1;
+        producer.begin(length as u64, LIMIT).map_err(said)?;
+        producer.write(0, &content(version)[..length / 2]).map_err(said)?;
         let read = reader.go_on();
+        producer.write(0, &content(version)).and_then(|()| producer.commit(LIMIT)).map_err(said)?;
         read.map_err(|error| format!("a reader stopped after {stop} instructions: {error}"))?;
     }
     Ok(steps)
