@@ -78,8 +78,16 @@ pub fn write(table: &mut Table, effort: Effort) {
     let rounds = in_turn(
         effort.rounds,
         &mut [
-            &mut || per_megabyte(effort, || { held.publish(&content, LIMIT).expect(\"a version\"); }),
-            &mut || per_megabyte(effort, || { once.publish(&content, LIMIT).expect(\"a version\"); }),
+            &mut || {
+                per_megabyte(effort, || {
+                    held.publish(&content, LIMIT).expect("a version");
+                })
+            },
+            &mut || {
+                per_megabyte(effort, || {
+                    once.publish(&content, LIMIT).expect("a version");
+                })
+            },
             &mut || {
                 per_megabyte(effort, || {
                     turn ^= 1;

@@ -228,18 +228,25 @@ fn read(place: &Path, stops: usize, length: usize, way: Way) -> Result<u64, Stri
     let mut steps = undisturbed as u64;
     reader.go_on()?;
     let mut version = 1;
-    for stop in (0..=undisturbed).step_by((undisturbed / stops).max(1)) {
+    let every = (undisturbed / stops).max(1);
+    for (stop, half) in (0..=undisturbed).step_by(every).flat_map(|stop| [(stop, false), (stop, true)]) {
         steps += advance(&reader, stop)? as u64;
         for _ in 0..OTHERS {
             version += 1;
             producer.publish(&content(version), LIMIT).map_err(said)?;
         }
-        // The next is half written, to where the reader may be reading, while the reader goes on.
+        // The next is whole, or half written, to where the reader may be reading, while the reader goes on.
         version += 1;
         producer.begin(length as u64, LIMIT).map_err(said)?;
-        producer.write(0, &content(version)[..length / 2]).map_err(said)?;
+        let written = if half { length / 2 } else { length };
+        producer.write(0, &content(version)[..written]).map_err(said)?;
+        if !half {
+            producer.commit(LIMIT).map_err(said)?;
+        }
         let read = reader.go_on();
-        producer.write(0, &content(version)).and_then(|()| producer.commit(LIMIT)).map_err(said)?;
+        if half {
+            producer.write(0, &content(version)).and_then(|()| producer.commit(LIMIT)).map_err(said)?;
+        }
         read.map_err(|error| format!("a reader stopped after {stop} instructions: {error}"))?;
     }
     Ok(steps)
