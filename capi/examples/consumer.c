@@ -1,4 +1,5 @@
-/* Prints every content of a block, as it comes, until nothing came for so long: `consumer NAME DIRECTORY MILLISECONDS`.
+/* Prints every content of a block, as it comes, until it is removed or nothing came for so long:
+ * `consumer NAME DIRECTORY MILLISECONDS`.
  * The content is used where it lies; no producer writes to it meanwhile.
  *
  * cc consumer.c $(pkg-config --cflags --libs holdfast) -o consumer
@@ -37,7 +38,7 @@ int main(int argc, char **argv)
         fflush(stdout);
         holdfast_pinned_close(pinned);
     }
-    if (code != HOLDFAST_TIMED_OUT)
+    if (code != HOLDFAST_TIMED_OUT && code != HOLDFAST_REMOVED)
         return failed("cannot wait");
     holdfast_consumer_close(consumer);
     holdfast_blocks_close(blocks);

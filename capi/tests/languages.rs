@@ -1,23 +1,21 @@
 //! C and Python share blocks: the examples, and what else the languages' own tests say.
 
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
 
-/// How long a consumer waits for more before it ends, in milliseconds and in seconds.
-const QUIET_MS: &str = "3000";
-const QUIET_S: &str = "3";
+use client::block::Blocks;
+use holdfast_tests::programs::libraries;
+
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// How long a consumer waits for more before it ends, in milliseconds and in seconds: longer than anything takes.
+const QUIET_MS: &str = "60000";
+const QUIET_S: &str = "60";
 
 fn here(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
-}
-
-/// The directory of the libraries of this build: this test's own.
-fn libraries() -> PathBuf {
-    let own = std::env::current_exe().expect("a process has a program");
-    let directory = own.parent().expect("it lies somewhere").to_owned();
-    assert!(directory.join("libholdfast.so").exists(), "{} has no library", directory.display());
-    directory
 }
 
 fn compiled(directory: &Path, source: &str, statically: bool) -> PathBuf {
@@ -87,11 +85,17 @@ fn a_producer_in_c_and_consumers_in_c_and_python() {
     // One line longer than a file for "sunny" holds, so that both go over to another file.
     let long = "rain ".repeat(200);
     assert_eq!(produce(&producer, &directory, &[&long]), "version 2\n");
-    for consumer in [in_c, in_python] {
-        let said = succeeded(&consumer.wait_with_output().expect("it ends"));
-        // Whoever was started late has seen the last alone.
-        let last = said.lines().last().expect("it has seen one");
-        assert_eq!(last.trim_end(), format!("version 2: {}", long.trim_end()));
+    let last = format!("version 2: {}", long.trim_end());
+    let consumers = [in_c, in_python].map(|mut consumer| {
+        // Whoever was started late sees the last alone.
+        let stdout = BufReader::new(consumer.stdout.take().expect("it is a pipe"));
+        let seen = stdout.lines().map_while(Result::ok).any(|line| line.trim_end() == last);
+        (consumer, seen)
+    });
+    Blocks::open(&directory).and_then(|blocks| blocks.remove("weather", LIMIT)).expect("it can be removed");
+    for (consumer, seen) in consumers {
+        succeeded(&consumer.wait_with_output().expect("it ends"));
+        assert!(seen);
     }
 }
 

@@ -54,7 +54,14 @@ pub enum Bug {
 impl Bug {
     /// Whether it is one of the blocks', which the region's proofs do not look for.
     pub const fn is_of_blocks(self) -> bool {
-        self as u32 >= Self::StampKept as u32
+        matches!(
+            self,
+            Self::StampKept
+                | Self::ShownBeforeWritten
+                | Self::CopyTrusted
+                | Self::PinTrusted
+                | Self::NamedBeforeWritten
+        )
     }
 }
 

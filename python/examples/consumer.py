@@ -1,6 +1,6 @@
 """Prints every content of a block, as it comes: consumer.py NAME [DIRECTORY] [SECONDS]
 
-Ends when nothing came for so many seconds.
+Ends when the block is removed, or nothing came for so many seconds.
 """
 
 import sys
@@ -18,5 +18,7 @@ def main(name: str, directory: "str | None" = None, seconds: float = 10) -> None
 if __name__ == "__main__":
     try:
         main(sys.argv[1], sys.argv[2] if len(sys.argv) > 2 else None, float(sys.argv[3]) if len(sys.argv) > 3 else 10)
+    except holdfast.Removed:
+        pass
     except holdfast.HoldfastError as error:
         sys.exit(f"consumer.py: {error}")

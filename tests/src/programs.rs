@@ -55,6 +55,13 @@ pub fn churn() -> PathBuf {
     example("churn")
 }
 
+/// The directory of the C library, shared and static, of the same build.
+pub fn libraries() -> PathBuf {
+    static BUILT: OnceLock<()> = OnceLock::new();
+    BUILT.get_or_init(|| build(&["--package", "capi"]));
+    profile_directory()
+}
+
 /// Even where the programs come from elsewhere, the examples are of this build.
 fn example(name: &str) -> PathBuf {
     let _ = directory();
