@@ -27,9 +27,13 @@
 //!
 //! This is `examples/join.rs`, which the tests run. Killed at any instruction, a program that is attached is repaired as a
 //! worker is: what it had half done is undone, what it had locked is free.
+//!
+//! Without any instance, processes share [`block`]s: contents under a name.
 #![forbid(unsafe_code)]
 
 pub mod attach;
+
+pub mod block;
 
 pub mod session;
 

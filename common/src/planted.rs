@@ -39,10 +39,34 @@ pub enum Bug {
     ReadOnce,
     /// After taking a lock nobody looks whether the object is still the same.
     GenerationUnchecked,
+    /// The stamp of a block's buffer stays while it is written.
+    StampKept,
+    /// A block's head names the next buffer before anything is in it.
+    ShownBeforeWritten,
+    /// Who copied a block does not look again at the stamp.
+    CopyTrusted,
+    /// Who pinned a block does not look again at the stamp.
+    PinTrusted,
+    /// A file gets a block's name before it holds anything.
+    NamedBeforeWritten,
+}
+
+impl Bug {
+    /// Whether it is one of the blocks', which the region's proofs do not look for.
+    pub const fn is_of_blocks(self) -> bool {
+        matches!(
+            self,
+            Self::StampKept
+                | Self::ShownBeforeWritten
+                | Self::CopyTrusted
+                | Self::PinTrusted
+                | Self::NamedBeforeWritten
+        )
+    }
 }
 
 /// Every one of them.
-pub const ALL: [Bug; 17] = [
+pub const ALL: [Bug; 22] = [
     Bug::LogAfterChange,
     Bug::ChangeNotLogged,
     Bug::ReleasedBeforeEmpty,
@@ -60,6 +84,11 @@ pub const ALL: [Bug; 17] = [
     Bug::ShownBeforeCommit,
     Bug::ReadOnce,
     Bug::GenerationUnchecked,
+    Bug::StampKept,
+    Bug::ShownBeforeWritten,
+    Bug::CopyTrusted,
+    Bug::PinTrusted,
+    Bug::NamedBeforeWritten,
 ];
 
 /// Whether this mistake is planted.

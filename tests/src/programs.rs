@@ -8,22 +8,18 @@ use std::sync::OnceLock;
 pub const BIN_DIR_VARIABLE: &str = "HOLDFAST_BIN_DIR";
 
 /// The programs that an installation consists of.
-pub const ALL: [&str; 5] = ["supervisor", "worker", "recovery", "cclient", "acquired"];
+pub const ALL: [&str; 6] = ["supervisor", "worker", "recovery", "cclient", "acquired", "block"];
 
 /// What is built besides for the tests alone.
-const EXAMPLES: [&str; 12] = [
-    "--example",
-    "puppet",
-    "--example",
-    "bank",
-    "--example",
-    "turnstile",
-    "--example",
-    "ask",
-    "--example",
-    "join",
-    "--example",
-    "visitor",
+const EXAMPLES: [&str; 8] = [
+    "--example=puppet",
+    "--example=bank",
+    "--example=turnstile",
+    "--example=ask",
+    "--example=join",
+    "--example=visitor",
+    "--example=frames",
+    "--example=churn",
 ];
 
 /// The path of a program.
@@ -59,6 +55,23 @@ pub fn join() -> PathBuf {
 /// The path of the program that is attached and does what it is told (see `examples/visitor/`).
 pub fn visitor() -> PathBuf {
     example("visitor")
+}
+
+/// The path of the producer and the consumers of pictures (see `client/examples/frames.rs`).
+pub fn frames() -> PathBuf {
+    example("frames")
+}
+
+/// The path of one of many that use the same blocks (see `examples/churn.rs`).
+pub fn churn() -> PathBuf {
+    example("churn")
+}
+
+/// The directory of the C library, shared and static, of the same build.
+pub fn libraries() -> PathBuf {
+    static BUILT: OnceLock<()> = OnceLock::new();
+    BUILT.get_or_init(|| build(&["--package", "capi"]));
+    profile_directory()
 }
 
 /// Even where the programs come from elsewhere, the examples are of this build.

@@ -7,7 +7,7 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::Duration;
 
-use nix::fcntl::{FallocateFlags, FcntlArg, OFlag};
+use nix::fcntl::{FallocateFlags, FcntlArg, OFlag, RenameFlags};
 use nix::sys::stat::Mode;
 
 /// How a kernel lock is taken. It belongs to the open file description: everyone who inherited it holds it.
@@ -103,6 +103,16 @@ pub fn open_in(directory: &File, name: &str) -> io::Result<File> {
         .mode(0o600)
         .custom_flags(libc::O_NOFOLLOW)
         .open(format!("/proc/self/fd/{}/{name}", directory.as_raw_fd()))
+}
+
+/// Gives a file of a directory another name in it. With `replace` it takes the place of a file that has that name;
+/// otherwise there must be none.
+///
+/// # Errors
+/// What renameat2 reports; EEXIST where there is such a file and it is not to be replaced.
+pub fn rename_in(directory: &File, from: &str, to: &str, replace: bool) -> io::Result<()> {
+    let flags = if replace { RenameFlags::empty() } else { RenameFlags::RENAME_NOREPLACE };
+    Ok(nix::fcntl::renameat2(directory, from, directory, to, flags)?)
 }
 
 /// Reserves disk space for a range without changing the file's size, so that a later write cannot meet a full disk.

@@ -2,6 +2,7 @@
 
 pub mod channel;
 pub mod clone;
+pub mod copy;
 pub mod daemon;
 pub mod file;
 pub mod fork_mark;
@@ -11,6 +12,7 @@ pub mod map;
 pub mod peer;
 pub mod privileges;
 pub mod process;
+pub mod range_lock;
 pub mod signal;
 pub mod socket;
 pub mod transport;

@@ -5,7 +5,7 @@
 //!
 //! In reading order: what is proved ([`shop`], [`operations`]), how its images are got ([`tracee`], [`watch`],
 //! [`images`]), how they are tried ([`arena`], [`model`], [`accounting`], [`sleepers`], [`trial`]), and the whole
-//! ([`proof`], [`pairs`], [`planted`], [`program`]).
+//! ([`proof`], [`pairs`], [`blocks`], [`planted`], [`program`]).
 
 #[cfg(target_arch = "x86_64")]
 mod program;
@@ -45,6 +45,9 @@ mod proof;
 
 #[cfg(target_arch = "x86_64")]
 mod pairs;
+
+#[cfg(target_arch = "x86_64")]
+mod blocks;
 
 #[cfg(target_arch = "x86_64")]
 mod planted;
