@@ -39,10 +39,26 @@ pub enum Bug {
     ReadOnce,
     /// After taking a lock nobody looks whether the object is still the same.
     GenerationUnchecked,
+    /// Whoever fills a queue does not wake those who wait for an item, if it dies before it has.
+    BellForgotten,
+    /// Repair does not put items back that its owner had taken.
+    InFlightForgotten,
+    /// Taking an item is not logged in the slot.
+    TakeNotLogged,
+    /// The link of a queue's last item is changed without being logged.
+    LinkNotLogged,
+    /// A sleeper that finds a queue filled and leaves it so wakes nobody else.
+    BatonDropped,
+    /// A name is moved in two transactions: into the one folder, then out of the other.
+    RenamedInTwo,
+    /// A range of a blob is written in place, however long, and only its first word is logged.
+    RangeNotLogged,
+    /// A deleted queue does not wake those who wait for it.
+    DeletedQuietly,
 }
 
 /// Every one of them.
-pub const ALL: [Bug; 17] = [
+pub const ALL: [Bug; 25] = [
     Bug::LogAfterChange,
     Bug::ChangeNotLogged,
     Bug::ReleasedBeforeEmpty,
@@ -60,6 +76,14 @@ pub const ALL: [Bug; 17] = [
     Bug::ShownBeforeCommit,
     Bug::ReadOnce,
     Bug::GenerationUnchecked,
+    Bug::BellForgotten,
+    Bug::InFlightForgotten,
+    Bug::TakeNotLogged,
+    Bug::LinkNotLogged,
+    Bug::BatonDropped,
+    Bug::RenamedInTwo,
+    Bug::RangeNotLogged,
+    Bug::DeletedQuietly,
 ];
 
 /// Whether this mistake is planted.

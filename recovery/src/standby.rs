@@ -23,7 +23,7 @@ use crate::takeover::{Obstacle, TakenOver, sweep, take_over};
 const FIRST_DELAY: Duration = Duration::from_millis(50);
 const LONGEST_DELAY: Duration = Duration::from_secs(2);
 
-const DECIDE: &str = "look into the journal for a dead process's record";
+const DECIDE: &str = "finish the repair of a dead process";
 
 /// How long it stays.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -189,6 +189,7 @@ impl<'a> Standby<'a> {
             }
             Err(Setback::Damage(why)) => self.tell(&Report::Refused(owner, why))?,
             Err(Setback::Io(error)) => return Ok(Err(error)),
+            Err(Setback::Later) => return Ok(Err(later())),
         }
         Ok(Ok(()))
     }
@@ -224,4 +225,8 @@ impl<'a> Standby<'a> {
     fn tell(&self, report: &Report) -> std::result::Result<(), Stop> {
         if self.attachment.report(report)? { Ok(()) } else { Err(Stop::Farewell) }
     }
+}
+
+fn later() -> io::Error {
+    io::Error::new(io::ErrorKind::WouldBlock, "a queue that it had an item of is locked by another")
 }

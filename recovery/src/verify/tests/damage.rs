@@ -30,7 +30,7 @@ fn entries(scene: &Scene, index: u32) -> Vec<Offset> {
         let visit = |part: Part<'_>| {
             found.extend(if let Part::Item(item) = part { Some(item.offset()) } else { None });
         };
-        survey.bucket(number, visit).unwrap();
+        survey.step(number, visit).unwrap();
     }
     found
 }
@@ -198,7 +198,7 @@ fn an_object_that_two_names_stand_for_is_found() {
                 scene.region.word(Offset(item.offset().0 + 32)).unwrap().store(target, SeqCst);
             }
         };
-        survey.bucket(number, visit).unwrap();
+        survey.step(number, visit).unwrap();
     }
     let findings = check_with(&scene.region, &[0]);
     assert!(findings.iter().any(|finding| finding.text.contains("named 2 times")), "{findings:?}");
