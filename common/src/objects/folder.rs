@@ -41,6 +41,15 @@ impl Folder {
         Ok(Self(folder))
     }
 
+    /// The names of the folders at the top of the tree, with their handles, in order.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    pub fn top(region: &Region) -> Result<Vec<(String, Self)>, ReadError> {
+        let entries = list(region, ROOT_FOLDER)?;
+        Ok(entries.into_iter().map(|(name, entry)| (name, Self(entry.handle))).collect())
+    }
+
     /// The paths of all folders, with their handles, each behind the one that it is in. Not all of one moment: a folder
     /// that is moved meanwhile may be missing.
     ///

@@ -1,6 +1,5 @@
 //! Blobs against `Vec<u8>`.
 
-use common::heap::Usage;
 use common::limits::MAX_BLOB;
 use common::objects::blob::CHUNK;
 use common::objects::{Blob, ReadError};
@@ -110,12 +109,10 @@ fn bounds_are_errors_and_roll_back() {
     assert_eq!(set(&mut seat, blob, &vec![0; MAX_BLOB as usize + 1]), Err(TxnError::TooLong));
     assert_eq!(set(&mut seat, blob, &longest), Ok(()));
     assert!(blob.get(&region).unwrap() == longest);
-    let used = Usage::of(&region).used;
     // Another of that length in one transaction, and the former one freed.
     for _ in 0..3 {
         assert_eq!(set(&mut seat, blob, &longest), Ok(()));
     }
-    assert!(Usage::of(&region).used <= 2 * used + used / 10);
     for (at, length) in [(20 << 20, 1), ((20 << 20) - 1, 2), (u64::MAX, 1), (u64::MAX, 0)] {
         let mut txn = seat.begin().unwrap();
         let written = txn.blob(blob).unwrap().write_at(at, &vec![1; length]);

@@ -213,7 +213,7 @@ fn depth_and_names_are_bounded_and_what_a_transaction_has_made_counts() {
     assert!(Folder::open(&region, "k/l/m/n/a/b/c/d").is_ok());
     let mut txn = seat.begin().unwrap();
     txn.open_or_create_folder("a/b/c/d/e").unwrap();
-    assert_eq!(txn.rename_folder("a", "k/l/m/o"), Err(TxnError::TooDeep));
+    assert_eq!(txn.rename_folder("a", "k/l/m/n/o"), Err(TxnError::TooDeep));
     drop(txn);
     let mut txn = seat.begin().unwrap();
     assert_eq!(txn.rename_folder("k/l", "k/l/m/z"), Err(TxnError::IntoItself));

@@ -105,9 +105,11 @@ fn first_failure() -> Option<String> {
             return Some(format!("{name}: {error}"));
         }
     }
-    let rich = operations::all().into_iter().filter(|operation| operation.contended || operation.records);
+    let is_rich = |operation: &Operation| operation.contended || operation.records || operation.telling;
+    let rich = operations::all().into_iter().filter(is_rich);
     for (number, operation) in rich.enumerate() {
-        let courses = if number == 0 { &[Course::Commit, Course::Awaited][..] } else { &[Course::Commit] };
+        let awaited = number == 0 || operation.telling && matches!(operation.act, Act::Change(_));
+        let courses = if awaited { &[Course::Commit, Course::Awaited][..] } else { &[Course::Commit] };
         for course in courses {
             if let Err(error) = prove(&place(), &operation, *course, depth(true)) {
                 return Some(format!("{} ({course}): {error}", operation.name));
@@ -134,6 +136,8 @@ fn courses(operation: &Operation, short: bool) -> Vec<Course> {
         courses.push(Course::RollBack);
         if operation.contended || !short {
             courses.extend([Course::Awaited, Course::Held]);
+        } else if operation.telling {
+            courses.push(Course::Awaited);
         }
         if operation.name == "put in place" {
             courses.push(Course::HeldTooLong);
