@@ -30,6 +30,8 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
+//! Queues are waited for before the transaction: see [`Seat::begin_with_item`](crate::seat::Seat::begin_with_item).
+//!
 //! An object's lock, sequence word and identity stand in the object table, at a place that never becomes something
 //! else. A handle names the entry and the object's generation: a handle of a deleted object finds nothing.
 
