@@ -10,7 +10,7 @@ use crate::ids::Owner;
 use crate::layout::{Object, SLAB_LISTS, Slot, Tally};
 use crate::limits::MAX_HELD;
 use crate::lock;
-use crate::objects::{self, Kind, queue};
+use crate::objects::{self, Kind, waiting};
 use crate::planted::{self, Bug};
 use crate::region::Region;
 use crate::slots::State;
@@ -232,7 +232,7 @@ impl<'r> Seat<'r> {
     pub(crate) fn drop_last_lock(&mut self) {
         let Some(last) = self.held.count.checked_sub(1) else { return };
         if let Some(Hold { object, has_bell, .. }) = self.held.locks[last].take() {
-            let bell = if has_bell { queue::bell(object) } else { None };
+            let bell = if has_bell { waiting::bell(object) } else { None };
             lock::end_change(&object.seq);
             lock::release(&object.lock);
             if let Some(bell) = bell {

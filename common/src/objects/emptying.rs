@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering::Relaxed;
 
 use crate::layout::Object;
-use crate::objects::{Handle, Kind, blob, queue};
+use crate::objects::{Handle, Kind, chunks, items, queue};
 use crate::txn::{Transaction, TxnError};
 
 /// What a deletion still logs in one transaction, in words: the rest is for the next one.
@@ -30,7 +30,7 @@ impl<'r> Transaction<'_, 'r> {
     }
 
     fn drain_queue(&mut self, index: u32, object: &'r Object) -> Result<bool, TxnError> {
-        while object.body[queue::COUNT].load(Relaxed) > 0 {
+        while object.body[items::COUNT].load(Relaxed) > 0 {
             if self.seat.log.room() < DRAIN_ROOM {
                 return Ok(false);
             }
@@ -42,15 +42,15 @@ impl<'r> Transaction<'_, 'r> {
 
     /// From the last chunk on; what is left without chunks is one block.
     fn drain_blob(&mut self, index: u32, object: &'r Object) -> Result<bool, TxnError> {
-        while let Some(last) = blob::last_block(self.region(), object)? {
+        while let Some(last) = chunks::last_block(self.region(), object)? {
             if self.seat.log.room() < DRAIN_ROOM {
                 return Ok(false);
             }
             self.free(last)?;
-            let chunks = object.body[blob::CHUNKS].load(Relaxed);
+            let chunks = object.body[chunks::CHUNKS].load(Relaxed);
             match chunks.checked_sub(1) {
-                Some(fewer) => self.set_body(index, object, blob::CHUNKS, fewer)?,
-                None => self.set_body(index, object, blob::ROOT, 0)?,
+                Some(fewer) => self.set_body(index, object, chunks::CHUNKS, fewer)?,
+                None => self.set_body(index, object, chunks::ROOT, 0)?,
             }
         }
         Ok(true)

@@ -1,5 +1,5 @@
 //! Folders: maps from names to objects, and to other folders: a tree, whose root is always there and holds folders only.
-//! How the tree changes is in `tree`.
+//! How the tree changes is in `tree`, how the names in a folder do in `naming`.
 
 use crate::limits::{MAX_DEPTH, MAX_NAME};
 use crate::objects::buckets::{Tree, hash_of};

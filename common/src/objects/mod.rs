@@ -45,9 +45,12 @@ pub mod tree;
 pub mod waiting;
 
 pub(crate) mod buckets;
+pub(crate) mod chunks;
+pub(crate) mod items;
 
 mod editing;
 mod emptying;
+mod naming;
 mod reading;
 pub mod survey;
 

@@ -15,7 +15,7 @@ use crate::objects::buckets::{
     bucket_of, hash_of, target,
 };
 use crate::objects::folder::{self, Entry as Named};
-use crate::objects::queue;
+use crate::objects::items;
 use crate::objects::reading::Broken;
 use crate::objects::{Handle, Kind};
 use crate::region::Region;
@@ -190,7 +190,7 @@ impl<'a> Survey<'a> {
 
     /// Most items of a queue; 0 = any number.
     pub fn capacity(&self) -> u64 {
-        self.body[queue::CAPACITY]
+        self.body[items::CAPACITY]
     }
 
     /// In how many steps the object is read: a bucket each; all of a queue or of a blob in one.

@@ -1,4 +1,5 @@
-//! Waiting until a queue has an item, or room for one: before the transaction that takes it, holding nothing.
+//! Waiting until a queue has an item, or room for one: before the transaction that takes it, holding nothing. And waking those
+//! who wait.
 
 use std::sync::atomic::Ordering::{Acquire, Relaxed};
 use std::time::{Duration, Instant};
@@ -7,7 +8,8 @@ use crate::bell::{self, Side};
 use crate::layout::Object;
 use crate::lock::{self, Word};
 use crate::objects::Kind;
-use crate::objects::queue::{Queue, SLEEPERS, is_ready};
+use crate::objects::items::{CAPACITY, COUNT, SLEEPERS};
+use crate::objects::queue::Queue;
 use crate::planted::{self, Bug};
 use crate::sys::futex::Waited;
 use crate::txn::{Seat, Transaction, TxnError};
@@ -145,6 +147,59 @@ impl<'r> Seat<'r> {
         debug_assert!(object.seq.load(Acquire).is_multiple_of(2), "nothing is changed");
         drop(txn);
         Ok(Look::NotYet(seen))
+    }
+}
+
+/// Whom the giving back of a queue's lock wakes.
+#[derive(Debug)]
+pub(crate) struct Bell {
+    sleepers: u64,
+    sides: [bool; 2],
+    gone: bool,
+}
+
+/// Under a queue's lock: whom to wake once it is given back. Whoever is woken and leaves something for another wakes the
+/// next: so one is enough, however many items there are.
+#[inline]
+pub(crate) fn bell(object: &Object) -> Option<Bell> {
+    let sleepers = object.body[SLEEPERS].load(Acquire);
+    if !bell::is_any_waited_for(sleepers) {
+        return None;
+    }
+    if planted::has(Bug::BatonDropped) && object.seq.load(Relaxed).is_multiple_of(2) {
+        return None;
+    }
+    let gone = Kind::of(object.identity.load(Relaxed)) != Some(Kind::Queue);
+    let gone = gone && !planted::has(Bug::DeletedQuietly);
+    let sides = Side::ALL.map(|side| bell::is_waited_for(sleepers, side) && is_ready(object, side));
+    Some(Bell { sleepers, sides, gone })
+}
+
+impl Bell {
+    /// Wakes them.
+    #[cold]
+    pub(crate) fn ring(&self, object: &Object) {
+        if self.gone {
+            return bell::ring_all(&object.seq);
+        }
+        for (side, ready) in Side::ALL.into_iter().zip(self.sides) {
+            if ready {
+                bell::ring(&object.seq, &object.body[SLEEPERS], self.sleepers, side);
+            }
+        }
+    }
+}
+
+/// Whether there is what is waited for.
+#[inline]
+pub(crate) fn is_ready(object: &Object, side: Side) -> bool {
+    let count = object.body[COUNT].load(Relaxed);
+    match side {
+        Side::Item => count > 0,
+        Side::Room => {
+            let capacity = object.body[CAPACITY].load(Relaxed);
+            capacity == 0 || count < capacity
+        }
     }
 }
 

@@ -6,9 +6,9 @@ use super::{Before, Flaw, Part, Survey};
 use crate::heap;
 use crate::ids::Offset;
 use crate::objects::buckets::{Page, WORD};
-use crate::objects::queue::{self, BYTES, Node};
+use crate::objects::items::{self, BYTES, Node};
 use crate::objects::reading::Broken;
-use crate::objects::{Kind, blob};
+use crate::objects::{Kind, chunks};
 
 /// An item of a queue or a chunk of a blob, its bounds checked.
 #[derive(Debug)]
@@ -44,30 +44,30 @@ impl<'a> Survey<'a> {
     }
 
     pub(super) fn check_chunks(&self, kind: Kind) -> Result<(), Flaw> {
-        let (length, chunks, root) = (self.count(), self.body[blob::CHUNKS], self.body[blob::ROOT]);
+        let (length, count, root) = (self.count(), self.body[chunks::CHUNKS], self.body[chunks::ROOT]);
         let possible = match kind {
-            Kind::Blob => blob::has_shape(length, chunks, root),
-            _ => chunks <= blob::MOST_CHUNKS,
+            Kind::Blob => chunks::has_shape(length, count, root),
+            _ => count <= chunks::MOST_CHUNKS,
         };
         if possible {
             return Ok(());
         }
-        Err(Flaw(format!("it says that it has {length} bytes in {chunks} chunks, which is impossible")))
+        Err(Flaw(format!("it says that it has {length} bytes in {count} chunks, which is impossible")))
     }
 
     /// Every item, the first one first.
     pub(super) fn items(&self, mut visit: impl FnMut(Part<'a>)) -> Result<(), Flaw> {
-        let (mut former, mut at) = (0, self.body[queue::FIRST]);
+        let (mut former, mut at) = (0, self.body[items::FIRST]);
         for number in 0..self.count() {
             let node =
                 self.node(Offset(at)).map_err(|Broken| Flaw(format!("its item {number} at {at} is none")))?;
             let link = |which: usize| self.before.word(Offset(at + (which * WORD) as u64), &node.head[which]);
-            if number > 0 && link(queue::PREVIOUS) != former {
+            if number > 0 && link(items::PREVIOUS) != former {
                 return Err(Flaw(format!(
                     "its item {number} at {at} does not lead back to the one before it"
                 )));
             }
-            let next = link(queue::NEXT);
+            let next = link(items::NEXT);
             visit(Part::Piece(Piece {
                 offset: node.offset,
                 size: node.size(),
@@ -78,7 +78,7 @@ impl<'a> Survey<'a> {
             }));
             former = std::mem::replace(&mut at, next);
         }
-        let last = self.body[queue::LAST];
+        let last = self.body[items::LAST];
         if self.count() > 0 && last != former || self.count() == 0 && (at, last) != (0, 0) {
             return Err(Flaw(format!("its last item is said to be at {last}, and is at {former}")));
         }
@@ -87,22 +87,22 @@ impl<'a> Survey<'a> {
 
     fn node(&self, offset: Offset) -> Result<Node<'a>, Broken> {
         let head = self.region.heap_words(offset, BYTES).ok_or(Broken)?;
-        let at = Offset(offset.0 + (queue::LENGTH * WORD) as u64);
-        let length = self.before.word(at, &head[queue::LENGTH]);
+        let at = Offset(offset.0 + (items::LENGTH * WORD) as u64);
+        let length = self.before.word(at, &head[items::LENGTH]);
         Node::of_length(self.region, offset, usize::try_from(length).map_err(|_| Broken)?)
     }
 
     /// Every chunk, and the page that leads to them if there is one.
     pub(super) fn chunks(&self, mut visit: impl FnMut(Part<'a>)) -> Result<(), Flaw> {
-        let (root, chunks) = (self.body[blob::ROOT], self.body[blob::CHUNKS]);
+        let (root, count) = (self.body[chunks::ROOT], self.body[chunks::CHUNKS]);
         if root == 0 {
             return Ok(());
         }
-        if chunks == 0 {
+        if count == 0 {
             return self.chunk(0, Offset(root)).map(visit);
         }
         visit(Part::Page(Offset(root)));
-        for number in 0..chunks {
+        for number in 0..count {
             let pointer = Page(root).place(self.region, number);
             let pointer = pointer
                 .map_err(|Broken| Flaw("the page that leads to its chunks is not in the heap".to_owned()))?;
@@ -114,7 +114,7 @@ impl<'a> Survey<'a> {
     fn chunk(&self, number: u64, offset: Offset) -> Result<Part<'a>, Flaw> {
         // Of what is being deleted nobody knows how long it was.
         let length =
-            if self.kind() == Some(Kind::Blob) { blob::chunk_length(self.count(), number) } else { 0 };
+            if self.kind() == Some(Kind::Blob) { chunks::chunk_length(self.count(), number) } else { 0 };
         let words = self.region.heap_words(offset, length.div_ceil(WORD));
         let words = words.ok_or_else(|| Flaw(format!("its chunk {number} is not in the heap")))?;
         Ok(Part::Piece(Piece { offset, size: length, words, length, first: offset, before: self.before }))
