@@ -23,7 +23,8 @@ use crate::takeover::{Obstacle, TakenOver, sweep, take_over};
 const FIRST_DELAY: Duration = Duration::from_millis(50);
 const LONGEST_DELAY: Duration = Duration::from_secs(2);
 
-const DECIDE: &str = "finish the repair of a dead process";
+const DECIDE: &str = "look into the journal for a dead process's record";
+const PUT_BACK: &str = "put what a dead process had taken back to its queue";
 
 /// How long it stays.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -155,7 +156,7 @@ impl<'a> Standby<'a> {
             }
         }
         if self.delayed.is_empty() && self.retry.take().is_some() {
-            self.complaints.settle(DECIDE);
+            [DECIDE, PUT_BACK].map(|what| self.complaints.settle(what));
         }
         let now = self.began.elapsed();
         for remains in self.obituaries.drain(..) {
@@ -211,7 +212,8 @@ impl<'a> Standby<'a> {
     }
 
     fn delay(&mut self, task: Task, error: &io::Error) -> std::result::Result<(), Stop> {
-        self.complaints.raise(DECIDE, error);
+        let what = if error.kind() == io::ErrorKind::WouldBlock { PUT_BACK } else { DECIDE };
+        self.complaints.raise(what, error);
         self.delayed.push_back(task);
         let now = Instant::now();
         self.retry = match self.retry {
@@ -219,7 +221,7 @@ impl<'a> Standby<'a> {
             Some((_, delay)) => Some((now + delay, (delay * 2).min(LONGEST_DELAY))),
             None => Some((now + FIRST_DELAY, FIRST_DELAY * 2)),
         };
-        self.tell(&Report::Delayed(format!("cannot {DECIDE}: {error}")))
+        self.tell(&Report::Delayed(format!("cannot {what}: {error}")))
     }
 
     fn tell(&self, report: &Report) -> std::result::Result<(), Stop> {
@@ -228,5 +230,5 @@ impl<'a> Standby<'a> {
 }
 
 fn later() -> io::Error {
-    io::Error::new(io::ErrorKind::WouldBlock, "a queue that it had an item of is locked by another")
+    io::Error::new(io::ErrorKind::WouldBlock, "another process has its lock")
 }

@@ -70,7 +70,7 @@ impl Model {
     fn compare(&self, region: &Region) -> Result<(), ReadError> {
         let office = Folder::open(region, "post/office")?;
         let letters = office.open_queue(region, "letters")?.items(region)?;
-        assert!(letters == self.letters, "{} letters, not {}", letters.len(), self.letters.len());
+        assert!(self.letters == letters, "{} letters, not {}", letters.len(), self.letters.len());
         assert!(office.open_blob(region, "ledger")?.get(region)? == self.ledger, "the ledger is another");
         let mut parcels = office.open_queue(region, "parcels")?.items(region)?;
         // A worker that could neither record its work nor put the parcel back has it still.

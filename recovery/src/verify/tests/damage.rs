@@ -215,7 +215,7 @@ const OF_PIECES: [(&str, &str, fn(&Scene)); 12] = [
     ("/shop/back/jobs", "does not lead back", |scene| {
         item(scene, 1).fetch_add(8, SeqCst);
     }),
-    ("/shop/back/jobs", "its item 1", |scene| item(scene, 0).store(12, SeqCst)),
+    ("/shop/back/jobs", "its item 2", |scene| item(scene, 0).store(12, SeqCst)),
     ("/shop/back/jobs", "in a block of", |scene| item(scene, 2).store(9000, SeqCst)),
     ("/shop/back/text", "impossible", |scene| back(scene, "text").body[0].store(1 << 30, SeqCst)),
     ("/shop/back/text", "impossible", |scene| back(scene, "text").body[1].store(3, SeqCst)),

@@ -4,7 +4,7 @@ use std::sync::atomic::AtomicU64;
 use std::time::Instant;
 
 use common::tally;
-use common::txn::TxnError;
+use common::txn::{Transaction, TxnError};
 
 use super::*;
 use crate::dump::Dump;
@@ -142,7 +142,8 @@ fn write_something(scene: &Scene) {
     }
     if let Ok(back) = common::objects::Folder::open(&scene.region, "shop/back") {
         let region = &scene.region;
-        let mut tried = |work: &dyn Fn(&mut common::txn::Transaction<'_, '_>) -> Result<(), TxnError>| {
+        type Work<'w> = &'w dyn Fn(&mut Transaction<'_, '_>) -> std::result::Result<(), TxnError>;
+        let mut tried = |work: Work<'_>| {
             let _ = seat.begin().and_then(|mut txn| work(&mut txn).and_then(|()| txn.commit()));
         };
         if let Ok(jobs) = back.open_queue(region, "jobs") {

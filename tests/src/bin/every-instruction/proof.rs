@@ -152,7 +152,9 @@ fn await_locks(arena: &Arena) {
     for object in objects.filter(|object| lock::names(object.lock.load(Relaxed), lock::tag(ACTOR))) {
         object.lock.fetch_or(WAITERS, SeqCst);
         if Kind::of(object.identity.load(Relaxed)) == Some(Kind::Queue) {
-            Side::ALL.map(|side| bell::announce(&object.body[SLEEPERS], &object.seq, side));
+            for side in Side::ALL {
+                bell::announce(&object.body[SLEEPERS], &object.seq, side);
+            }
         }
     }
 }
