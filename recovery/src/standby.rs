@@ -156,7 +156,9 @@ impl<'a> Standby<'a> {
             }
         }
         if self.delayed.is_empty() && self.retry.take().is_some() {
-            [DECIDE, PUT_BACK].map(|what| self.complaints.settle(what));
+            for what in [DECIDE, PUT_BACK] {
+                self.complaints.settle(what);
+            }
         }
         let now = self.began.elapsed();
         for remains in self.obituaries.drain(..) {

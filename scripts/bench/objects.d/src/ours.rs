@@ -1,7 +1,6 @@
 //! The region's side.
 
 use std::cell::Cell;
-use std::fs::File;
 use std::sync::atomic::AtomicU32;
 use std::time::{Duration, Instant};
 
@@ -16,7 +15,6 @@ use crate::processes::is_told;
 
 /// A region in memory, and who has had its slots.
 pub struct Ours {
-    pub file: File,
     pub region: Region,
     generation: Cell<u32>,
 }
@@ -25,7 +23,7 @@ impl Ours {
     pub fn new(length: u64) -> Self {
         let file = tempfile::tempfile_in("/dev/shm").expect("a file in /dev/shm");
         let region = Region::create(&file, length).expect("a region");
-        Self { file, region, generation: Cell::new(0) }
+        Self { region, generation: Cell::new(0) }
     }
 
     pub fn seat(&self, index: u32) -> Seat<'_> {

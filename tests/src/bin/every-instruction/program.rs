@@ -71,7 +71,7 @@ fn prove_all(options: &Options) -> Result<(), String> {
     let mut failures = 0;
     let mut sum = Tally::default();
     println!(
-        "{:<34}{:<14}{:>9}{:>8}{:>9}{:>12}{:>9}",
+        "{:<40}{:<14}{:>9}{:>8}{:>9}{:>12}{:>9}",
         "operation", "course", "steps", "images", "repairs", "steps", "images"
     );
     for operation in operations::all() {
@@ -88,10 +88,10 @@ fn prove_all(options: &Options) -> Result<(), String> {
     println!("{}", columns("all", "", &sum));
     for (name, pair) in pairs::ALL.iter().filter(|(name, _)| name.contains(&options.filter)) {
         match pair(&place(), stops(options.short)) {
-            Ok(steps) => println!("{name:<48}{steps:>9}  as it should be"),
+            Ok(steps) => println!("{name:<54}{steps:>9}  as it should be"),
             Err(error) => {
                 failures += 1;
-                println!("{name:<48} FAILED: {error}");
+                println!("{name:<54} FAILED: {error}");
             }
         }
     }
@@ -149,13 +149,13 @@ fn courses(operation: &Operation, short: bool) -> Vec<Course> {
 fn print_row(operation: &Operation, course: Course, outcome: &Result<Tally, String>) {
     match outcome {
         Ok(tally) => println!("{}", columns(operation.name, &course.to_string(), tally)),
-        Err(error) => println!("{:<34}{course:<14} FAILED: {error}", operation.name),
+        Err(error) => println!("{:<40}{course:<14} FAILED: {error}", operation.name),
     }
 }
 
 fn columns(name: &str, course: &str, tally: &Tally) -> String {
     let Tally { steps, images, repairs, repair_steps, repair_images } = tally;
     format!(
-        "{name:<34}{course:<14}{steps:>9}{images:>8}{repairs:>9}{repair_steps:>12}{repair_images:>9}  all repaired"
+        "{name:<40}{course:<14}{steps:>9}{images:>8}{repairs:>9}{repair_steps:>12}{repair_images:>9}  all repaired"
     )
 }
