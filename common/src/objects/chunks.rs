@@ -60,6 +60,18 @@ impl<'r> Shape<'r> {
 
     #[inline]
     pub(crate) fn read(&self, from: u64, bytes: &mut [u8]) -> Result<(), Broken> {
+        let (start, length) = ((from % CHUNK as u64) as usize, bytes.len());
+        if start + length <= CHUNK {
+            let part = Part { number: from / CHUNK as u64, start, length };
+            part.copy(part.words(self.region, self.chunk(part.number)?)?, bytes);
+            return Ok(());
+        }
+        self.read_parts(from, bytes)
+    }
+
+    /// The same where the range lies in several chunks.
+    #[cold]
+    fn read_parts(&self, from: u64, bytes: &mut [u8]) -> Result<(), Broken> {
         let mut done = 0;
         for part in parts(from, bytes.len()) {
             let words = part.words(self.region, self.chunk(part.number)?)?;

@@ -304,6 +304,11 @@ fn slabs() -> Vec<Operation> {
         Operation {
             name: "give a slab back",
             prepare: |arena| {
+                // Slabs go back once half of the heap is taken.
+                through_former(arena, |seat, shop| {
+                    put(seat, shop.other, "ballast", &[9; 128 << 10])?;
+                    put(seat, shop.other, "more ballast", &[9; 40 << 10])
+                })?;
                 through_former(arena, |seat, shop| {
                     let keys = || (0..70).map(|number| format!("brief {number}"));
                     keys().try_for_each(|key| put(seat, shop.stock, &key, &[9; 100]))?;

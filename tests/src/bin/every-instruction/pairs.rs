@@ -49,6 +49,9 @@ pub const ALL: [(&str, Pair); 7] = [
     ("a writer waits, the map is deleted", |place, _| wait_for_deleted(place)),
 ];
 
+/// Pairs at the mill, which share the samples of the short form.
+const OF_THE_MILL: usize = 4;
+
 /// A pair, and after how many of its instructions at most one is stopped; gives how many were executed.
 pub type Pair = fn(&Path, usize) -> Result<u64, String>;
 
@@ -154,7 +157,7 @@ fn at_the_mill_beside(
     let undisturbed = advance(&one, usize::MAX)?;
     let mut steps = undisturbed as u64;
     one.go_on()?;
-    for stop in (0..=undisturbed).step_by((undisturbed / stops).max(1)) {
+    for stop in (0..=undisturbed).step_by((undisturbed / stops.div_ceil(OF_THE_MILL)).max(1)) {
         steps += advance(&one, stop)? as u64;
         let say = |error| format!("stopped after {stop} instructions: {error}");
         change_twice(&mut other, mill, stop, change).map_err(say)?;
