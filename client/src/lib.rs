@@ -29,6 +29,7 @@
 //! worker is: what it had half done is undone, what it had locked is free.
 //!
 //! Without any instance, processes share [`block`]s: contents under a name.
+
 #![forbid(unsafe_code)]
 
 pub mod attach;

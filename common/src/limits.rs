@@ -68,6 +68,18 @@ pub const MAX_VALUE: usize = 128 * 1024;
 /// is logged.
 pub const MAX_IN_PLACE: usize = 256;
 
+/// Longest item of a queue in bytes.
+pub const MAX_ITEM: usize = MAX_VALUE;
+
+/// Longest blob in bytes.
+pub const MAX_BLOB: u64 = 64 << 20;
+
+/// Most folders in a path.
+pub const MAX_DEPTH: usize = 8;
+
+/// Most items of queues that one owner has taken and not finished.
+pub const MAX_IN_FLIGHT: usize = 12;
+
 /// Users with a row of their own: each slot counts for them in cells that nobody else writes.
 pub const USER_ROWS: usize = 64;
 

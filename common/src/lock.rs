@@ -10,6 +10,7 @@ use std::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
 use std::sync::atomic::{AtomicU64, compiler_fence, fence};
 use std::time::{Duration, Instant};
 
+use crate::bell::Side;
 use crate::ids::{Generation, Owner, SlotIndex};
 use crate::planted::{self, Bug};
 use crate::sys::futex::{self, Waited};
@@ -21,7 +22,7 @@ pub const WAITERS: u64 = 1 << 31;
 pub const PATIENCE: Duration = Duration::from_secs(1);
 
 /// A sleeper looks again after this time: whoever was woken may have died before it took the lock.
-const NAP: Duration = Duration::from_millis(50);
+pub(crate) const NAP: Duration = Duration::from_millis(50);
 
 /// How often a taken lock is looked at before the process sleeps: a change of an object takes less than this.
 const LOOKS: u32 = 16;
@@ -45,6 +46,10 @@ pub trait Word {
     fn wait(&self, seen: u64, limit: Duration) -> Waited;
     /// Wakes one that sleeps.
     fn wake(&self);
+    /// Sleeps like [`Word::wait`], to be woken together with those who wait for the same only; see `bell`.
+    fn wait_for(&self, what: Side, seen: u64, limit: Duration) -> Waited;
+    /// Wakes up to so many of those; says how many.
+    fn wake_for(&self, what: Side, most: u32) -> u32;
     /// What follows is not seen before what stands above.
     fn release_fence();
     /// What follows is not read before what stands above.
@@ -80,6 +85,14 @@ impl Word for AtomicU64 {
 
     fn wake(&self) {
         futex::wake_one(self);
+    }
+
+    fn wait_for(&self, what: Side, seen: u64, limit: Duration) -> Waited {
+        futex::wait_as(self, what.bits(), seen, limit)
+    }
+
+    fn wake_for(&self, what: Side, most: u32) -> u32 {
+        futex::wake_as(self, what.bits(), most)
     }
 
     #[inline]

@@ -39,6 +39,22 @@ pub enum Bug {
     ReadOnce,
     /// After taking a lock nobody looks whether the object is still the same.
     GenerationUnchecked,
+    /// Whoever fills a queue does not wake those who wait for an item, if it dies before it has.
+    BellForgotten,
+    /// Repair does not put items back that its owner had taken.
+    InFlightForgotten,
+    /// Taking an item is not logged in the slot.
+    TakeNotLogged,
+    /// The link of a queue's last item is changed without being logged.
+    LinkNotLogged,
+    /// A sleeper that finds a queue filled and leaves it so wakes nobody else.
+    BatonDropped,
+    /// A name is moved in two transactions: into the one folder, then out of the other.
+    RenamedInTwo,
+    /// A range of a blob is written in place, however long, and only its first word is logged.
+    RangeNotLogged,
+    /// A deleted queue does not wake those who wait for it.
+    DeletedQuietly,
     /// The stamp of a block's buffer stays while it is written.
     StampKept,
     /// A block's head names the next buffer before anything is in it.
@@ -66,7 +82,7 @@ impl Bug {
 }
 
 /// Every one of them.
-pub const ALL: [Bug; 22] = [
+pub const ALL: [Bug; 30] = [
     Bug::LogAfterChange,
     Bug::ChangeNotLogged,
     Bug::ReleasedBeforeEmpty,
@@ -89,6 +105,14 @@ pub const ALL: [Bug; 22] = [
     Bug::CopyTrusted,
     Bug::PinTrusted,
     Bug::NamedBeforeWritten,
+    Bug::BellForgotten,
+    Bug::InFlightForgotten,
+    Bug::TakeNotLogged,
+    Bug::LinkNotLogged,
+    Bug::BatonDropped,
+    Bug::RenamedInTwo,
+    Bug::RangeNotLogged,
+    Bug::DeletedQuietly,
 ];
 
 /// Whether this mistake is planted.

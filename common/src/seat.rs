@@ -10,11 +10,12 @@ use crate::ids::Owner;
 use crate::layout::{Object, SLAB_LISTS, Slot, Tally};
 use crate::limits::MAX_HELD;
 use crate::lock;
-use crate::objects::{self, Kind};
+use crate::objects::{self, Kind, waiting};
 use crate::planted::{self, Bug};
 use crate::region::Region;
 use crate::slots::State;
 use crate::sys::fork_mark::ForkMark;
+use crate::sys::futex::Waited;
 use crate::tidings::{self, Tidings};
 use crate::txn::{Transaction, TxnError};
 use crate::undo::UndoLog;
@@ -42,6 +43,8 @@ pub struct Seat<'r> {
     /// Where recovery hears of a dead holder of a lock that this seat waits for.
     tidings: Option<Tidings>,
     mark: ForkMark,
+    /// Whether this is a repairer, at work in a dead owner's slot.
+    repairing: bool,
     one_thread: PhantomData<*const ()>,
 }
 
@@ -51,14 +54,36 @@ pub struct Seat<'r> {
 struct Held<'r> {
     count: usize,
     highest: u32,
-    locks: [Option<(u32, &'r Object)>; MAX_HELD],
+    locks: [Option<Hold<'r>>; MAX_HELD],
+}
+
+/// A lock that is held.
+#[derive(Clone, Copy, Debug)]
+struct Hold<'r> {
+    index: u32,
+    object: &'r Object,
+    /// Whether somebody may sleep until the object changes: it is a queue.
+    has_bell: bool,
 }
 
 impl<'r> Seat<'r> {
     /// Takes the slot promised to `owner`; `None` where it is not (any more).
     pub fn take(region: &'r Region, owner: Owner) -> Option<Self> {
+        let this = Self::of(region, owner, false)?;
+        let slot = this.slot;
+        (slot.holds_nothing() && slot.go_live(owner.generation)).then_some(this)
+    }
+
+    /// Repair: works in the slot of a dead owner, whose half-done transaction is settled and who holds no lock any
+    /// more. Whoever dies at that leaves what the dead one itself could have left.
+    pub fn of_dead(region: &'r Region, owner: Owner) -> Option<Self> {
+        let this = Self::of(region, owner, true)?;
+        (this.log.is_empty() && this.slot.standing().0 == owner.generation).then_some(this)
+    }
+
+    fn of(region: &'r Region, owner: Owner, repairing: bool) -> Option<Self> {
         let slot = region.slot(owner.slot)?;
-        let this = Self {
+        Some(Self {
             region,
             slot,
             log: UndoLog::of(region, owner.slot)?,
@@ -70,9 +95,9 @@ impl<'r> Seat<'r> {
             held: Held { count: 0, highest: 0, locks: [None; MAX_HELD] },
             tidings: None,
             mark: ForkMark::new(),
+            repairing,
             one_thread: PhantomData,
-        };
-        (slot.holds_nothing() && slot.go_live(owner.generation)).then_some(this)
+        })
     }
 
     /// From now on this seat tells recovery of whoever died with a lock that it waits for.
@@ -103,14 +128,16 @@ impl<'r> Seat<'r> {
         if !self.mark.is_mine() {
             return Err(TxnError::Forked);
         }
-        if !self.log.is_empty() || !self.slot.is(self.owner.generation, State::Live) {
+        let own = self.repairing || self.slot.is(self.owner.generation, State::Live);
+        if !self.log.is_empty() || !own {
             return Err(TxnError::Disturbed);
         }
         Ok(Transaction::on(self))
     }
 
-    /// Detaches cleanly: there is nothing to repair.
-    pub fn leave(self) {
+    /// Detaches cleanly: there is nothing to repair. Items that were taken from queues go back first.
+    pub fn leave(mut self) {
+        let _ = self.put_all_back(lock::PATIENCE);
         crate::slots::detach(self.slot, crate::slots::owner_word(self.owner.generation, State::Live));
     }
 
@@ -120,7 +147,7 @@ impl<'r> Seat<'r> {
     /// [`TxnError::Busy`] and the like: the rest stays for the next time.
     pub fn free_deleted(&mut self) -> Result<(), TxnError> {
         let region = self.region;
-        for (handle, _, object) in objects::all(region).filter(|(_, kind, _)| *kind == Kind::Dropping) {
+        for (handle, _, object) in objects::all(region).filter(|(_, kind, _)| kind.is_dropping()) {
             let mut done = false;
             while !done {
                 let mut txn = self.begin()?;
@@ -153,11 +180,15 @@ impl<'r> Seat<'r> {
         index: u32,
         object: &'r Object,
         patience: Duration,
+        kind: Kind,
     ) -> Result<(), TxnError> {
         if self.held.count + 1 >= MAX_HELD {
             return Err(TxnError::TooManyLocks);
         }
         self.take_lock(index, object, patience)?;
+        if let Some(hold) = &mut self.held.locks[self.held.count - 1] {
+            hold.has_bell = kind == Kind::Queue;
+        }
         self.held.highest = self.held.highest.max(index);
         Ok(())
     }
@@ -190,18 +221,23 @@ impl<'r> Seat<'r> {
         if planted::has(Bug::HeldAfterLock) {
             announce();
         }
-        self.held.locks[count] = Some((index, object));
+        self.held.locks[count] = Some(Hold { index, object, has_bell: false });
         self.held.count = count + 1;
         Ok(())
     }
 
-    /// Gives the lock back that was taken last: the object is whole, then free, then no longer this seat's.
+    /// Gives the lock back that was taken last: the object is whole, then free, whoever waits for it to change is woken,
+    /// then it is no longer this seat's.
     #[inline]
     pub(crate) fn drop_last_lock(&mut self) {
         let Some(last) = self.held.count.checked_sub(1) else { return };
-        if let Some((_, object)) = self.held.locks[last].take() {
+        if let Some(Hold { object, has_bell, .. }) = self.held.locks[last].take() {
+            let bell = if has_bell { waiting::bell(object) } else { None };
             lock::end_change(&object.seq);
             lock::release(&object.lock);
+            if let Some(bell) = bell {
+                bell.ring(object);
+            }
         }
         compiler_fence(SeqCst);
         self.slot.held_count.store(last as u32, Release);
@@ -217,6 +253,21 @@ impl<'r> Seat<'r> {
 
     pub(crate) fn holds(&self, index: u32) -> Option<&'r Object> {
         let held = self.held.locks[..self.held.count].iter().flatten();
-        held.copied().find(|(other, _)| *other == index).map(|(_, object)| object)
+        held.copied().find(|hold| hold.index == index).map(|hold| hold.object)
+    }
+
+    /// Sleeps until a queue changes. The slot's list names the queue meanwhile, as it does while a lock is waited for:
+    /// if this process dies after it was woken, repair wakes the others.
+    pub(crate) fn sleep_at(&self, index: u32, sleep: impl FnOnce() -> Waited) -> Waited {
+        self.slot.held[0].store(index, Relaxed);
+        self.slot.held_count.store(1, Release);
+        compiler_fence(SeqCst);
+        sleep()
+    }
+
+    /// Does not sleep any more.
+    pub(crate) fn stay_awake(&self) {
+        compiler_fence(SeqCst);
+        self.slot.held_count.store(0, Release);
     }
 }

@@ -126,12 +126,13 @@ impl Slot {
         self.shift(generation, State::Reserved, State::Live)
     }
 
-    /// Whether nothing half-done is in the slot: no log, no lock, no intent.
+    /// Whether nothing half-done is in the slot: no log, no lock, no intent, no item of a queue.
     pub fn holds_nothing(&self) -> bool {
         self.undo.load(Acquire) == 0
             && self.mini.load(Acquire) == 0
             && self.held_count.load(Acquire) == 0
             && self.intent.minute.load(Acquire) == 0
+            && self.in_flight.iter().all(|taken| taken.item.load(Acquire) == 0)
     }
 
     /// Whether the owner detached and left nothing half-done: then there is nothing to repair.

@@ -1,5 +1,5 @@
 //! The repair of one dead owner: its half-done transaction is completed or undone, what it held is released, its
-//! counters are shown, its slot is free. In five steps, each of which can be repeated from the first one on after a
+//! counters are shown, its slot is free. In six steps, each of which can be repeated from the first one on after a
 //! death of the repairer at any instruction.
 //!
 //! Everything in the slot is an allegation by a process that may have been broken or hostile: all of it is validated
@@ -7,22 +7,29 @@
 
 use std::io;
 use std::sync::atomic::Ordering::{Acquire, SeqCst};
+use std::time::Duration;
 
+use common::heap::{self, FREE};
 use common::ids::{Minute, Owner, Pid};
 use common::journal::intent::Verdict;
 use common::journal::spool::Spool;
 use common::layout::{NO_OFFSET, Slot, Tally};
 use common::limits::{MAX_HELD, MAX_MINUTE_FILE, MAX_RECORD};
 use common::lock;
+use common::objects::in_flight;
+use common::objects::waiting::wake_for_dead;
 use common::planted::{self, Bug};
 use common::region::Region;
 use common::slots::{self, State, owner_word, read_owner_word};
 use common::sys::knell;
-use common::txn::{may_be_logged, may_be_mini_logged};
+use common::txn::{Seat, TxnError, may_be_logged, may_be_mini_logged};
 use common::undo::{LogState, UndoLog};
 
 /// How often the owner word may change under a repair. The supervisor changes it once, to DEAD.
 const FREE_TRIES: usize = 8;
+
+/// How long a queue's lock is waited for.
+const QUEUE_PATIENCE: Duration = Duration::from_micros(500);
 
 /// What a repaired owner left.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,6 +69,8 @@ pub enum Setback {
     Damage(String),
     /// The file system does not let it be decided now. To be tried again.
     Io(io::Error),
+    /// A queue that an item is to be put back to is locked by another. To be tried again, after the others.
+    Later,
 }
 
 /// Whether there is anything to repair in a slot. One that says FREE and holds something has been scribbled over.
@@ -100,7 +109,9 @@ impl<'r> Repairer<'r> {
         corpse.validate()?;
         corpse.count(crashed);
         let transaction = corpse.settle()?;
-        // 5. The slot is free: last, since a slot that is free is not looked at again.
+        // 5. Items that it had taken go back to their queues: in transactions of their own, which no record is of.
+        corpse.put_items_back()?;
+        // 6. The slot is free: last, since a slot that is free is not looked at again.
         corpse.free()?;
         Ok(Some(Remains { owner, pid, doing, transaction }))
     }
@@ -173,6 +184,7 @@ impl Corpse<'_> {
     fn validate(&self) -> Result<(), Setback> {
         check_logs(self.region, self.owner).map_err(Setback::Damage)?;
         check_held(self.region, self.slot).map_err(Setback::Damage)?;
+        check_in_flight(self.region, self.slot).map_err(Setback::Damage)?;
         check_intent(self.region, self.slot, self.sealed).map_err(Setback::Damage)
     }
 
@@ -238,6 +250,7 @@ impl Corpse<'_> {
                     lock::end_change(&object.seq);
                 }
                 lock::release_dead(&object.lock, tag);
+                wake_for_dead(object);
             }
             self.slot.held_count.store(place as u32, SeqCst);
         }
@@ -247,6 +260,22 @@ impl Corpse<'_> {
         self.slot.publish();
         self.tally.publish_all();
         self.slot.intent.clear();
+    }
+
+    /// Waits hardly at all for a queue's lock: who holds it may be dead too, and be repaired next.
+    fn put_items_back(&self) -> Result<(), Setback> {
+        let has_none = self.slot.in_flight.iter().all(|said| said.item.load(Acquire) == 0);
+        if has_none || planted::has(Bug::InFlightForgotten) {
+            return Ok(());
+        }
+        let Some(mut seat) = Seat::of_dead(self.region, self.owner) else {
+            return Err(Setback::Damage("its undo log is being changed by somebody".to_owned()));
+        };
+        match seat.put_all_back(QUEUE_PATIENCE) {
+            Ok(_) => Ok(()),
+            Err(TxnError::Busy) => Err(Setback::Later),
+            Err(error) => Err(Setback::Damage(format!("what it had taken cannot be put back: {error}"))),
+        }
     }
 
     fn free(&self) -> Result<(), Setback> {
@@ -289,6 +318,21 @@ pub(crate) fn check_held(region: &Region, slot: &Slot) -> Result<(), String> {
         Some(index) => Err(format!("it holds lock {index}, and there is no such lock")),
         None => Ok(()),
     }
+}
+
+/// Whether the items that it says it has taken are some: blocks in use, and long enough.
+pub(crate) fn check_in_flight(region: &Region, slot: &Slot) -> Result<(), String> {
+    for taken in in_flight::taken(region, slot) {
+        let block = heap::block_at(region, taken.offset);
+        let size = in_flight::size(region, &taken);
+        let possible = block
+            .zip(size)
+            .is_some_and(|(block, size)| size <= block.size && block.state.load(Acquire) != FREE);
+        if !possible {
+            return Err(format!("it says that it has taken an item at {}, and there is none", taken.offset));
+        }
+    }
+    Ok(())
 }
 
 /// Whether an intent is one that a writer makes: a range within a record's bounds, claimed in a minute not sealed.

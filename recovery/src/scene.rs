@@ -242,6 +242,22 @@ pub fn with_objects(scene: &Scene) {
     scene.free(30);
 }
 
+/// In the folder that `with_objects` makes another one, with a queue of ten items and a blob; made by the same owner.
+pub fn with_queue_and_blob(scene: &Scene) {
+    let mut seat = scene.seat(30, 2);
+    let mut txn = seat.begin().unwrap();
+    let back = txn.create_folder("shop/back").unwrap();
+    let jobs = txn.create_queue(back, "jobs", 12).unwrap();
+    let text = txn.create_blob(back, "text").unwrap();
+    txn.blob(text).unwrap().set(&[0xb; 1000]).unwrap();
+    for number in 0..10 {
+        assert!(txn.queue(jobs).unwrap().push_back(&[number; 40]).unwrap());
+    }
+    txn.commit().unwrap();
+    seat.leave();
+    scene.free(30);
+}
+
 /// One put in a transaction of its own.
 pub fn put(seat: &mut Seat<'_>, map: Map, key: &[u8], value: &[u8]) -> Result<(), TxnError> {
     let mut txn = seat.begin()?;

@@ -24,6 +24,7 @@ const FIRST_DELAY: Duration = Duration::from_millis(50);
 const LONGEST_DELAY: Duration = Duration::from_secs(2);
 
 const DECIDE: &str = "look into the journal for a dead process's record";
+const PUT_BACK: &str = "put what a dead process had taken back to its queue";
 
 /// How long it stays.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -155,7 +156,9 @@ impl<'a> Standby<'a> {
             }
         }
         if self.delayed.is_empty() && self.retry.take().is_some() {
-            self.complaints.settle(DECIDE);
+            for what in [DECIDE, PUT_BACK] {
+                self.complaints.settle(what);
+            }
         }
         let now = self.began.elapsed();
         for remains in self.obituaries.drain(..) {
@@ -189,6 +192,7 @@ impl<'a> Standby<'a> {
             }
             Err(Setback::Damage(why)) => self.tell(&Report::Refused(owner, why))?,
             Err(Setback::Io(error)) => return Ok(Err(error)),
+            Err(Setback::Later) => return Ok(Err(later())),
         }
         Ok(Ok(()))
     }
@@ -211,7 +215,8 @@ impl<'a> Standby<'a> {
     }
 
     fn delay(&mut self, task: Task, error: &io::Error) -> std::result::Result<(), Stop> {
-        self.complaints.raise(DECIDE, error);
+        let what = if error.kind() == io::ErrorKind::WouldBlock { PUT_BACK } else { DECIDE };
+        self.complaints.raise(what, error);
         self.delayed.push_back(task);
         let now = Instant::now();
         self.retry = match self.retry {
@@ -219,10 +224,14 @@ impl<'a> Standby<'a> {
             Some((_, delay)) => Some((now + delay, (delay * 2).min(LONGEST_DELAY))),
             None => Some((now + FIRST_DELAY, FIRST_DELAY * 2)),
         };
-        self.tell(&Report::Delayed(format!("cannot {DECIDE}: {error}")))
+        self.tell(&Report::Delayed(format!("cannot {what}: {error}")))
     }
 
     fn tell(&self, report: &Report) -> std::result::Result<(), Stop> {
         if self.attachment.report(report)? { Ok(()) } else { Err(Stop::Farewell) }
     }
+}
+
+fn later() -> io::Error {
+    io::Error::new(io::ErrorKind::WouldBlock, "another process has its lock")
 }

@@ -106,8 +106,25 @@ pub fn sweep(region: &Region, spool: &Spool, attached: &[Attached]) -> Result<Ta
 }
 
 /// One slot that cannot be repaired does not keep the others from it: what is sound is made whole in any case.
+///
+/// A second round finds the locks free that slots of the first held: an item goes back to its queue under its lock.
 fn repair_all(region: &Region, repairer: Repairer<'_>, attached: &[Attached]) -> Result<TakenOver, Obstacle> {
-    let (mut done, mut refused) = (TakenOver::default(), None);
+    let mut done = TakenOver::default();
+    let again = repair_each(region, repairer, attached, &mut done)?;
+    if !again || !repair_each(region, repairer, attached, &mut done)? {
+        return Ok(done);
+    }
+    Err(Obstacle::Io(io::Error::new(io::ErrorKind::WouldBlock, "a queue that items go back to is locked")))
+}
+
+/// One round; true if another one is needed.
+fn repair_each(
+    region: &Region,
+    repairer: Repairer<'_>,
+    attached: &[Attached],
+    done: &mut TakenOver,
+) -> Result<bool, Obstacle> {
+    let (mut again, mut refused) = (false, None);
     for (index, slot) in region.slots().filter(|(_, slot)| needs_repair(slot)) {
         let (generation, state) = slot.standing();
         let owner = slots::owner(index, generation);
@@ -126,12 +143,13 @@ fn repair_all(region: &Region, repairer: Repairer<'_>, attached: &[Attached]) ->
                 done.dead.extend(died.then_some(remains));
             }
             Err(Setback::Io(error)) => return Err(Obstacle::Io(error)),
+            Err(Setback::Later) => again = true,
             Err(Setback::Damage(why)) => {
                 refused.get_or_insert(Obstacle::Refused(owner, why));
             }
         }
     }
-    refused.map_or(Ok(done), Err)
+    refused.map_or(Ok(again), Err)
 }
 
 fn prepare_journal(journal: &JournalState, spool: &Spool, durable: Minute) -> Result<(), Obstacle> {

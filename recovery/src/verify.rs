@@ -17,6 +17,8 @@ mod words;
 
 mod objects;
 
+mod in_flight;
+
 mod heap;
 
 mod users;

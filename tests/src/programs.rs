@@ -11,9 +11,11 @@ pub const BIN_DIR_VARIABLE: &str = "HOLDFAST_BIN_DIR";
 pub const ALL: [&str; 6] = ["supervisor", "worker", "recovery", "cclient", "acquired", "block"];
 
 /// What is built besides for the tests alone.
-const EXAMPLES: [&str; 8] = [
+const EXAMPLES: [&str; 10] = [
     "--example=puppet",
     "--example=bank",
+    "--example=post",
+    "--example=limiter",
     "--example=turnstile",
     "--example=ask",
     "--example=join",
@@ -40,6 +42,16 @@ pub fn bank() -> PathBuf {
 /// The path of the worker whose requests queue for locks (see `worker/examples/turnstile.rs`).
 pub fn turnstile() -> PathBuf {
     example("turnstile")
+}
+
+/// The path of the worker whose processes share queues and a blob (see `worker/examples/post.rs`).
+pub fn post() -> PathBuf {
+    example("post")
+}
+
+/// The path of the worker that limits rates (see `worker/examples/limiter.rs`).
+pub fn limiter() -> PathBuf {
+    example("limiter")
 }
 
 /// The path of the client of a daemon that is started on demand (see `client/examples/ask.rs`).

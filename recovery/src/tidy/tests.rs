@@ -46,7 +46,7 @@ fn after_death(scene: &Scene) -> Seat<'_> {
 fn what_was_deleted_is_free_and_what_is_empty_goes_back() {
     let scene = untidy();
     let before = Usage::of(&scene.region).used;
-    let dropping = || objects::all(&scene.region).filter(|(_, kind, _)| *kind == Kind::Dropping).count();
+    let dropping = || objects::all(&scene.region).filter(|(_, kind, _)| kind.is_dropping()).count();
     assert_eq!(dropping(), 2);
     let tidied = tidy(&scene.region).unwrap();
     assert_eq!((tidied.dropped, dropping()), (2, 0));

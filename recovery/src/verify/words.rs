@@ -103,7 +103,7 @@ pub(super) fn slot(region: &Region, index: SlotIndex, slot: &Slot) -> Wrongs {
     }
     note_counters(&mut wrongs, slot);
     wrongs.extend(users::cells(region, index, slot));
-    note_reserved(&mut wrongs, &[&slot.pad1, &slot.pad2, &slot.pad3, &slot.pad4, &slot.intent.reserved]);
+    note_reserved(&mut wrongs, &[&slot.pad1, &slot.pad2, &slot.pad3, &slot.intent.reserved]);
     at(&Place::Slot(index), wrongs)
 }
 

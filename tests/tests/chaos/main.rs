@@ -8,6 +8,7 @@
 
 mod bank;
 mod books;
+mod post;
 mod script;
 mod stage;
 mod visitors;
@@ -53,6 +54,16 @@ fn what_the_bank_holds_is_what_its_journal_says() {
         let place = Place::new();
         let starting = || starting(&place, seed).arg("--worker").arg(programs::bank());
         play(&place, seed, starting, bank::say, bank::check);
+    }
+}
+
+#[test]
+fn what_the_post_office_holds_is_what_its_journal_says() {
+    for seed in seeds() {
+        announce("post office", seed);
+        let place = Place::new();
+        let starting = || starting(&place, seed).arg("--worker").arg(programs::post());
+        play(&place, seed, starting, post::say, post::check);
     }
 }
 

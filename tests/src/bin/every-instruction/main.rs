@@ -3,7 +3,7 @@
 //! wholly what was before the operation or wholly what is after it; so must each image that a death of the repairer
 //! leaves.
 //!
-//! In reading order: what is proved ([`shop`], [`operations`]), how its images are got ([`tracee`], [`watch`],
+//! In reading order: what is proved ([`shop`], [`mill`], [`operations`]), how its images are got ([`tracee`], [`watch`],
 //! [`images`]), how they are tried ([`arena`], [`model`], [`accounting`], [`sleepers`], [`trial`]), and the whole
 //! ([`proof`], [`pairs`], [`blocks`], [`planted`], [`program`]).
 
@@ -12,6 +12,9 @@ mod program;
 
 #[cfg(target_arch = "x86_64")]
 mod shop;
+
+#[cfg(target_arch = "x86_64")]
+mod mill;
 
 #[cfg(target_arch = "x86_64")]
 mod operations;

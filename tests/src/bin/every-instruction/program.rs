@@ -74,7 +74,7 @@ fn prove_all(options: &Options) -> Result<(), String> {
     let mut failures = 0;
     let mut sum = Tally::default();
     println!(
-        "{:<34}{:<14}{:>9}{:>8}{:>9}{:>12}{:>9}",
+        "{:<40}{:<14}{:>9}{:>8}{:>9}{:>12}{:>9}",
         "operation", "course", "steps", "images", "repairs", "steps", "images"
     );
     for operation in operations::all() {
@@ -91,10 +91,10 @@ fn prove_all(options: &Options) -> Result<(), String> {
     println!("{}", columns("all", "", &sum));
     for (name, pair) in pairs::ALL.iter().filter(|(name, _)| name.contains(&options.filter)) {
         match pair(&place(), stops(options.short)) {
-            Ok(steps) => println!("{name:<48}{steps:>9}  as it should be"),
+            Ok(steps) => println!("{name:<54}{steps:>9}  as it should be"),
             Err(error) => {
                 failures += 1;
-                println!("{name:<48} FAILED: {error}");
+                println!("{name:<54} FAILED: {error}");
             }
         }
     }
@@ -128,9 +128,11 @@ fn first_failure(bug: Option<Bug>) -> Option<String> {
             return Some(format!("{name}: {error}"));
         }
     }
-    let rich = operations::all().into_iter().filter(|operation| operation.contended || operation.records);
+    let is_rich = |operation: &Operation| operation.contended || operation.records || operation.telling;
+    let rich = operations::all().into_iter().filter(is_rich);
     for (number, operation) in rich.enumerate() {
-        let courses = if number == 0 { &[Course::Commit, Course::Awaited][..] } else { &[Course::Commit] };
+        let awaited = number == 0 || operation.telling && matches!(operation.act, Act::Change(_));
+        let courses = if awaited { &[Course::Commit, Course::Awaited][..] } else { &[Course::Commit] };
         for course in courses {
             if let Err(error) = prove(&place(), &operation, *course, depth(true)) {
                 return Some(format!("{} ({course}): {error}", operation.name));
@@ -162,6 +164,8 @@ fn courses(operation: &Operation, short: bool) -> Vec<Course> {
         courses.push(Course::RollBack);
         if operation.contended || !short {
             courses.extend([Course::Awaited, Course::Held]);
+        } else if operation.telling {
+            courses.push(Course::Awaited);
         }
         if operation.name == "put in place" {
             courses.push(Course::HeldTooLong);
@@ -173,13 +177,13 @@ fn courses(operation: &Operation, short: bool) -> Vec<Course> {
 fn print_row(operation: &Operation, course: Course, outcome: &Result<Tally, String>) {
     match outcome {
         Ok(tally) => println!("{}", columns(operation.name, &course.to_string(), tally)),
-        Err(error) => println!("{:<34}{course:<14} FAILED: {error}", operation.name),
+        Err(error) => println!("{:<40}{course:<14} FAILED: {error}", operation.name),
     }
 }
 
 fn columns(name: &str, course: &str, tally: &Tally) -> String {
     let Tally { steps, images, repairs, repair_steps, repair_images } = tally;
     format!(
-        "{name:<34}{course:<14}{steps:>9}{images:>8}{repairs:>9}{repair_steps:>12}{repair_images:>9}  all repaired"
+        "{name:<40}{course:<14}{steps:>9}{images:>8}{repairs:>9}{repair_steps:>12}{repair_images:>9}  all repaired"
     )
 }

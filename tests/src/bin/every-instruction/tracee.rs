@@ -11,6 +11,10 @@ use nix::unistd::{ForkResult, Pid, fork};
 const PWRITE: u64 = nix::libc::SYS_pwrite64 as u64;
 const FUTEX: u64 = nix::libc::SYS_futex as u64;
 
+/// What a futex is asked for if somebody sleeps on it: for anything, or for something.
+const WAIT: u64 = nix::libc::FUTEX_WAIT as u64;
+const WAIT_FOR: u64 = nix::libc::FUTEX_WAIT_BITSET as u64;
+
 /// The one-byte instruction that is a mark.
 const MARK: u8 = 0xcc;
 
@@ -103,7 +107,9 @@ impl Tracee {
                 self.read_memory(registers.rsi, &mut bytes)?;
                 Ok(Next::Write { bytes, offset: registers.r10 })
             }
-            [0x0f, 0x05] if registers.rax == FUTEX && registers.rsi & 0x7f == 0 => Ok(Next::Wait),
+            [0x0f, 0x05] if registers.rax == FUTEX && matches!(registers.rsi & 0x7f, WAIT | WAIT_FOR) => {
+                Ok(Next::Wait)
+            }
             _ => Ok(Next::Plain),
         }
     }
