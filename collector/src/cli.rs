@@ -1,5 +1,6 @@
 //! The command line.
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::Read as _;
 use std::ops::RangeInclusive;
@@ -31,6 +32,7 @@ const MAX_FILE: u64 = 1 << 20;
     max_term_width = 110,
     after_help = AFTER_HELP,
     args_conflicts_with_subcommands = true,
+    args_override_self = true,
     subcommand_negates_reqs = true
 )]
 struct Arguments {
@@ -114,7 +116,7 @@ struct Options {
     dist_interval: Duration,
     /// Log into data_collector.log in this directory, begun anew every 7 days, 4 kept [default: stderr]
     #[arg(long, value_name = "PATH")]
-    log_dir: Option<PathBuf>,
+    log_dir: Option<OsString>,
     /// Ship only, such as the journal of a supervisor
     #[arg(long)]
     no_device: bool,
@@ -192,7 +194,7 @@ impl Options {
             pace: Pace { interval: self.dist_interval, once: self.once, parallel },
             device: (!self.no_device && !self.once).then_some(self.device_interval),
             limit: self.spool_limit.map_or(0, |Size(bytes)| bytes.max(1)),
-            log_dir: self.log_dir.filter(|path| !path.as_os_str().is_empty()),
+            log_dir: self.log_dir.filter(|path| !path.is_empty()).map(PathBuf::from),
         })
     }
 }

@@ -99,7 +99,7 @@ mod tests {
             assert_eq!(least, Duration::from_millis(milliseconds * 3 / 4));
             assert_eq!(most, Duration::from_millis(milliseconds * 5 / 4).min(LONGEST_PAUSE));
         }
-        assert!(pause(u32::MAX, 1.0) <= LONGEST_PAUSE && pause(u32::MAX, f64::NAN) <= LONGEST_PAUSE);
+        assert!(pause(u32::MAX, 1.0) <= LONGEST_PAUSE);
     }
 
     #[test]

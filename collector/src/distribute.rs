@@ -121,6 +121,8 @@ impl Distributor {
                     },
                     recv(after(wake)) -> _ => {}
                 }
+                // The senders go on while the disk is waited for.
+                self.hand_out();
                 self.count();
                 if !self.pace.once && Instant::now() >= next_pass {
                     break;

@@ -45,6 +45,8 @@ pub struct Keeper<'r> {
     region: &'r Region,
     spool: &'r Spool,
     sync: Sync,
+    /// A minute that is open for so long is closed.
+    longest_open: Duration,
     /// Every minute of ours up to this one is sealed; the region's word is a copy of it.
     sealed: Minute,
     listing: Listing,
@@ -72,6 +74,7 @@ impl<'r> Keeper<'r> {
             region,
             spool,
             sync,
+            longest_open: LONGEST_OPEN,
             sealed,
             listing: Listing::default(),
             watched: None,
@@ -82,6 +85,12 @@ impl<'r> Keeper<'r> {
             obstacle: None,
             complaints: Complaints::default(),
         })
+    }
+
+    /// Closes minutes earlier than they are over, so that they can be shipped.
+    #[must_use]
+    pub fn sealing_every(self, interval: Option<Duration>) -> Self {
+        Self { longest_open: interval.map_or(LONGEST_OPEN, |interval| interval.min(LONGEST_OPEN)), ..self }
     }
 
     /// What is due at this time of the clock. Errors are said once and tried again.
@@ -122,7 +131,7 @@ impl<'r> Keeper<'r> {
             Some((watched, since)) if watched == open => since,
             _ => now,
         };
-        let over = clock > open.minute || now.saturating_duration_since(since) >= LONGEST_OPEN;
+        let over = clock > open.minute || now.saturating_duration_since(since) >= self.longest_open;
         // With every place in the ring taken by a minute that somebody holds, the open one goes on: closed, it would
         // leave nowhere to write to.
         let closable = !open.closed && over && self.journal().has_room();
