@@ -207,7 +207,10 @@ mod tests {
         for minute in [4, 30, 100] {
             backlog.done(Minute(minute));
         }
-        assert_eq!((backlog.in_flight(), backlog.waiting(), backlog.has_untried()), (0, Waiting::default(), false));
+        assert_eq!(
+            (backlog.in_flight(), backlog.waiting(), backlog.has_untried()),
+            (0, Waiting::default(), false)
+        );
     }
 
     #[test]

@@ -64,7 +64,9 @@ impl Read for Exactly {
             return Ok(0);
         }
         match self.file.read(&mut buffer[..most])? {
-            0 => Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the file became shorter while it was sent")),
+            0 => {
+                Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the file became shorter while it was sent"))
+            }
             count => {
                 self.left -= count as u64;
                 Ok(count)
@@ -101,7 +103,8 @@ mod tests {
 
     #[test]
     fn what_is_compressed_has_the_length_that_was_said() {
-        let noise: Vec<u8> = (0..3_000_000_u64).map(|n| (n.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 29) as u8).collect();
+        let noise: Vec<u8> =
+            (0..3_000_000_u64).map(|n| (n.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 29) as u8).collect();
         for content in [&b""[..], b"text", &noise, &[7; 5_000_000]] {
             let file = file(content);
             let mut body = Body::compressed(&file, content.len() as u64).unwrap();

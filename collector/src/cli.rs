@@ -171,13 +171,18 @@ impl Options {
         let destination = match (self.url, self.host, self.port) {
             (Some(url), ..) => url,
             (None, Some(host), Some(port)) => Destination::new(self.tls, &host, port, &self.path)?,
-            _ => return Err(Error::usage("--host and --port, or --url, are missing; see data_collector --help")),
+            _ => {
+                return Err(Error::usage(
+                    "--host and --port, or --url, are missing; see data_collector --help",
+                ));
+            }
         };
         let directory = self.tmp_persist_dir.filter(|path| !path.as_os_str().is_empty());
-        let directory =
-            directory.ok_or_else(|| Error::usage("--tmp-persist-dir is missing; see data_collector --help"))?;
+        let directory = directory
+            .ok_or_else(|| Error::usage("--tmp-persist-dir is missing; see data_collector --help"))?;
         let timeout = self.timeout.limit();
-        let timeout = timeout.ok_or_else(|| Error::usage("--timeout 0: no answer comes in no time; give it some"))?;
+        let timeout =
+            timeout.ok_or_else(|| Error::usage("--timeout 0: no answer comes in no time; give it some"))?;
         let mut headers = self.header;
         if let Some(path) = &self.bearer_file {
             headers.push(authorization(format!("Bearer {}", secret(path)?), path)?);
@@ -213,7 +218,11 @@ fn interval(text: &str) -> std::result::Result<RangeInclusive<Duration>, String>
     let (least, most) = text.split_once("..").unwrap_or((text, text));
     let span = |text: &str| text.parse::<Span>().map(|Span(span)| span).map_err(|error| error.to_string());
     let (least, most) = (span(least)?, span(most)?);
-    if least <= most { Ok(least..=most) } else { Err(format!("{text:?} begins after its end: write 100ms..2s")) }
+    if least <= most {
+        Ok(least..=most)
+    } else {
+        Err(format!("{text:?} begins after its end: write 100ms..2s"))
+    }
 }
 
 fn header(text: &str) -> std::result::Result<(String, String), String> {
@@ -221,8 +230,17 @@ fn header(text: &str) -> std::result::Result<(String, String), String> {
     let (name, value) = text.split_once(':').ok_or_else(wrong)?;
     let is_token = |c: char| c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c);
     let (name, value) = (name.trim(), value.trim());
-    let sound = !name.is_empty() && name.chars().all(is_token) && value.chars().all(|c| c.is_ascii_graphic() || c == ' ');
-    let ours = ["content-length", "content-type", "content-encoding", "transfer-encoding", "idempotency-key", "host"];
+    let sound = !name.is_empty()
+        && name.chars().all(is_token)
+        && value.chars().all(|c| c.is_ascii_graphic() || c == ' ');
+    let ours = [
+        "content-length",
+        "content-type",
+        "content-encoding",
+        "transfer-encoding",
+        "idempotency-key",
+        "host",
+    ];
     if ours.contains(&name.to_ascii_lowercase().as_str()) {
         return Err(format!("the header {name} is sent in any case"));
     }
@@ -233,7 +251,10 @@ fn authorization(value: String, path: &Path) -> Result<(String, String)> {
     if value.chars().all(|c| c.is_ascii_graphic() || c == ' ') {
         Ok(("Authorization".to_owned(), value))
     } else {
-        Err(Error::usage(format!("what is in {} cannot stand in a header; it is one line of ASCII", path.display())))
+        Err(Error::usage(format!(
+            "what is in {} cannot stand in a header; it is one line of ASCII",
+            path.display()
+        )))
     }
 }
 
@@ -245,8 +266,9 @@ fn secret(path: &Path) -> Result<String> {
 
 fn authorities(path: &Path) -> Result<Vec<u8>> {
     let pem = read(path)?;
-    sender::certificates(&pem)
-        .map_err(|error| Error::usage(format!("{} cannot be trusted: {error}; it is to hold PEM", path.display())))?;
+    sender::certificates(&pem).map_err(|error| {
+        Error::usage(format!("{} cannot be trusted: {error}; it is to hold PEM", path.display()))
+    })?;
     Ok(pem)
 }
 
@@ -268,7 +290,8 @@ mod tests {
 
     #[test]
     fn the_documented_command_lines() {
-        let documented = "--tmp-persist-dir /tmp/data --host localhost --port 8888 --log-dir=/var/log --dist-interval=10";
+        let documented =
+            "--tmp-persist-dir /tmp/data --host localhost --port 8888 --log-dir=/var/log --dist-interval=10";
         let orders = orders(&documented.split(' ').collect::<Vec<_>>()).unwrap();
         assert_eq!(orders.manner.destination.to_string(), "http://localhost:8888/");
         assert_eq!((orders.pace.interval, orders.pace.once), (Duration::from_secs(10), false));
@@ -292,8 +315,17 @@ mod tests {
         assert_eq!(with(&["--log-dir="]).unwrap().log_dir, None);
         assert!(with(&["--once"]).unwrap().device.is_none());
         for wrong in [
-            "--dist-interval=0", "--dist-interval=x", "--port=70000", "--path=x", "--timeout=0", "--parallel=0",
-            "--device-interval=2s..1s", "--header=x", "--header=Host: x", "--header=A: \u{1}", "--url=http://x/",
+            "--dist-interval=0",
+            "--dist-interval=x",
+            "--port=70000",
+            "--path=x",
+            "--timeout=0",
+            "--parallel=0",
+            "--device-interval=2s..1s",
+            "--header=x",
+            "--header=Host: x",
+            "--header=A: \u{1}",
+            "--url=http://x/",
             "--bearer-file=/nonexistent",
         ] {
             let error = with(&[wrong]).unwrap_err();

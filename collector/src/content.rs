@@ -87,10 +87,9 @@ pub fn open(spool: &Spool, minute: Minute) -> io::Result<Option<File>> {
     let opened = spool.open_file(&data_name(minute));
     match opened {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        opened => Some(opened?).filter(|file| file.metadata().is_ok_and(|found| found.is_file())).map_or_else(
-            || Err(io::Error::other("it is not a file")),
-            |file| Ok(Some(file)),
-        ),
+        opened => Some(opened?)
+            .filter(|file| file.metadata().is_ok_and(|found| found.is_file()))
+            .map_or_else(|| Err(io::Error::other("it is not a file")), |file| Ok(Some(file))),
     }
 }
 

@@ -51,7 +51,10 @@ pub fn decide(answer: Answer, failures: u32, chance: f64) -> Decision {
         400..=499 if !matches!(code, 401 | 403 | 404 | 408 | 429) => Decision::Refused,
         _ => {
             let asked = retry_after.unwrap_or_default().min(LONGEST_ASKED);
-            Decision::Retry { after: pause(failures, chance).max(asked), alarm: matches!(code, 401 | 403 | 404) }
+            Decision::Retry {
+                after: pause(failures, chance).max(asked),
+                alarm: matches!(code, 401 | 403 | 404),
+            }
         }
     }
 }
@@ -74,10 +77,14 @@ mod tests {
     #[test]
     fn statuses() {
         let after = FIRST_PAUSE;
-        let (retry, alarm) = (Decision::Retry { after, alarm: false }, Decision::Retry { after, alarm: true });
+        let (retry, alarm) =
+            (Decision::Retry { after, alarm: false }, Decision::Retry { after, alarm: true });
         let table: [(&[u16], Decision); 5] = [
             (&[200, 201, 202, 204, 299], Decision::Delivered),
-            (&[100, 199, 300, 301, 302, 307, 308, 399, 408, 429, 500, 502, 503, 504, 599, 600, 999, 0], retry),
+            (
+                &[100, 199, 300, 301, 302, 307, 308, 399, 408, 429, 500, 502, 503, 504, 599, 600, 999, 0],
+                retry,
+            ),
             (&[401, 403, 404], alarm),
             (&[400, 402, 405, 406, 409, 410, 411, 413, 415, 418, 422, 431, 451, 499], Decision::Refused),
             (&[], retry),

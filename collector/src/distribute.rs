@@ -286,8 +286,12 @@ impl Distributor {
                     log::error!("{} is refused for good and put aside: {said}", data_name(minute));
                     self.backlog.done(minute);
                 }
-                Ok(false) => self.postpone(minute, &format!("{said}; but one is put aside already"), Some(content)),
-                Err(error) => self.postpone(minute, &format!("it cannot be put aside: {error}"), Some(content)),
+                Ok(false) => {
+                    self.postpone(minute, &format!("{said}; but one is put aside already"), Some(content));
+                }
+                Err(error) => {
+                    self.postpone(minute, &format!("it cannot be put aside: {error}"), Some(content));
+                }
             },
             Decision::Retry { after, alarm } => {
                 self.failed_in_a_row += 1;
@@ -324,7 +328,9 @@ impl Distributor {
         }
         let batch = std::mem::take(&mut self.uncounted);
         if let Err(error) = self.ledger.count(&self.spool, &batch) {
-            self.warn(|| format!("the ledger cannot be written, and delivered files stay until it can: {error}"));
+            self.warn(|| {
+                format!("the ledger cannot be written, and delivered files stay until it can: {error}")
+            });
             self.uncounted = batch;
             return;
         }
@@ -372,7 +378,9 @@ impl Distributor {
         match (self.pace.once, waiting) {
             (true, left @ 1..) => {
                 let why = self.trouble.map_or_else(|| "see the log".to_owned(), |(why, _)| why);
-                Err(Error::failure(format!("{left} files could not be delivered and stay ({why}); try again")))
+                Err(Error::failure(format!(
+                    "{left} files could not be delivered and stay ({why}); try again"
+                )))
             }
             _ => Ok(()),
         }
@@ -381,7 +389,8 @@ impl Distributor {
     // ---- What is said --------------------------------------------------------------------------------------------
 
     fn trouble(&mut self, minute: Minute, said: &str, alarm: bool) {
-        let told = self.trouble.as_ref().is_some_and(|(why, when)| why == said && when.elapsed() < TOLD_AGAIN);
+        let told =
+            self.trouble.as_ref().is_some_and(|(why, when)| why == said && when.elapsed() < TOLD_AGAIN);
         if told {
             return;
         }

@@ -46,7 +46,8 @@ pub fn check(directory: &Path) -> Result<()> {
 pub fn replay(directory: &Path) -> Result<()> {
     common::logging::init("data_collector");
     let spool = status::open(directory)?;
-    let count = quarantine::replay(&spool).context(|| format!("cannot put files back in {}", directory.display()))?;
+    let count =
+        quarantine::replay(&spool).context(|| format!("cannot put files back in {}", directory.display()))?;
     println!("{count} files are put back");
     Ok(())
 }
@@ -112,12 +113,15 @@ impl Check<'_> {
     }
 
     fn is_shipped(&self) -> io::Result<bool> {
-        Ok(run::take_shipping(self.spool, Duration::ZERO).map_err(|error| io::Error::other(error.to_string()))?.is_none())
+        Ok(run::take_shipping(self.spool, Duration::ZERO)
+            .map_err(|error| io::Error::other(error.to_string()))?
+            .is_none())
     }
 
     fn read(&mut self, minute: Minute, kind: Kind) -> io::Result<()> {
         let name = name(minute, kind);
-        if kind == Kind::Data && locks::standing(self.spool, minute, SystemTime::now())? != Standing::Finished {
+        if kind == Kind::Data && locks::standing(self.spool, minute, SystemTime::now())? != Standing::Finished
+        {
             return Ok(());
         }
         let file = match self.spool.open_file(&name) {
@@ -136,7 +140,9 @@ impl Check<'_> {
         self.files += 1;
         match damaged_records(&file) {
             Ok(0) => {}
-            Ok(damaged) => self.finding(&format!("{name} has {damaged} records that are not what was written")),
+            Ok(damaged) => {
+                self.finding(&format!("{name} has {damaged} records that are not what was written"));
+            }
             Err(error) => self.finding(&format!("{name} cannot be read: {error}")),
         }
         Ok(())

@@ -93,7 +93,9 @@ impl Ledger {
         let file = match Self::begin(spool) {
             Ok(file) => Some(file),
             Err(error) if is_full(&error) => {
-                log::error!("there is no room for the ledger; until there is, deliveries are not counted durably");
+                log::error!(
+                    "there is no room for the ledger; until there is, deliveries are not counted durably"
+                );
                 None
             }
             Err(error) => return Err(error),

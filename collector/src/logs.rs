@@ -40,9 +40,9 @@ impl Logs {
 
     /// Begins another log if this one is old enough.
     pub fn tend(&self) {
-        let tended = self.rotate_if_due(SystemTime::now()).and_then(|rotated| {
-            if rotated { redirect_stderr(&self.path(0)) } else { Ok(()) }
-        });
+        let tended = self
+            .rotate_if_due(SystemTime::now())
+            .and_then(|rotated| if rotated { redirect_stderr(&self.path(0)) } else { Ok(()) });
         if let Err(error) = tended {
             log::warn!("the log cannot be begun anew: {error}");
         }
@@ -70,7 +70,8 @@ impl Logs {
         let modified = file.metadata()?.modified()?;
         let mut line = Vec::new();
         BufReader::new(file.take(256)).read_until(b' ', &mut line)?;
-        let time = std::str::from_utf8(&line).ok().and_then(|text| text.trim().parse::<jiff::Timestamp>().ok());
+        let time =
+            std::str::from_utf8(&line).ok().and_then(|text| text.trim().parse::<jiff::Timestamp>().ok());
         Ok(Some(time.map_or(modified, SystemTime::from)))
     }
 
@@ -103,7 +104,10 @@ mod tests {
         let mut names: Vec<_> =
             std::fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         names.sort();
-        assert_eq!(names, ["data_collector.log.1", "data_collector.log.2", "data_collector.log.3", "data_collector.log.4"]);
+        assert_eq!(
+            names,
+            ["data_collector.log.1", "data_collector.log.2", "data_collector.log.3", "data_collector.log.4"]
+        );
         assert!(std::fs::read_to_string(logs.path(1)).unwrap().contains("week 6"));
     }
 }

@@ -68,7 +68,9 @@ pub fn run(orders: &Orders) -> Result<()> {
     })?;
     let signals = catch_signals()?;
     let device = match &orders.device {
-        Some(interval) => Some(Device::new(SingleWriter::take(again(&spool)?, orders.limit)?, interval.clone())),
+        Some(interval) => {
+            Some(Device::new(SingleWriter::take(again(&spool)?, orders.limit)?, interval.clone()))
+        }
         None => None,
     };
     let logs = orders.log_dir.as_deref().map(Logs::open).transpose()?;
@@ -102,10 +104,7 @@ fn again(spool: &Spool) -> Result<Spool> {
     Ok(Spool::from_directory(directory))
 }
 
-fn start_device(
-    device: Device,
-    stopped: &Receiver<()>,
-) -> Result<(Sender<Seal>, thread::JoinHandle<()>)> {
+fn start_device(device: Device, stopped: &Receiver<()>) -> Result<(Sender<Seal>, thread::JoinHandle<()>)> {
     let (seal, orders) = bounded(1);
     let stopped = stopped.clone();
     let thread = spawn("device", move || device.work(&orders, &stopped))?;

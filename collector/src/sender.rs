@@ -145,7 +145,8 @@ impl Courier {
 
     fn post(&self, file: &File, content: &Content) -> Result<(Answer, String), ureq::Error> {
         let size = content.size;
-        let mut body = if self.manner.gzip { Body::compressed(file, size)? } else { Body::plain(file, size)? };
+        let mut body =
+            if self.manner.gzip { Body::compressed(file, size)? } else { Body::plain(file, size)? };
         let mut request = self
             .agent
             .post(&self.url)

@@ -37,7 +37,8 @@ pub struct Share {
 
 impl Share {
     fn add(&mut self, bytes: u64, records: Tally) {
-        *self = Self { files: self.files + 1, bytes: self.bytes + bytes, records: self.records.plus(records) };
+        *self =
+            Self { files: self.files + 1, bytes: self.bytes + bytes, records: self.records.plus(records) };
     }
 }
 
@@ -57,7 +58,8 @@ pub struct Account {
 impl Account {
     /// Records that were made and are nowhere; fewer than none where more are there than were made.
     pub fn missing(&self) -> i128 {
-        let found = [self.delivered, self.pending, self.quarantined].map(|share| i128::from(share.records.all()));
+        let found =
+            [self.delivered, self.pending, self.quarantined].map(|share| i128::from(share.records.all()));
         i128::from(self.generated) - found.iter().sum::<i128>()
     }
 
@@ -95,7 +97,10 @@ impl Account {
             // It may be gone by now: then the account is drawn up again.
             let Ok(file) = File::open(entry.path()) else { continue };
             let mut records = tally::count(&file, |_| {})?;
-            if kind == Kind::Data && sealed.is_none_or(|sealed| minute > sealed.up_to) && is_own(spool, minute)? {
+            if kind == Kind::Data
+                && sealed.is_none_or(|sealed| minute > sealed.up_to)
+                && is_own(spool, minute)?
+            {
                 // What is not whole yet is nobody's.
                 records.foreign = 0;
                 open += records.own;
@@ -132,10 +137,14 @@ pub fn show(directory: &Path, as_json: bool) -> Result<()> {
     let spool = open(directory)?;
     let account = Account::of(&spool).context(|| format!("cannot look through {}", directory.display()))?;
     let missing = account.missing();
-    let shares =
-        [("delivered", account.delivered), ("pending", account.pending), ("quarantined", account.quarantined)];
+    let shares = [
+        ("delivered", account.delivered),
+        ("pending", account.pending),
+        ("quarantined", account.quarantined),
+    ];
     if as_json {
-        let mut object = json!({ "generated": account.generated, "missing": missing.clamp(-1 << 62, 1 << 62) as i64 });
+        let mut object =
+            json!({ "generated": account.generated, "missing": missing.clamp(-1 << 62, 1 << 62) as i64 });
         for (name, share) in shares {
             object[name] = share.records.all().into();
             object["files"][name] = share.files.into();
@@ -160,7 +169,10 @@ pub fn show(directory: &Path, as_json: bool) -> Result<()> {
 /// It is not (exit 2).
 pub fn open(directory: &Path) -> Result<Spool> {
     let unusable = |error: io::Error| {
-        Error::usage(format!("cannot look into {}: {error}; name a directory of minute files", directory.display()))
+        Error::usage(format!(
+            "cannot look into {}: {error}; name a directory of minute files",
+            directory.display()
+        ))
     };
     let file = File::open(directory).map_err(unusable)?;
     if !file.metadata().map_err(unusable)?.is_dir() {

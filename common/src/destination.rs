@@ -32,7 +32,8 @@ impl Destination {
             return Err(Error::usage("port 0 is nobody's; name the server's port"));
         }
         let path = if path.is_empty() { "/" } else { path };
-        if !path.starts_with('/') || !path.chars().all(|c| c.is_ascii_graphic() && !"\"<>\\^`{}#".contains(c)) {
+        if !path.starts_with('/') || !path.chars().all(|c| c.is_ascii_graphic() && !"\"<>\\^`{}#".contains(c))
+        {
             return Err(Error::usage(format!(
                 "{path:?} is not a path: it begins with / and has other characters escaped as in %20"
             )));
@@ -47,7 +48,9 @@ impl FromStr for Destination {
 
     fn from_str(text: &str) -> Result<Self> {
         let wrong = |why: &str| {
-            Error::usage(format!("{text:?} is not where files can be shipped to ({why}): write http://HOST:PORT/"))
+            Error::usage(format!(
+                "{text:?} is not where files can be shipped to ({why}): write http://HOST:PORT/"
+            ))
         };
         let (encrypted, rest) = match text.split_once("://") {
             Some(("http", rest)) => (false, rest),

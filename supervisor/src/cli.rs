@@ -275,7 +275,9 @@ impl Options {
     pub fn seal_interval(&self) -> Result<Option<Duration>> {
         let Span(interval) = self.collect_interval;
         if interval.is_zero() {
-            return Err(Error::usage("--collect-interval 0: the journal is shipped every so often, such as 10s"));
+            return Err(Error::usage(
+                "--collect-interval 0: the journal is shipped every so often, such as 10s",
+            ));
         }
         Ok(self.collect.as_ref().map(|_| interval))
     }

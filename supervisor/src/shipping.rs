@@ -66,7 +66,8 @@ impl Shipping {
     /// # Errors
     /// It cannot be started; that is tried again later.
     pub fn start_if_due(&mut self, now: Clock, terms: &Terms, log_level: &str) -> Result<()> {
-        let Some(errand) = self.errand.as_ref().filter(|_| self.running.is_none() && self.backoff.due() <= now)
+        let Some(errand) =
+            self.errand.as_ref().filter(|_| self.running.is_none() && self.backoff.due() <= now)
         else {
             return Ok(());
         };

@@ -67,7 +67,17 @@ mod tests {
     #[test]
     fn other_names_are_foreign() {
         for foreign in [
-            "x.dat", ".dat", "007.dat", "+7.dat", "7.dat.sent", "7.data", "7", "7.", "", "7.dat.", "7.sent.dat",
+            "x.dat",
+            ".dat",
+            "007.dat",
+            "+7.dat",
+            "7.dat.sent",
+            "7.data",
+            "7",
+            "7.",
+            "",
+            "7.dat.",
+            "7.sent.dat",
             "99999999999999999999.dat",
         ] {
             assert_eq!(read(foreign), None, "{foreign}");

@@ -27,8 +27,7 @@ pub fn check(
         }
         return Ok(());
     }
-    let (free, whole) =
-        file::free_space(on).map_err(|error| failed("examine the file system of", &error))?;
+    let (free, whole) = file::free_space(on).map_err(|error| failed("examine the file system of", &error))?;
     let keep = KEEP_FREE.min(whole / 20);
     if free.saturating_sub(more) < keep {
         return Err(AppendError::Full(format!("the spool's file system has only {free} bytes free")));

@@ -10,10 +10,10 @@ use crate::error::{Context, Error, Result};
 use crate::ids::{Generation, Minute, Owner, Pid, SlotIndex};
 use crate::journal::names::{Kind, name};
 use crate::journal::record::{Record, RecordId};
+use crate::journal::room;
 use crate::journal::seal::seal;
 use crate::journal::spool::{Spool, Writers};
 use crate::journal::writer::{AppendError, failed};
-use crate::journal::room;
 use crate::limits::{MAX_MINUTE_FILE, RESERVE_STEP};
 use crate::sys::{file, process};
 

@@ -194,7 +194,13 @@ impl Spool {
     /// # Errors
     /// What link and open report.
     pub fn create_minute(&self, minute: Minute) -> io::Result<bool> {
-        match linkat(self.fd(), self.writers.file_name(), self.fd(), lock_name(minute).as_str(), AtFlags::empty()) {
+        match linkat(
+            self.fd(),
+            self.writers.file_name(),
+            self.fd(),
+            lock_name(minute).as_str(),
+            AtFlags::empty(),
+        ) {
             Ok(()) => {}
             Err(Errno::EEXIST) if self.lock_is_ours(minute)? => {}
             Err(Errno::EEXIST) => return Ok(false),

@@ -3,8 +3,8 @@
 use std::fs::File;
 use std::io::Write as _;
 
-use holdfast_tests::outcome::Running;
 use holdfast_tests::eventually;
+use holdfast_tests::outcome::Running;
 
 use crate::scene::{Scene, Server, seconds, terminate};
 

@@ -37,8 +37,14 @@ impl Stage {
     fn new(seed: u64) -> Self {
         let scene = Scene::new();
         let server = Server::start(&scene, &faults(seed));
-        let mut stage =
-            Self { scene, place: Place::new(), server, instance: None, device: None, random: Random::new(seed) };
+        let mut stage = Self {
+            scene,
+            place: Place::new(),
+            server,
+            instance: None,
+            device: None,
+            random: Random::new(seed),
+        };
         stage.start_instance();
         stage.start_device();
         stage
@@ -128,7 +134,8 @@ impl Stage {
             assert!(left.is_empty(), "{left:?}");
         }
         self.place.no_process_left();
-        let (readings, messages) = self.server.lines().into_iter().partition(|(line, _)| line.contains("\"user\":\"device\""));
+        let (readings, messages) =
+            self.server.lines().into_iter().partition(|(line, _)| line.contains("\"user\":\"device\""));
         End { readings, messages, acknowledged: ledger.acknowledged, sent: ledger.sent, stage: self }
     }
 }
@@ -149,7 +156,8 @@ impl End {
         let (mut arrived, mut ids) = (BTreeSet::new(), BTreeSet::new());
         for (line, times) in &self.messages {
             assert_eq!(*times, 1, "it came so often: {line:.200}");
-            let value: Value = serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line:.200}"));
+            let value: Value =
+                serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line:.200}"));
             let text = |name: &str| value[name].as_str().unwrap_or_default().to_owned();
             assert!(ids.insert(text("id")), "two records have the id {}", text("id"));
             assert!(self.sent.contains(&text("message")), "nobody sent this: {line:.200}");
@@ -201,4 +209,3 @@ fn play(seed: u64) {
     }
     stage.end(load).check();
 }
-

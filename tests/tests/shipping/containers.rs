@@ -13,8 +13,23 @@ use crate::scene::{Scene, terminate};
 
 /// Every instruction that an engine knows.
 const INSTRUCTIONS: [&str; 17] = [
-    "ADD", "ARG", "CMD", "COPY", "ENTRYPOINT", "ENV", "EXPOSE", "FROM", "HEALTHCHECK", "LABEL", "ONBUILD", "RUN",
-    "SHELL", "STOPSIGNAL", "USER", "VOLUME", "WORKDIR",
+    "ADD",
+    "ARG",
+    "CMD",
+    "COPY",
+    "ENTRYPOINT",
+    "ENV",
+    "EXPOSE",
+    "FROM",
+    "HEALTHCHECK",
+    "LABEL",
+    "ONBUILD",
+    "RUN",
+    "SHELL",
+    "STOPSIGNAL",
+    "USER",
+    "VOLUME",
+    "WORKDIR",
 ];
 
 fn file(name: &str) -> String {
@@ -37,9 +52,11 @@ fn images() -> BTreeMap<String, Image> {
     let mut images = BTreeMap::<String, Image>::new();
     let mut current = String::new();
     for line in text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')) {
-        let (instruction, rest) = line.split_once(' ').unwrap_or_else(|| panic!("half an instruction: {line}"));
+        let (instruction, rest) =
+            line.split_once(' ').unwrap_or_else(|| panic!("half an instruction: {line}"));
         assert!(INSTRUCTIONS.contains(&instruction), "no engine knows {line}");
-        let list = || serde_json::from_str::<Vec<String>>(rest).unwrap_or_else(|error| panic!("{error}: {line}"));
+        let list =
+            || serde_json::from_str::<Vec<String>>(rest).unwrap_or_else(|error| panic!("{error}: {line}"));
         if instruction == "FROM" {
             let words: Vec<&str> = rest.split_whitespace().collect();
             assert_eq!((words.len(), words[1]), (3, "AS"), "{line}");
@@ -68,7 +85,10 @@ fn command(words: &[String], replaced: &[(&str, &str)]) -> Command {
         name => place::program(name),
     };
     let replace = |word: &String| {
-        replaced.iter().fold(word.clone(), |word, (from, to)| if word.contains(from) { word.replace(from, to) } else { word })
+        replaced.iter().fold(
+            word.clone(),
+            |word, (from, to)| if word.contains(from) { word.replace(from, to) } else { word },
+        )
     };
     command.args(words[1..].iter().map(replace));
     command
@@ -85,7 +105,8 @@ fn the_images_run_what_they_say() {
     let server = Running::start(&mut command(&words("test-server"), &replaced));
     let port = eventually(DEADLINE, "the server listens", || {
         let said = server.stdout();
-        let line = said.lines().next().and_then(|line| line.rsplit_once(':')).map(|(_, port)| port.to_owned());
+        let line =
+            said.lines().next().and_then(|line| line.rsplit_once(':')).map(|(_, port)| port.to_owned());
         line.ok_or(said)
     });
     let spool = scene.spool();
@@ -112,7 +133,11 @@ fn the_images_run_what_they_say() {
 fn what_the_images_copy_is_built_and_what_they_name_exists() {
     let images = images();
     for (name, image) in &images {
-        assert!(image.base.contains(':') || images.contains_key(&image.base), "{name} is from {}", image.base);
+        assert!(
+            image.base.contains(':') || images.contains_key(&image.base),
+            "{name} is from {}",
+            image.base
+        );
         for word in image.copied.iter().filter(|word| word.starts_with("/holdfast/target/release/")) {
             let program = word.rsplit('/').next().unwrap_or_default();
             let known = programs::ALL.contains(&program) || program == "test-server";
@@ -139,7 +164,8 @@ fn the_composition_names_images_and_options_that_exist() {
             assert!(services.contains_key(other), "{name:?} depends on {other:?}");
         }
         for volume in service["volumes"].as_vec().into_iter().flatten() {
-            let named = volume.as_str().and_then(|volume| volume.split_once(':')).expect("a volume has a place").0;
+            let named =
+                volume.as_str().and_then(|volume| volume.split_once(':')).expect("a volume has a place").0;
             assert_ne!(volumes.as_hash().and_then(|all| all.get(&Yaml::from_str(named))), None, "{named}");
         }
         let Some(words) = service["command"].as_vec() else { continue };

@@ -116,7 +116,9 @@ fn headers_authorization_and_compression() {
     scene.write(7, &content);
     let turned_away = scene.ship_once(&server, &[]);
     turned_away.assert_failed(1, &["1 files could not be delivered", "401"]);
-    scene.ship_once(&server, &["--bearer-file", bearer.to_str().unwrap(), "--compress", "gzip"]).assert_succeeded();
+    scene
+        .ship_once(&server, &["--bearer-file", bearer.to_str().unwrap(), "--compress", "gzip"])
+        .assert_succeeded();
     assert!(server.contents() == [content]);
     server.restart(&["--require", "X-Place: attic"]);
     scene.write(8, "x\n");
@@ -149,7 +151,8 @@ fn what_checkpoints_need_is_kept() {
 #[test]
 fn usage_is_checked_and_explained() {
     let scene = Scene::new();
-    let run = |arguments: &[&str]| outcome::run(holdfast_tests::place::program("data_collector").args(arguments));
+    let run =
+        |arguments: &[&str]| outcome::run(holdfast_tests::place::program("data_collector").args(arguments));
     let help = run(&["--help"]);
     help.assert_succeeded();
     for words in ["Idempotency-Key", "--dist-interval", "M.dat.refused", "Exit codes"] {

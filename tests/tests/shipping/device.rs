@@ -89,13 +89,21 @@ fn what_a_dead_device_left_is_mended_by_fsck() {
     assert!(scene.names().iter().any(|name| name.ends_with(".lock")));
     let before = scene.account();
     let mended = scene.command("fsck", &[]);
-    assert!(mended.assert_succeeded().stdout.contains("1 minutes that a device left open are sealed"), "{mended}");
+    assert!(
+        mended.assert_succeeded().stdout.contains("1 minutes that a device left open are sealed"),
+        "{mended}"
+    );
     assert!(!scene.names().iter().any(|name| name.ends_with(".lock")));
     assert_eq!(scene.account(), before);
-    let altered = scene.names().iter().find(|name| name.ends_with(".dat")).map(|name| scene.spool().join(name));
+    let altered =
+        scene.names().iter().find(|name| name.ends_with(".dat")).map(|name| scene.spool().join(name));
     let altered = altered.expect("a sealed file");
     let text = std::fs::read_to_string(&altered).unwrap();
-    std::fs::write(&altered, text.replacen("temperature 1", "temperature 9", 1).replacen("temperature 2", "temperature 9", 1)).unwrap();
+    std::fs::write(
+        &altered,
+        text.replacen("temperature 1", "temperature 9", 1).replacen("temperature 2", "temperature 9", 1),
+    )
+    .unwrap();
     let found = scene.command("fsck", &[]);
     assert!(found.stdout.contains("records that are not what was written"), "{found}");
     assert_eq!(found.code(), Some(4));

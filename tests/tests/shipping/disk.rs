@@ -23,7 +23,11 @@ fn on_a_small_disk(test: &str, body: impl FnOnce() + Send + 'static) {
 
 /// A device with the disk to itself, which it may fill to the last byte.
 fn greedy(spool: &Path, server: &Server) -> Running {
-    crate::device::eager(spool, server.port, &["--device-interval=0..0", "--spool-limit=1GiB", "--timeout=1s"])
+    crate::device::eager(
+        spool,
+        server.port,
+        &["--device-interval=0..0", "--spool-limit=1GiB", "--timeout=1s"],
+    )
 }
 
 #[test]
@@ -48,7 +52,11 @@ fn a_device_that_has_filled_its_disk_goes_on_when_its_readings_are_delivered() {
         wait_for_log(&third, "there is room again");
         eventually(DEADLINE, "more is delivered than the disk holds", || {
             let account = Account::of(&scene.spool());
-            if account.delivered > 2 * pending { Ok(()) } else { Err(format!("{account:?}\n{}", third.stderr())) }
+            if account.delivered > 2 * pending {
+                Ok(())
+            } else {
+                Err(format!("{account:?}\n{}", third.stderr()))
+            }
         });
         terminate(third);
         server.restart(&[]);
@@ -110,7 +118,9 @@ fn clients_are_told_that_the_disk_is_full_and_served_again_once_files_are_delive
         server.restart(&[]);
         let again = within(DEADLINE, || {
             let mut connection = instance.connect();
-            connection.try_send(format!("arijort:{said} {message}\n").as_bytes()).map_err(|error| error.to_string())?;
+            connection
+                .try_send(format!("arijort:{said} {message}\n").as_bytes())
+                .map_err(|error| error.to_string())?;
             match connection.try_line() {
                 Ok(Some(line)) if !line.starts_with("error ") => Ok(()),
                 other => Err(format!("{other:?}: {}", instance.stderr())),

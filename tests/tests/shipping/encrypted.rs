@@ -5,7 +5,8 @@ use crate::scene::{Scene, Server};
 #[test]
 fn a_server_is_trusted_by_its_certificate_alone() {
     let scene = Scene::new();
-    let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).expect("a certificate can be made");
+    let made =
+        rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).expect("a certificate can be made");
     let (certificate, key) = (scene.file("certificate.pem"), scene.file("key.pem"));
     std::fs::write(&certificate, made.cert.pem()).unwrap();
     std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();

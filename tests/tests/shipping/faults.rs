@@ -7,8 +7,21 @@ use crate::scene::{Scene, Server, terminate, wait_for_log};
 #[test]
 fn after_every_kind_of_failure_a_file_arrives_once() {
     let faults = [
-        "500", "503:0", "429:1", "403", "401", "404", "408", "307", "301", "drop", "drop-read", "drop-stored",
-        "garbage", "cut", "100",
+        "500",
+        "503:0",
+        "429:1",
+        "403",
+        "401",
+        "404",
+        "408",
+        "307",
+        "301",
+        "drop",
+        "drop-read",
+        "drop-stored",
+        "garbage",
+        "cut",
+        "100",
     ];
     let all: Vec<(Scene, Server)> = faults
         .iter()
@@ -116,7 +129,11 @@ fn one_file_that_is_not_taken_does_not_keep_the_others() {
     }
     let running = scene.start(&server, &["--parallel", "1"]);
     eventually(DEADLINE, "the others arrive", || {
-        if server.kept().len() == 49 && scene.names() == ["1.dat"] { Ok(()) } else { Err(format!("{:?}", scene.names())) }
+        if server.kept().len() == 49 && scene.names() == ["1.dat"] {
+            Ok(())
+        } else {
+            Err(format!("{:?}", scene.names()))
+        }
     });
     scene.wait_until_delivered("so does the first");
     terminate(running);

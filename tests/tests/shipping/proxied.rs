@@ -47,7 +47,8 @@ fn through_nginx_everything_arrives_once_and_what_is_too_large_for_it_is_put_asi
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let path = scene.file("nginx/conf");
     std::fs::write(&path, configuration(&scene, free, server.port)).unwrap();
-    let mut nginx = Running::start(Command::new("nginx").arg("-p").arg(scene.file("nginx")).arg("-c").arg(&path));
+    let mut nginx =
+        Running::start(Command::new("nginx").arg("-p").arg(scene.file("nginx")).arg("-c").arg(&path));
     eventually(DEADLINE, "nginx listens", || {
         assert_eq!(nginx.ended(), None, "{}", nginx.stderr());
         std::net::TcpStream::connect(("127.0.0.1", free)).map_err(|error| error.to_string())
@@ -56,10 +57,15 @@ fn through_nginx_everything_arrives_once_and_what_is_too_large_for_it_is_put_asi
         scene.write(minute, &format!("{minute} {}\n", "x".repeat(minute as usize * 1000)));
     }
     scene.write(500, &"too large for it\n".repeat(200_000));
-    let running = Running::start(collector(&scene.spool(), free).args(["--timeout", "2s"]));
+    let running =
+        Running::start(collector(&scene.spool(), free).args(["--timeout", "2s", "--dist-interval", "1"]));
     eventually(DEADLINE, "all arrives but one", || {
         let account = scene.account();
-        if (account.delivered, account.quarantined) == (100, 200_000) { Ok(()) } else { Err(format!("{account:?}")) }
+        if (account.delivered, account.quarantined) == (100, 200_000) {
+            Ok(())
+        } else {
+            Err(format!("{account:?}"))
+        }
     });
     // While nobody is behind it, nginx says 502.
     server.kill();

@@ -207,7 +207,8 @@ impl Server {
 
     /// What was kept: each file's content by its key.
     pub fn kept(&self) -> BTreeMap<String, String> {
-        let read = |name: &String| std::fs::read_to_string(self.store.join(name)).expect("a kept file can be read");
+        let read =
+            |name: &String| std::fs::read_to_string(self.store.join(name)).expect("a kept file can be read");
         names_in(&self.store).iter().map(|name| (name.clone(), read(name))).collect()
     }
 

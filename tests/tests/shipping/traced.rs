@@ -81,7 +81,8 @@ impl Tracer {
         let program = Pid::from_raw(child.id() as i32);
         let stopped = waitpid(program, None);
         assert!(matches!(stopped, Ok(WaitStatus::Stopped(_, Signal::SIGTRAP))), "{stopped:?}");
-        let options = Options::PTRACE_O_TRACECLONE | Options::PTRACE_O_TRACESYSGOOD | Options::PTRACE_O_EXITKILL;
+        let options =
+            Options::PTRACE_O_TRACECLONE | Options::PTRACE_O_TRACESYSGOOD | Options::PTRACE_O_EXITKILL;
         ptrace::setoptions(program, options).expect("options can be set");
         Self { program, deed, calls: 0, threads: HashMap::new() }
     }

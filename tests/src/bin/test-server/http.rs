@@ -30,7 +30,8 @@ impl Head {
         let mut request = httparse::Request::new(&mut headers);
         request.parse(&bytes).map_err(|error| invalid(&error.to_string()))?;
         let text = |value: &[u8]| String::from_utf8_lossy(value).into_owned();
-        let headers = request.headers.iter().map(|header| (header.name.to_owned(), text(header.value))).collect();
+        let headers =
+            request.headers.iter().map(|header| (header.name.to_owned(), text(header.value))).collect();
         Ok(Some(Self { method: request.method.unwrap_or_default().to_owned(), headers }))
     }
 

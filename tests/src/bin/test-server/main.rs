@@ -110,7 +110,9 @@ fn listen(host: &str, port: u16) -> Result<Vec<TcpListener>> {
         }
         match TcpListener::bind(address) {
             Ok(listener) => listeners.push(listener),
-            Err(error) => refusal = Some(format!("cannot listen at {address}: {error}; choose another --port")),
+            Err(error) => {
+                refusal = Some(format!("cannot listen at {address}: {error}; choose another --port"))
+            }
         }
     }
     if listeners.is_empty() {

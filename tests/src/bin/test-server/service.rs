@@ -96,7 +96,12 @@ impl Service {
     fn handle(&self, head: &Head, stream: &mut BufReader<Box<dyn Stream>>) -> io::Result<Then> {
         match head.method.as_str() {
             "GET" => {
-                answer(stream.get_mut(), 200, "Content-Type: application/json\r\n", &format!("{}\n", self.summary()))?;
+                answer(
+                    stream.get_mut(),
+                    200,
+                    "Content-Type: application/json\r\n",
+                    &format!("{}\n", self.summary()),
+                )?;
                 Ok(Then::GoOn)
             }
             "POST" => self.take(head, stream),
@@ -123,8 +128,11 @@ impl Service {
         let body = stream.by_ref().take(length);
         let gzip = head.get("Content-Encoding").is_some_and(|encoding| encoding.eq_ignore_ascii_case("gzip"));
         let mut whole = Whole { body, left: length };
-        let received =
-            if gzip { self.store.receive(GzDecoder::new(&mut whole)) } else { self.store.receive(&mut whole) }?;
+        let received = if gzip {
+            self.store.receive(GzDecoder::new(&mut whole))
+        } else {
+            self.store.receive(&mut whole)
+        }?;
         io::copy(&mut whole, &mut io::sink())?;
         let refusal = match fault {
             Fault::DropRead => {
@@ -164,7 +172,9 @@ impl Service {
         let what = if fresh { "new" } else { "seen before" };
         self.print(&format!("{key}: {records} records, {bytes} bytes, {what}"), fresh.then_some(&key))?;
         match fault {
-            Fault::DropStored => return self.say(head, "the connection is dropped after the body was stored"),
+            Fault::DropStored => {
+                return self.say(head, "the connection is dropped after the body was stored");
+            }
             Fault::Garbage => {
                 stream.get_mut().write_all(b"what is this?\r\n\r\n")?;
                 return Ok(Then::Close);
