@@ -189,8 +189,8 @@ impl Distributor {
         if !instance.has_writers()? {
             return Ok(false);
         }
-        for file in instance.minutes()?.into_iter().rev().take(16).filter(|file| file.locked) {
-            if instance.lock_is_ours(file.minute)? {
+        for minute in instance.locked_minutes()? {
+            if instance.lock_is_ours(minute)? {
                 return Ok(instance.take_over()?.is_some());
             }
         }

@@ -199,8 +199,8 @@ impl SingleWriter {
         let used = || match *sum {
             Some((sum, when)) if when.elapsed() < SUM_AGE => Ok(sum),
             _ => {
-                let files = spool.minutes()?.iter().fold(0_u64, |all, file| all.saturating_add(file.size));
-                let all = files.saturating_add(spool.kept_bytes()?).saturating_add(reserved);
+                let files = spool.bytes_of(&[Kind::Data, Kind::Refused, Kind::Sent])?;
+                let all = files.saturating_add(reserved);
                 *sum = Some((all, Instant::now()));
                 Ok(all)
             }
@@ -219,9 +219,9 @@ fn is_over(open: &Open) -> bool {
 /// What the file system reports.
 pub fn seal_leftovers(spool: &Spool) -> io::Result<u64> {
     let mut sealed = 0;
-    for file in spool.minutes()?.into_iter().filter(|file| file.locked) {
-        if spool.lock_is_ours(file.minute)? {
-            seal(spool, file.minute)?;
+    for minute in spool.locked_minutes()? {
+        if spool.lock_is_ours(minute)? {
+            seal(spool, minute)?;
             sealed += 1;
         }
     }
@@ -293,6 +293,7 @@ mod tests {
         let spool = || Spool::open_or_create(directory.path()).unwrap();
         let first = device(directory.path(), 0);
         assert!(spool().of(Writers::Device).take_over().unwrap().is_none());
+        assert!(spool().take().unwrap_err().to_string().contains("device"));
         drop(first);
         assert!(spool().of(Writers::Device).take_over().unwrap().is_some());
         drop(spool().take().unwrap());

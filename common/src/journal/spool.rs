@@ -139,11 +139,22 @@ impl Spool {
     /// # Errors
     /// Another instance writes here (exit 3); a file system that cannot reserve space (exit 2).
     pub fn take(&self) -> Result<File> {
+        self.refuse_device()?;
         let writers = self.take_alone("another instance writes to this spool; choose another --spool-dir")?;
         match file::try_lock(&writers, Lock::Shared).context(|| self.cannot_lock())? {
             true => Ok(writers),
             false => Err(Error::failure(self.cannot_lock())),
         }
+    }
+
+    /// Two kinds of writers would not know of each other's minutes.
+    fn refuse_device(&self) -> Result<()> {
+        let doing = || "cannot examine the spool".to_owned();
+        let device = self.seen_as(Writers::Device).context(doing)?;
+        if device.has_writers().context(doing)? && device.take_over().context(doing)?.is_none() {
+            return Err(Error::already_running("a device writes to this spool; choose another --spool-dir"));
+        }
+        Ok(())
     }
 
     /// Takes the spool for this process alone and gives the lock; `taken` says what it means if it cannot be had.
@@ -297,17 +308,41 @@ impl Spool {
         }))
     }
 
+    /// The minutes with a lock, in ascending order.
+    ///
+    /// # Errors
+    /// What reading the directory reports.
+    pub fn locked_minutes(&self) -> io::Result<Vec<Minute>> {
+        let mut minutes = Vec::new();
+        for entry in self.entries()? {
+            let Entry { minute, kind, .. } = entry?;
+            if kind == Kind::Lock {
+                minutes.push(minute);
+            }
+        }
+        minutes.sort_unstable();
+        Ok(minutes)
+    }
+
+    /// Bytes that files of these kinds take up.
+    ///
+    /// # Errors
+    /// What reading the directory reports.
+    pub fn bytes_of(&self, kinds: &[Kind]) -> io::Result<u64> {
+        self.entries()?.try_fold(0_u64, |sum, entry| {
+            let Entry { kind, entry, .. } = entry?;
+            let counts = kinds.contains(&kind);
+            let size = if counts { entry.metadata().map_or(0, |metadata| metadata.size()) } else { 0 };
+            Ok(sum.saturating_add(size))
+        })
+    }
+
     /// Bytes that delivered and refused files take up: they count like the journal.
     ///
     /// # Errors
     /// What reading the directory reports.
     pub fn kept_bytes(&self) -> io::Result<u64> {
-        self.entries()?.try_fold(0_u64, |sum, entry| {
-            let Entry { kind, entry, .. } = entry?;
-            let counts = matches!(kind, Kind::Refused | Kind::Sent);
-            let size = if counts { entry.metadata().map_or(0, |metadata| metadata.size()) } else { 0 };
-            Ok(sum.saturating_add(size))
-        })
+        self.bytes_of(&[Kind::Refused, Kind::Sent])
     }
 
     /// The durable record of what is sealed; minute 0 where nothing is.
