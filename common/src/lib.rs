@@ -11,6 +11,8 @@ pub mod units;
 
 pub mod address;
 
+pub mod destination;
+
 pub mod places;
 
 pub mod command_line;

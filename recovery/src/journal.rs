@@ -22,8 +22,9 @@ const SEAL_ALL_TICK: Duration = Duration::from_millis(10);
 pub fn run() -> Result<()> {
     common::logging::init("journal");
     let Some(attachment) = Attachment::receive()? else { return Ok(()) };
-    let keeper = Keeper::new(attachment.region(), attachment.spool(), attachment.settings().sync);
-    let mut keeper = keeper.context(|| "cannot read what is sealed in the spool".to_owned())?;
+    let keeper = Keeper::new(attachment.region(), attachment.spool(), attachment.settings().sync)
+        .context(|| "cannot read what is sealed in the spool".to_owned())?;
+    let mut keeper = keeper.sealing_every(attachment.settings().seal_interval);
     let mut sealing = None;
     let mut attached = attachment.report(&Report::Ready)?;
     while attached {

@@ -45,6 +45,8 @@ pub struct Keeper<'r> {
     region: &'r Region,
     spool: &'r Spool,
     sync: Sync,
+    /// A minute that is open for so long is closed.
+    longest_open: Duration,
     /// Every minute of ours up to this one is sealed; the region's word is a copy of it.
     sealed: Minute,
     listing: Listing,
@@ -65,10 +67,14 @@ impl<'r> Keeper<'r> {
     /// Where that cannot be read.
     pub fn new(region: &'r Region, spool: &'r Spool, sync: Sync) -> io::Result<Self> {
         let sealed = spool.read_sealed()?;
+        if let Err(error) = spool.prepare() {
+            log::warn!("cannot set room aside for sealing: {error}; on a full disk it will have to wait");
+        }
         Ok(Self {
             region,
             spool,
             sync,
+            longest_open: LONGEST_OPEN,
             sealed,
             listing: Listing::default(),
             watched: None,
@@ -79,6 +85,12 @@ impl<'r> Keeper<'r> {
             obstacle: None,
             complaints: Complaints::default(),
         })
+    }
+
+    /// Closes minutes earlier than they are over, so that they can be shipped.
+    #[must_use]
+    pub fn sealing_every(self, interval: Option<Duration>) -> Self {
+        Self { longest_open: interval.map_or(LONGEST_OPEN, |interval| interval.min(LONGEST_OPEN)), ..self }
     }
 
     /// What is due at this time of the clock. Errors are said once and tried again.
@@ -119,7 +131,7 @@ impl<'r> Keeper<'r> {
             Some((watched, since)) if watched == open => since,
             _ => now,
         };
-        let over = clock > open.minute || now.saturating_duration_since(since) >= LONGEST_OPEN;
+        let over = clock > open.minute || now.saturating_duration_since(since) >= self.longest_open;
         // With every place in the ring taken by a minute that somebody holds, the open one goes on: closed, it would
         // leave nowhere to write to.
         let closable = !open.closed && over && self.journal().has_room();
@@ -243,7 +255,7 @@ impl<'r> Keeper<'r> {
         }
         // Nobody else writes this word; readers and writers rely on it.
         store(&self.journal().sealed, self.sealed.0);
-        account(self.journal(), &self.listing.files, self.sealed);
+        account(self.journal(), &self.listing.files, self.listing.kept_bytes, self.sealed);
         let sealed = self.sealed;
         let mut ring = self.journal().ring_claims().into_iter().flatten();
         if ring.any(|claims| claims.minute <= sealed) && holder(self.region, sealed).is_none() {
@@ -322,12 +334,12 @@ fn holder(region: &Region, minute: Minute) -> Option<(SlotIndex, &Slot)> {
 }
 
 /// Writes down what the spool's closed files hold, and which is the oldest. A file counts as closed once it is
-/// sealed, or where the ring has no entry that counts it.
-pub(crate) fn account(journal: &JournalState, files: &[MinuteFile], sealed: Minute) {
+/// sealed, or where the ring has no entry that counts it; so do those that are kept after their delivery or refusal.
+pub(crate) fn account(journal: &JournalState, files: &[MinuteFile], kept_bytes: u64, sealed: Minute) {
     let ring = journal.ring_claims();
     let in_ring = |minute| ring.iter().flatten().any(|claims| claims.minute == minute);
     let closed = files.iter().filter(|file| file.minute <= sealed || !in_ring(file.minute));
-    store(&journal.closed_bytes, closed.fold(0, |sum, file| sum.saturating_add(file.size)));
+    store(&journal.closed_bytes, closed.fold(kept_bytes, |sum, file| sum.saturating_add(file.size)));
     let oldest = files.iter().find(|file| file.size > 0 || in_ring(file.minute));
     store(&journal.oldest, oldest.map_or(0, |file| file.minute.0));
 }
@@ -343,6 +355,7 @@ fn store(word: &AtomicU64, value: u64) {
 #[derive(Debug, Default)]
 struct Listing {
     files: Vec<MinuteFile>,
+    kept_bytes: u64,
     changed: Option<SystemTime>,
     trusted: bool,
 }
@@ -355,6 +368,7 @@ impl Listing {
             return Ok(());
         }
         self.files = spool.minutes()?;
+        self.kept_bytes = spool.kept_bytes()?;
         self.changed = Some(changed);
         // The time stamp is coarse: another change may follow under the same one.
         let age = started.duration_since(changed).unwrap_or_default();

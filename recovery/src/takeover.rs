@@ -176,7 +176,7 @@ fn prepare_journal(journal: &JournalState, spool: &Spool, durable: Minute) -> Re
     drop_lost_entries(journal, &ours);
     journal.release_sealed_entries();
     journal.open.store(OpenMinute { minute: open, closed: true }.word(), SeqCst);
-    keeper::account(journal, &files, sealed);
+    keeper::account(journal, &files, spool.kept_bytes()?, sealed);
     Ok(())
 }
 

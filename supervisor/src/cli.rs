@@ -1,9 +1,11 @@
 //! The command line.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use common::address::Address;
+use common::destination::Destination;
 use common::error::{Error, Result};
 use common::layout::Geometry;
 use common::limits::MAX_SLOTS;
@@ -163,6 +165,12 @@ pub struct Options {
     /// Bound of the spool [default: while 1 GiB or 5 % of the file system is free, whichever is less]
     #[arg(long, value_name = "SIZE")]
     spool_limit: Option<Size>,
+    /// Ship the journal there, http://HOST:PORT/PATH: run data_collector too
+    #[arg(long, value_name = "URL")]
+    pub collect: Option<Destination>,
+    /// With --collect: how often; with less than a minute, minutes of the journal are sealed early
+    #[arg(long, value_name = "D", default_value = "60s")]
+    pub collect_interval: Span,
     /// When the journal is written to the disk
     #[arg(long, value_name = "WHEN", value_enum, default_value = "interval")]
     sync: SyncPolicy,
@@ -267,6 +275,20 @@ impl Options {
     /// `--spool-limit` in bytes; 0 = by free space.
     pub fn spool_limit(&self) -> u64 {
         self.spool_limit.map_or(0, |Size(bytes)| bytes.max(1))
+    }
+
+    /// `--collect-interval`, as far as there is something to collect.
+    ///
+    /// # Errors
+    /// It is 0 (exit 2).
+    pub fn seal_interval(&self) -> Result<Option<Duration>> {
+        let Span(interval) = self.collect_interval;
+        if interval.is_zero() {
+            return Err(Error::usage(
+                "--collect-interval 0: the journal is shipped every so often, such as 10s",
+            ));
+        }
+        Ok(self.collect.as_ref().map(|_| interval))
     }
 
     /// `--sync`.

@@ -33,6 +33,7 @@ use crate::pool::Pool;
 use crate::prepared::Prepared;
 use crate::repairs::Repairs;
 use crate::rundir::RunDir;
+use crate::shipping::{Errand, Shipping};
 use crate::starter::Starter;
 
 mod upkeep;
@@ -169,6 +170,7 @@ struct Supervisor {
     recovery: Kept,
     recovery_overdue: bool,
     keeper: Kept,
+    shipping: Shipping,
     /// Children that have been let go and not been reaped yet.
     leaving: Vec<(Pid, Clock)>,
 
@@ -246,6 +248,7 @@ impl Supervisor {
             policy: Policy::new(shape),
             pool,
             repairs,
+            shipping: Shipping::new(errand(&options, &prepared)),
             options,
             sources,
             prepared,
@@ -378,6 +381,7 @@ impl Supervisor {
             missing(&self.template),
             missing(&self.recovery),
             missing(&self.keeper),
+            self.shipping.due().filter(|due| *due > now),
             deadline(&self.template),
             deadline(&self.recovery),
             deadline(&self.keeper),
@@ -450,6 +454,16 @@ const NEVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
 fn polled(descriptor: BorrowedFd<'_>) -> PollFd<'_> {
     PollFd::new(descriptor, PollFlags::POLLIN)
+}
+
+/// What the collector is to do, with `--collect`.
+fn errand(options: &Options, prepared: &Prepared) -> Option<Errand> {
+    Some(Errand {
+        program: prepared.collector.clone()?,
+        spool_dir: prepared.spool_dir.clone(),
+        destination: options.collect.clone()?,
+        interval: options.collect_interval.0,
+    })
 }
 
 /// Makes stderr the log, and sees to it that the children can open their logs.

@@ -18,6 +18,8 @@ pub mod pool;
 
 pub mod repairs;
 
+pub mod shipping;
+
 pub mod event_loop;
 
 pub mod children;

@@ -27,6 +27,8 @@ pub struct Prepared {
     pub worker: PathBuf,
     /// The recovery program.
     pub recovery: PathBuf,
+    /// The collector program, where the journal is to be shipped.
+    pub collector: Option<PathBuf>,
     /// The spool directory.
     pub spool_dir: PathBuf,
     /// Whom everything but the supervisor runs as, where that is somebody else.
@@ -48,11 +50,12 @@ impl Prepared {
             listen: options.listen()?,
             worker: find(&options.worker_program, "worker")?,
             recovery: find(&options.recovery_program, "recovery")?,
+            collector: options.seal_interval()?.map(|_| find_program("data_collector")).transpose()?,
             spool_dir: std::path::absolute(options.spool_dir()?)
                 .context(|| "cannot find the spool".to_owned())?,
             identity: Identity::find(options.user.as_deref(), options.group.as_deref())?,
         };
-        for program in [&prepared.worker, &prepared.recovery] {
+        for program in [&prepared.worker, &prepared.recovery].into_iter().chain(&prepared.collector) {
             prepared.check_for_children(program, "run", || Ok(access(program, AccessFlags::X_OK)?))?;
         }
         prepared.check_users(options)?;

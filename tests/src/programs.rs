@@ -8,7 +8,8 @@ use std::sync::OnceLock;
 pub const BIN_DIR_VARIABLE: &str = "HOLDFAST_BIN_DIR";
 
 /// The programs that an installation consists of.
-pub const ALL: [&str; 6] = ["supervisor", "worker", "recovery", "cclient", "acquired", "block"];
+pub const ALL: [&str; 7] =
+    ["supervisor", "worker", "recovery", "cclient", "acquired", "block", "data_collector"];
 
 /// What is built besides for the tests alone.
 const EXAMPLES: [&str; 10] = [
@@ -86,6 +87,12 @@ pub fn libraries() -> PathBuf {
     profile_directory()
 }
 
+/// The path of the server that takes minute files (see `src/bin/test-server`). It is always of this build.
+pub fn test_server() -> PathBuf {
+    let _ = directory();
+    profile_directory().join("test-server")
+}
+
 /// Even where the programs come from elsewhere, the examples are of this build.
 fn example(name: &str) -> PathBuf {
     let _ = directory();
@@ -98,7 +105,8 @@ fn directory() -> &'static Path {
         Some(named) => {
             build(
                 &[
-                    &["--package", "holdfast-tests", "--package", "worker", "--package", "client"],
+                    &["--package", "holdfast-tests", "--package", "worker", "--package", "client"][..],
+                    &["--bin", "test-server"],
                     &EXAMPLES[..],
                 ]
                 .concat(),

@@ -68,6 +68,8 @@ pub struct Settings {
     pub request_timeout: Duration,
     /// `--max-requests`; 0 = no bound.
     pub max_requests: u64,
+    /// How often minutes of the journal are sealed, where that is more often than they are over.
+    pub seal_interval: Option<Duration>,
 }
 
 /// When the journal goes to the disk.

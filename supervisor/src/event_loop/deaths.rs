@@ -96,6 +96,9 @@ impl Supervisor {
             self.next_template_died(ending);
         } else if self.keeper.is(pid) {
             self.keeper_died(now, pid, ending);
+        } else if self.shipping.is(pid) {
+            self.shipping.lost(now);
+            self.log_failure(now, &format!("the collector (process {pid}) {ending}"));
         } else if let Some(place) = self.leaving.iter().position(|(leaving, _)| *leaving == pid) {
             self.leaving.swap_remove(place);
         } else {

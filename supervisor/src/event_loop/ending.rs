@@ -4,6 +4,7 @@ use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 
 use common::error::{Error, Result};
 use common::wire::control::{Order, Response};
+use nix::sys::signal::Signal;
 
 use crate::children::{self};
 use crate::policy::Clock;
@@ -126,7 +127,17 @@ impl Supervisor {
         for child in children.into_iter().flatten() {
             self.let_go(child);
         }
-        Phase::Closing { until: now + LEAVE_DEADLINE }
+        // It finishes what it is sending; should it be killed, the next one sends that again under the same key.
+        let patience = match self.shipping.end() {
+            Some(collector) => {
+                children::signal(collector, Signal::SIGTERM);
+                let patience = self.options.grace.limit().unwrap_or(NEVER).max(LEAVE_DEADLINE);
+                self.leaving.push((collector, now + patience));
+                patience
+            }
+            None => LEAVE_DEADLINE,
+        };
+        Phase::Closing { until: now + patience }
     }
 
     pub(super) fn close(&mut self, now: Clock, until: Clock) {

@@ -106,7 +106,7 @@ pub fn change_queue(seat: &mut Seat<'_>, queue: Queue, items: &mut Vec<Vec<u8>>)
 }
 
 /// Likewise a blob.
-pub fn change_blob(seat: &mut Seat<'_>, blob: Blob, bytes: &mut Vec<u8>) -> Result<(), TxnError> {
+pub fn change_blob(seat: &mut Seat<'_>, blob: Blob, bytes: &mut [u8]) -> Result<(), TxnError> {
     let mut txn = seat.begin()?;
     let mut locked = txn.blob(blob)?;
     if !bytes.is_empty() {
