@@ -51,7 +51,7 @@ impl Scene {
             .open(crate::file("region"))
             .expect("a file");
         let region = Region::create(&file, LENGTH).expect("a region");
-        take_over(&region, &spool).unwrap_or_else(|_| panic!("a new region can be taken over"));
+        take_over(&region, &spool, &[]).unwrap_or_else(|_| panic!("a new region can be taken over"));
         furnish(&region, &directory).expect("objects");
         let mut sound = vec![0; LENGTH as usize];
         file.read_exact_at(&mut sound, 0).expect("its bytes");

@@ -279,7 +279,7 @@ fn a_takeover_puts_items_back_whose_queue_a_later_slot_died_with() {
     let mut txn = other.begin().unwrap();
     txn.queue(jobs).unwrap().pop_front().unwrap().unwrap();
     std::mem::forget(txn);
-    crate::takeover::take_over(&scene.region, &scene.spool).unwrap();
+    crate::takeover::take_over(&scene.region, &scene.spool, &[]).unwrap();
     assert_eq!(numbers(&scene, jobs), [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]);
     assert_eq!(check_with(&scene.region, &[]), []);
 }
