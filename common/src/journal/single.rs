@@ -146,12 +146,34 @@ impl SingleWriter {
             if self.is_taken(minute).map_err(|error| failed("open", &error))? {
                 continue;
             }
-            if self.spool.create_minute(minute).map_err(|error| failed("open", &error))? {
-                let file = self.spool.open_minute(minute).map_err(|error| failed("open", &error))?;
-                return Ok(Open { minute, since: Instant::now(), file, tail: 0, reserved: 0 });
+            match self.create(minute) {
+                Ok(Some(file)) => {
+                    return Ok(Open { minute, since: Instant::now(), file, tail: 0, reserved: 0 });
+                }
+                Ok(None) => {}
+                Err(error) => {
+                    let _ = self.drop_lock_without_file(minute);
+                    return Err(failed("open", &error));
+                }
             }
         }
         Err(AppendError::Full("other programs' files have the names of the next minutes of".to_owned()))
+    }
+
+    /// Creates a minute's file; `None` where the lock is another program's.
+    fn create(&self, minute: Minute) -> io::Result<Option<File>> {
+        if !self.spool.create_minute(minute)? {
+            return Ok(None);
+        }
+        self.spool.open_minute(minute).map(Some)
+    }
+
+    /// Where there was room for a lock and none for a file, the lock goes again.
+    fn drop_lock_without_file(&self, minute: Minute) -> io::Result<()> {
+        if self.spool.lock_is_ours(minute)? && self.spool.size_of_minute(minute)?.is_none() {
+            self.spool.remove_lock(minute)?;
+        }
+        Ok(())
     }
 
     fn is_taken(&self, minute: Minute) -> io::Result<bool> {
