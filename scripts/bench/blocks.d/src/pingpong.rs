@@ -72,6 +72,8 @@ fn one_way(effort: Effort, open: &dyn Fn(bool) -> Box<dyn Channel>) -> f64 {
     let pid = unsafe { libc::fork() };
     assert!(pid >= 0, "cannot fork");
     if pid == 0 {
+        // Before anything else: the parent may keep the first core busy until this end is open.
+        processes::pin(1);
         answer(open(false));
     }
     processes::pin(0);
@@ -87,7 +89,6 @@ fn one_way(effort: Effort, open: &dyn Fn(bool) -> Box<dyn Channel>) -> f64 {
 
 /// Sends back what comes, until it is ended, or nothing came for long.
 fn answer(mut channel: Box<dyn Channel>) -> ! {
-    processes::pin(1);
     while channel.receive(LIMIT) {
         channel.send(&[1; 64]);
     }
