@@ -68,12 +68,12 @@ fn pipe_ends() -> (OwnedFd, OwnedFd) {
 
 /// Nanoseconds from one process to another.
 fn one_way(effort: Effort, open: &dyn Fn(bool) -> Box<dyn Channel>) -> f64 {
+    // The child is born on its core; were it born on the parent's, it would wait there for the parent to sleep.
+    processes::pin(1);
     // SAFETY: this program has one thread; the child ends by _exit or a signal.
     let pid = unsafe { libc::fork() };
     assert!(pid >= 0, "cannot fork");
     if pid == 0 {
-        // Before anything else: the parent may keep the first core busy until this end is open.
-        processes::pin(1);
         answer(open(false));
     }
     processes::pin(0);
