@@ -20,6 +20,9 @@ use crate::tidings::{self, Tidings};
 use crate::txn::{Transaction, TxnError};
 use crate::undo::UndoLog;
 
+/// How long the lock of a deleted object is waited for: somebody may be at deleting it, and will free it himself.
+const FREEING_PATIENCE: Duration = Duration::from_millis(1);
+
 /// A process's place in the region: the right to begin transactions in one slot.
 ///
 /// A slot has one undo log, so a seat stays in its thread:
@@ -146,18 +149,25 @@ impl<'r> Seat<'r> {
     /// # Errors
     /// [`TxnError::Busy`] and the like: the rest stays for the next time.
     pub fn free_deleted(&mut self) -> Result<(), TxnError> {
-        let region = self.region;
+        let (region, mut outcome) = (self.region, Ok(()));
         for (handle, _, object) in objects::all(region).filter(|(_, kind, _)| kind.is_dropping()) {
-            let mut done = false;
-            while !done {
-                let mut txn = self.begin()?;
-                match txn.attempt(|txn| txn.drop_some(handle.index, object)) {
-                    // Another has come first.
-                    Err(TxnError::NotFound) => break,
-                    outcome => done = outcome?,
-                }
-                txn.commit()?;
+            // What another is deleting, or is damaged, keeps nothing else from being freed.
+            outcome = outcome.and(self.free_object(handle.index, object));
+        }
+        outcome
+    }
+
+    fn free_object(&mut self, index: u32, object: &'r Object) -> Result<(), TxnError> {
+        let mut done = false;
+        while !done {
+            let mut txn = self.begin()?;
+            txn.patience = FREEING_PATIENCE;
+            match txn.attempt(|txn| txn.drop_some(index, object)) {
+                // Another has come first.
+                Err(TxnError::NotFound) => break,
+                outcome => done = outcome?,
             }
+            txn.commit()?;
         }
         Ok(())
     }
@@ -249,6 +259,12 @@ impl<'r> Seat<'r> {
             self.drop_last_lock();
         }
         self.held.highest = 0;
+    }
+
+    /// A lock that is held turns out to be a queue's: giving it back may have to wake somebody.
+    pub(crate) fn mind_bell(&mut self, index: u32) {
+        let held = self.held.locks[..self.held.count].iter_mut().flatten();
+        held.filter(|hold| hold.index == index).for_each(|hold| hold.has_bell = true);
     }
 
     pub(crate) fn holds(&self, index: u32) -> Option<&'r Object> {

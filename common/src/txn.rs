@@ -249,6 +249,9 @@ impl<'r> Transaction<'_, 'r> {
         if held.is_none() {
             let patience = if self.seat.is_in_order(handle.index) { self.patience } else { Duration::ZERO };
             self.seat.take_object_lock(handle.index, object, patience, kind)?;
+        } else if kind == Kind::Queue {
+            // It may have been taken for what was here before.
+            self.seat.mind_bell(handle.index);
         }
         let same = object.identity.load(Acquire) == handle.identity(kind);
         if same || planted::has(Bug::GenerationUnchecked) { Ok(object) } else { Err(TxnError::NotFound) }

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use crate::heap;
 use crate::ids::Offset;
 use crate::layout::Object;
-use crate::limits::MAX_ITEM;
+use crate::limits::{MAX_ITEM, PAGE_SIZE};
 use crate::objects::buckets::{WORD, append, pairs};
 use crate::objects::queue::End;
 use crate::objects::reading::{self, Broken, ReadError};
@@ -93,9 +93,12 @@ pub(crate) fn each<'r>(
     if count > heap::most_blocks(region) {
         return Err(Broken);
     }
+    // Items that lead back to one another would be more than the heap holds.
+    let mut room = u64::from(region.geometry().page_count) * PAGE_SIZE;
     let mut at = object.body[FIRST].load(Relaxed);
     for _ in 0..count {
         let node = Node::at(region, Offset(at))?;
+        room = room.checked_sub(node.size() as u64).ok_or(Broken)?;
         at = node.head[NEXT].load(Relaxed);
         visit(node)?;
     }

@@ -67,7 +67,8 @@ impl Transaction<'_, '_> {
             txn.lock_in_order(&mut [(folder, Kind::Folder), (other_folder, Kind::Folder)])?;
             let moved = txn.look_up(folder, name)?.ok_or(TxnError::NotFound)?;
             let above = to.1.split('/').count() - 1;
-            if above + txn.height(moved.handle, MAX_DEPTH)? > MAX_DEPTH {
+            let mut room = txn.region().geometry().object_count;
+            if above + txn.height(moved.handle, MAX_DEPTH, &mut room)? > MAX_DEPTH {
                 return Err(TxnError::TooDeep);
             }
             txn.move_name((folder, name), (other_folder, other), |kind| kind == Kind::Folder)
@@ -95,12 +96,14 @@ impl Transaction<'_, '_> {
         Ok((folder, last))
     }
 
-    /// How many levels of folders there are in a folder, itself included; at most one more than `most`.
-    fn height(&mut self, folder: Handle, most: usize) -> Result<usize, TxnError> {
+    /// How many levels of folders there are in a folder, itself included; at most one more than `most`. There are no more
+    /// folders than `room`.
+    fn height(&mut self, folder: Handle, most: usize, room: &mut u32) -> Result<usize, TxnError> {
         let Some(most) = most.checked_sub(1) else { return Ok(1) };
+        *room = room.checked_sub(1).ok_or(TxnError::Damaged)?;
         let mut highest = 1;
         for below in self.folders_in(folder)? {
-            highest = highest.max(1 + self.height(below, most)?);
+            highest = highest.max(1 + self.height(below, most, room)?);
         }
         Ok(highest)
     }

@@ -83,6 +83,10 @@ impl<'r> Seat<'r> {
         side: Side,
         deadline: Instant,
     ) -> Result<Transaction<'_, 'r>, TxnError> {
+        // A child that was forked must not touch its parent's slot, not even to say that nothing came.
+        if !self.is_mine() {
+            return Err(TxnError::Forked);
+        }
         let mut woken = false;
         let outcome = self.wait_until_ready(queue, side, deadline, &mut woken);
         if let Err(error) = outcome {
@@ -137,7 +141,11 @@ impl<'r> Seat<'r> {
         // An own bound, so that a lock that somebody keeps is not waited for beyond the deadline.
         let left = deadline.saturating_duration_since(Instant::now());
         txn.patience = left.clamp(Duration::from_millis(1), lock::PATIENCE);
-        let object = txn.lock(queue.0, Kind::Queue)?;
+        let object = txn.lock(queue.0, Kind::Queue).map_err(|error| match error {
+            // Whoever has the lock may have it for longer than there was time.
+            TxnError::Busy if deadline <= Instant::now() => TxnError::TimedOut,
+            other => other,
+        })?;
         if is_ready(object, side) {
             // Goes on in the transaction that the caller gets.
             std::mem::forget(txn);
