@@ -23,7 +23,7 @@ def main(run_dir: str, folder: str, name: str, seconds: float = 10) -> None:
 
 if __name__ == "__main__":
     try:
-        main(*sys.argv[1:4], *(float(seconds) for seconds in sys.argv[4:5]))
+        main(sys.argv[1], sys.argv[2], sys.argv[3], *(float(seconds) for seconds in sys.argv[4:5]))
     except holdfast.Busy:
         pass
     except holdfast.HoldfastError as error:
