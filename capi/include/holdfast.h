@@ -2,7 +2,7 @@
  *
  * Everything that can fail gives a holdfast_code; what went wrong is in holdfast_last_error. Handles come from the
  * functions whose last argument they are, and go with the function that closes them; NULL may be closed. A handle is for
- * one thread at a time, different handles are for any threads. A timeout is in milliseconds, and no wait is longer.
+ * one thread at a time, a session for the one that attached; different handles are for any threads. A timeout is in milliseconds, and no wait is longer.
  */
 
 #ifndef HOLDFAST_H
@@ -54,6 +54,30 @@ typedef enum {
    Another call comes first.
    */
   HOLDFAST_ORDER = 8,
+  /*
+   The region, its object table, or what one transaction may hold, is full.
+   */
+  HOLDFAST_FULL = 9,
+  /*
+   There is an object of that name, of another kind.
+   */
+  HOLDFAST_EXISTS = 10,
+  /*
+   The session is another thread's, or that of the process that this one was forked from.
+   */
+  HOLDFAST_ELSEWHERE = 11,
+  /*
+   No instance is there, it lets this user not in, or it has ended the session: attach again.
+   */
+  HOLDFAST_AWAY = 12,
+  /*
+   The map has no such key.
+   */
+  HOLDFAST_NO_KEY = 13,
+  /*
+   Another held an object's lock for too long.
+   */
+  HOLDFAST_LOCKED = 14,
 } holdfast_code;
 
 /*
@@ -80,6 +104,56 @@ typedef struct holdfast_pinned holdfast_pinned;
  A producer of a block.
  */
 typedef struct holdfast_producer holdfast_producer;
+
+/*
+ A share in the region of a running instance, for the thread that attached: to change things in transactions, or to view
+ them only. Another thread attaches for itself; a child that was forked has none of its parent's. What is wrong with a
+ handle is told: HOLDFAST_INVALID if it was closed, HOLDFAST_ELSEWHERE if it is another thread's or the parent's.
+
+ A process that is killed is repaired: what it had half done is undone, what it had locked is free. A thread that ends
+ closes its sessions.
+ */
+typedef struct holdfast_session holdfast_session;
+
+/*
+ A blob in a folder, as holdfast_map.
+ */
+typedef struct {
+  /*
+   Which it is.
+   */
+  uint64_t object;
+} holdfast_blob;
+
+/*
+ A counter in a folder, as holdfast_map.
+ */
+typedef struct {
+  /*
+   Which it is.
+   */
+  uint64_t object;
+} holdfast_counter;
+
+/*
+ A map in a folder. It need not be closed, and any session of the instance may use it.
+ */
+typedef struct {
+  /*
+   Which it is.
+   */
+  uint64_t object;
+} holdfast_map;
+
+/*
+ A queue in a folder, as holdfast_map.
+ */
+typedef struct {
+  /*
+   Which it is.
+   */
+  uint64_t object;
+} holdfast_queue;
 
 #ifdef __cplusplus
 extern "C" {
@@ -365,6 +439,291 @@ holdfast_code holdfast_producer_release(holdfast_producer *producer);
  A handle or NULL, which is not used any more.
  */
 void holdfast_producer_close(holdfast_producer *producer);
+
+/*
+ The blob `name` in a folder, as holdfast_map_open; it is made empty.
+
+ # Safety
+ Texts; a place for a blob.
+ */
+holdfast_code holdfast_blob_open(holdfast_session *session,
+                                 const char *folder,
+                                 const char *name,
+                                 holdfast_blob *blob);
+
+/*
+ All of it, as it was at one moment: `length` bytes at `data`, which stay there until the session's next call.
+
+ # Safety
+ Places for a pointer and a length.
+ */
+holdfast_code holdfast_blob_get(holdfast_session *session,
+                                holdfast_blob blob,
+                                const void **data,
+                                size_t *length);
+
+/*
+ Replaces all of it.
+
+ # Safety
+ So many bytes.
+ */
+holdfast_code holdfast_blob_set(holdfast_session *session,
+                                holdfast_blob blob,
+                                const void *data,
+                                size_t length);
+
+/*
+ The counter `name` in a folder, as holdfast_map_open.
+
+ # Safety
+ Texts; a place for a counter.
+ */
+holdfast_code holdfast_counter_open(holdfast_session *session,
+                                    const char *folder,
+                                    const char *name,
+                                    holdfast_counter *counter);
+
+/*
+ Its value.
+
+ # Safety
+ A place for a number.
+ */
+holdfast_code holdfast_counter_get(holdfast_session *session, holdfast_counter counter, uint64_t *value);
+
+/*
+ Adds to it; the sum, which wraps around at 2^64, goes to `sum`, unless that is NULL.
+
+ # Safety
+ A place for a number, or NULL.
+ */
+holdfast_code holdfast_counter_add(holdfast_session *session,
+                                   holdfast_counter counter,
+                                   uint64_t amount,
+                                   uint64_t *sum);
+
+/*
+ Gives it another value.
+ */
+holdfast_code holdfast_counter_set(holdfast_session *session, holdfast_counter counter, uint64_t value);
+
+/*
+ The map `name` in the folder at the path `folder` (names with `/` between them); what is not there is made. A view makes
+ nothing, and gives HOLDFAST_UNKNOWN.
+
+ # Safety
+ Texts; a place for a map.
+ */
+holdfast_code holdfast_map_open(holdfast_session *session,
+                                const char *folder,
+                                const char *name,
+                                holdfast_map *map);
+
+/*
+ The value under a key: `length` bytes at `data`, which stay there until the session's next call. HOLDFAST_NO_KEY where
+ there is no such key. Within a transaction the map is locked and read with its changes; without one nothing is locked.
+
+ # Safety
+ So many bytes; places for a pointer and a length.
+ */
+holdfast_code holdfast_map_get(holdfast_session *session,
+                               holdfast_map map,
+                               const void *key,
+                               size_t key_length,
+                               const void **data,
+                               size_t *length);
+
+/*
+ Puts a value under a key, in place of what was there.
+
+ # Safety
+ So many bytes each.
+ */
+holdfast_code holdfast_map_put(holdfast_session *session,
+                               holdfast_map map,
+                               const void *key,
+                               size_t key_length,
+                               const void *value,
+                               size_t value_length);
+
+/*
+ Removes what is under a key; HOLDFAST_NO_KEY where there is nothing.
+
+ # Safety
+ So many bytes.
+ */
+holdfast_code holdfast_map_remove(holdfast_session *session,
+                                  holdfast_map map,
+                                  const void *key,
+                                  size_t key_length);
+
+/*
+ How many entries it has.
+
+ # Safety
+ A place for a number.
+ */
+holdfast_code holdfast_map_length(holdfast_session *session, holdfast_map map, uint64_t *length);
+
+/*
+ Calls `each` with every entry, in no order, and with `context`, until it gives something other than 0. Not within a
+ transaction. Others go on changing the map: an entry that is there all the while is given once, another at most once.
+
+ # Safety
+ A function that takes these; the bytes are there until it returns.
+ */
+holdfast_code holdfast_map_each(holdfast_session *session,
+                                holdfast_map map,
+                                int (*each)(const void *key,
+                                            size_t key_length,
+                                            const void *value,
+                                            size_t value_length,
+                                            void *context),
+                                void *context);
+
+/*
+ Deletes the object of this name from a folder; HOLDFAST_UNKNOWN where there is none. A queue's waiters are told.
+
+ # Safety
+ Texts.
+ */
+holdfast_code holdfast_delete(holdfast_session *session,
+                              const char *folder,
+                              const char *name);
+
+/*
+ The queue `name` in a folder, as holdfast_map_open. One that is made takes at most `capacity` items, or any number with 0.
+
+ # Safety
+ Texts; a place for a queue.
+ */
+holdfast_code holdfast_queue_open(holdfast_session *session,
+                                  const char *folder,
+                                  const char *name,
+                                  uint64_t capacity,
+                                  holdfast_queue *queue);
+
+/*
+ How many items it has.
+
+ # Safety
+ A place for a number.
+ */
+holdfast_code holdfast_queue_length(holdfast_session *session, holdfast_queue queue, uint64_t *length);
+
+/*
+ Puts an item behind the last one. Waits for so long until there is room; HOLDFAST_TIMED_OUT if there is none. Within a
+ transaction nothing is waited for: see holdfast_begin_with_room.
+
+ # Safety
+ So many bytes.
+ */
+holdfast_code holdfast_queue_push_back(holdfast_session *session,
+                                       holdfast_queue queue,
+                                       const void *item,
+                                       size_t length,
+                                       uint64_t timeout_ms);
+
+/*
+ Puts an item before the first one, likewise.
+
+ # Safety
+ So many bytes.
+ */
+holdfast_code holdfast_queue_push_front(holdfast_session *session,
+                                        holdfast_queue queue,
+                                        const void *item,
+                                        size_t length,
+                                        uint64_t timeout_ms);
+
+/*
+ Takes the first item out: `length` bytes at `data`, which stay there until the session's next call. Waits for so long until
+ there is one; HOLDFAST_TIMED_OUT if there is none. Within a transaction nothing is waited for: see
+ holdfast_begin_with_item.
+
+ # Safety
+ Places for a pointer and a length.
+ */
+holdfast_code holdfast_queue_pop_front(holdfast_session *session,
+                                       holdfast_queue queue,
+                                       uint64_t timeout_ms,
+                                       const void **data,
+                                       size_t *length);
+
+/*
+ Takes the last item out, likewise.
+
+ # Safety
+ Places for a pointer and a length.
+ */
+holdfast_code holdfast_queue_pop_back(holdfast_session *session,
+                                      holdfast_queue queue,
+                                      uint64_t timeout_ms,
+                                      const void **data,
+                                      size_t *length);
+
+/*
+ Attaches to the instance that owns this run directory; NULL is the usual one. HOLDFAST_AWAY where there is none, or it
+ does not let this user in.
+
+ # Safety
+ A text or NULL; a place for a handle.
+ */
+holdfast_code holdfast_session_attach(const char *run_dir,
+                                      holdfast_session **session);
+
+/*
+ The same to read only: it takes no slot, and can change nothing (HOLDFAST_ORDER).
+
+ # Safety
+ As holdfast_session_attach.
+ */
+holdfast_code holdfast_session_view(const char *run_dir, holdfast_session **session);
+
+/*
+ Says what this program is doing, for the status and for the report of a crash. Not within a transaction.
+
+ # Safety
+ A text.
+ */
+holdfast_code holdfast_session_doing(holdfast_session *session, const char *doing);
+
+/*
+ Rolls back what is open, and gives the slot back. The handle is closed also where this fails.
+ */
+holdfast_code holdfast_session_close(holdfast_session *session);
+
+/*
+ Begins a transaction. What is changed until holdfast_commit is there wholly or not at all, whoever is killed. What it uses
+ is locked until then, and others wait: keep it short. Without a transaction each call is one of its own.
+
+ A call that fails rolls the transaction back at once, and all that follow give HOLDFAST_ORDER until it is ended; except
+ that HOLDFAST_NO_KEY, and HOLDFAST_TIMED_OUT for a queue that is empty or full, leave it as it is.
+ */
+holdfast_code holdfast_begin(holdfast_session *session);
+
+/*
+ Begins one once a queue has an item, which is there to be popped. Who dies before the commit leaves it to the next.
+ */
+holdfast_code holdfast_begin_with_item(holdfast_session *session,
+                                       holdfast_queue queue,
+                                       uint64_t timeout_ms);
+
+/*
+ Begins one once a queue has room for an item.
+ */
+holdfast_code holdfast_begin_with_room(holdfast_session *session, holdfast_queue queue, uint64_t timeout_ms);
+
+/*
+ Makes all changes of the transaction valid, and ends it. If this fails there is none of them.
+ */
+holdfast_code holdfast_commit(holdfast_session *session);
+
+/*
+ Undoes all changes of the transaction, and ends it.
+ */
+holdfast_code holdfast_rollback(holdfast_session *session);
 
 #ifdef __cplusplus
 }  // extern "C"

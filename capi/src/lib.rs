@@ -2,7 +2,8 @@
 //! error's sentence for each thread, times in milliseconds.
 //!
 //! In reading order: codes and sentences (`outcome`), what comes over the border (`border`), blocks (`blocks`,
-//! `producer`, `consumer`, `group`).
+//! `producer`, `consumer`, `group`), the region of a running
+//! instance (`region`).
 
 mod blocks;
 mod border;
@@ -10,3 +11,4 @@ mod consumer;
 mod group;
 mod outcome;
 mod producer;
+mod region;

@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::ffi::{CStr, CString, c_char};
 
 use client::block::Failure;
+use client::{ReadError, SessionError, TxnError};
 
 /// How a call ended.
 #[allow(non_camel_case_types, reason = "the name that C knows it by")]
@@ -28,6 +29,18 @@ pub enum holdfast_code {
     HOLDFAST_REFUSED = 7,
     /// Another call comes first.
     HOLDFAST_ORDER = 8,
+    /// The region, its object table, or what one transaction may hold, is full.
+    HOLDFAST_FULL = 9,
+    /// There is an object of that name, of another kind.
+    HOLDFAST_EXISTS = 10,
+    /// The session is another thread's, or that of the process that this one was forked from.
+    HOLDFAST_ELSEWHERE = 11,
+    /// No instance is there, it lets this user not in, or it has ended the session: attach again.
+    HOLDFAST_AWAY = 12,
+    /// The map has no such key.
+    HOLDFAST_NO_KEY = 13,
+    /// Another held an object's lock for too long.
+    HOLDFAST_LOCKED = 14,
 }
 
 /// Why a call did not do what it should.
@@ -51,6 +64,55 @@ impl From<Failure> for Problem {
             Failure::System(_) => HOLDFAST_FAILED,
         };
         Self { code, sentence: failure.to_string() }
+    }
+}
+
+impl From<TxnError> for Problem {
+    fn from(error: TxnError) -> Self {
+        use holdfast_code::*;
+        let code = match error {
+            TxnError::TooLarge | TxnError::TooLong => HOLDFAST_TOO_LARGE,
+            TxnError::Full
+            | TxnError::TooManyObjects
+            | TxnError::TooManyLocks
+            | TxnError::TooManyInFlight => HOLDFAST_FULL,
+            TxnError::Busy => HOLDFAST_LOCKED,
+            TxnError::TimedOut => HOLDFAST_TIMED_OUT,
+            TxnError::NotFound => HOLDFAST_UNKNOWN,
+            TxnError::Exists => HOLDFAST_EXISTS,
+            TxnError::NotEmpty
+            | TxnError::BadName
+            | TxnError::TooDeep
+            | TxnError::IntoItself
+            | TxnError::OutOfRange => HOLDFAST_INVALID,
+            TxnError::Damaged | TxnError::Disturbed => HOLDFAST_REFUSED,
+            TxnError::Forked => HOLDFAST_ELSEWHERE,
+            TxnError::RolledBack => HOLDFAST_ORDER,
+        };
+        Self { code, sentence: error.to_string() }
+    }
+}
+
+impl From<ReadError> for Problem {
+    fn from(error: ReadError) -> Self {
+        TxnError::from(error).into()
+    }
+}
+
+impl From<SessionError> for Problem {
+    fn from(error: SessionError) -> Self {
+        match error {
+            SessionError::Transaction(error) => error.into(),
+            SessionError::Ended(_) => {
+                Self { code: holdfast_code::HOLDFAST_AWAY, sentence: error.to_string() }
+            }
+        }
+    }
+}
+
+impl From<client::Error> for Problem {
+    fn from(error: client::Error) -> Self {
+        Self { code: holdfast_code::HOLDFAST_AWAY, sentence: error.to_string() }
     }
 }
 

@@ -1,63 +1,21 @@
 //! C and Python share blocks: the examples, and what else the languages' own tests say.
 
+mod tools;
+
 use std::io::{BufRead, BufReader, Write};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use client::block::Blocks;
-use holdfast_tests::programs::libraries;
+use holdfast_tests::Place;
+use tools::{compiled, here, start, succeeded, with_library};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// How long a consumer waits for more before it ends, in milliseconds and in seconds: longer than anything takes.
 const QUIET_MS: &str = "60000";
 const QUIET_S: &str = "60";
-
-fn here(path: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
-}
-
-fn compiled(directory: &Path, source: &str, statically: bool) -> PathBuf {
-    let program = directory.join(format!("{}-{statically}", source.replace(['/', '.'], "-")));
-    let mut command = Command::new("cc");
-    command.args(["-std=c99", "-Wall", "-Wextra", "-Werror", "-pedantic", "-D_POSIX_C_SOURCE=200809L"]);
-    command.arg("-I").arg(here("include")).arg(here(source)).arg("-o").arg(&program);
-    if statically {
-        command.arg(libraries().join("libholdfast.a")).args([
-            "-lgcc_s",
-            "-lutil",
-            "-lrt",
-            "-lpthread",
-            "-lm",
-            "-ldl",
-        ]);
-    } else {
-        command.arg("-L").arg(libraries()).arg("-lholdfast");
-    }
-    succeeded(&command.output().expect("a C compiler is there"));
-    program
-}
-
-#[track_caller]
-fn succeeded(output: &Output) -> String {
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    assert!(output.status.success(), "{}\n{}{}", output.status, text(&output.stdout), text(&output.stderr));
-    text(&output.stdout)
-}
-
-fn with_library(command: &mut Command) -> &mut Command {
-    command
-        .env("LD_LIBRARY_PATH", libraries())
-        .env("HOLDFAST_LIBRARY", libraries().join("libholdfast.so"))
-        .env("PYTHONPATH", here("../python/src"))
-        .env("PYTHONDONTWRITEBYTECODE", "1")
-}
-
-fn start(command: &mut Command) -> Child {
-    let command = with_library(command).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    command.spawn().expect("it can be started")
-}
 
 /// Gives a producer these lines, and takes what it says after each.
 fn produce(program: &Path, directory: &Path, lines: &[&str]) -> String {
@@ -109,11 +67,15 @@ fn c_gets_a_code_and_a_sentence() {
 
 #[test]
 fn the_python_package_does_what_it_says() {
+    let instance_place = Place::new();
+    let instance = instance_place.start();
     let place = tempfile::tempdir().expect("a directory");
     let mut python = Command::new("python3");
     python
         .args(["-W", "error", "-m", "unittest", "discover", "--start-directory"])
         .arg(here("../python/tests"));
-    let output = with_library(python.env("HOLDFAST_TEST_DIR", place.path())).output();
+    python.env("HOLDFAST_TEST_DIR", place.path()).env("HOLDFAST_TEST_RUN_DIR", instance_place.run_dir());
+    let output = with_library(&mut python).output();
     succeeded(&output.expect("python3 is there"));
+    instance.stop();
 }

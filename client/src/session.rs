@@ -10,36 +10,31 @@
 //! When the instance goes down, also by `kill -9`, sessions go on: what they share is still there. The next instance finds
 //! who is attached, and the sessions find it by themselves. Only what dies in between waits for it to be repaired.
 
+mod link;
+
 use std::fs::File;
-use std::io;
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use common::error::{Error, Result};
 use common::ids::Owner;
+use common::objects::Queue;
 use common::region::Region;
 use common::slots::{self, State};
-use common::sys::channel::{Channel, Received};
 use common::sys::fork_mark::ForkMark;
-use common::sys::transport::receive_within;
 use common::txn::{Seat, Transaction, TxnError};
-use common::wire::control::{self, Access, Membership, Request, Response};
+use common::wire::control::{Access, Request, Response};
 
-use crate::attach::{answered_something_else, ask, connect, control_socket};
+use crate::attach::{answered_something_else, ask, connect};
 use crate::mapped;
+use link::Link;
 
 /// How long an instance may take to let somebody in. It looks at every slot when it starts, before anybody gets one.
 const ADMISSION: Duration = Duration::from_secs(60);
 /// How long it may take to hear a farewell.
 const FAREWELL: Duration = Duration::from_secs(1);
-/// The connection is looked after with each so many transactions, and whenever another instance says in the region that
-/// it is there.
-const LOOK_EVERY: u32 = 1024;
-/// Pauses between two attempts to find the next instance.
-const NEXT_TRY: Duration = Duration::from_millis(10);
-
 /// Why a session could not do something.
 #[derive(Debug, PartialEq, Eq)]
 pub enum SessionError {
@@ -111,12 +106,39 @@ impl Session {
     /// # Errors
     /// [`TxnError::Forked`] in a child of the process that attached; a session that has ended.
     pub fn begin(&mut self) -> std::result::Result<Transaction<'_, 'static>, SessionError> {
-        let region = self.region()?;
-        if let Err(error) = self.link.look(region) {
-            self.leave();
-            return Err(error);
-        }
+        self.look()?;
         Ok(self.seat.begin()?)
+    }
+
+    /// Begins a transaction once a queue has an item, with its lock: see [`Seat::begin_with_item`].
+    ///
+    /// # Errors
+    /// [`TxnError::TimedOut`], [`TxnError::NotFound`]; as [`Session::begin`].
+    pub fn begin_with_item(
+        &mut self,
+        queue: Queue,
+        deadline: Instant,
+    ) -> std::result::Result<Transaction<'_, 'static>, SessionError> {
+        self.look()?;
+        Ok(self.seat.begin_with_item(queue, deadline)?)
+    }
+
+    /// Begins a transaction once a queue has room for an item, likewise.
+    ///
+    /// # Errors
+    /// As [`Session::begin_with_item`].
+    pub fn begin_with_room(
+        &mut self,
+        queue: Queue,
+        deadline: Instant,
+    ) -> std::result::Result<Transaction<'_, 'static>, SessionError> {
+        self.look()?;
+        Ok(self.seat.begin_with_room(queue, deadline)?)
+    }
+
+    fn look(&mut self) -> std::result::Result<(), SessionError> {
+        let region = self.region()?;
+        self.link.look(region).inspect_err(|_| self.leave())
     }
 
     /// Makes `changes` in one transaction.
@@ -217,131 +239,6 @@ impl View {
     pub fn region(&mut self) -> std::result::Result<&'static Region, TxnError> {
         if self.mark.is_mine() { Ok(self.region) } else { Err(TxnError::Forked) }
     }
-}
-
-/// The connection to the instance, which may be another one by now.
-#[derive(Debug)]
-struct Link {
-    run_dir: PathBuf,
-    membership: Membership,
-    channel: Option<Channel>,
-    /// Whether the instance has been told whose connection this is, and has not answered yet.
-    asked: bool,
-    /// The instance's number, as the region had it when the connection was made.
-    life: u64,
-    looks: u32,
-    last_try: Option<Instant>,
-    ended: Option<String>,
-}
-
-impl Link {
-    fn new(channel: Channel, run_dir: PathBuf, membership: Membership, life: u64) -> Self {
-        let channel = Some(channel);
-        Self { run_dir, membership, channel, asked: false, life, looks: 0, last_try: None, ended: None }
-    }
-
-    /// Before each transaction: is the region still the one that is served, and the connection there? Two loads, as a
-    /// rule. Nobody is waited for.
-    #[inline]
-    fn look(&mut self, region: &Region) -> std::result::Result<(), SessionError> {
-        let supervision = &region.header().supervision;
-        self.looks = self.looks.wrapping_add(1);
-        let due = self.looks.is_multiple_of(LOOK_EVERY) || self.asked || self.channel.is_none();
-        if !due && supervision.life.load(Relaxed) == self.life && supervision.damaged.load(Relaxed) == 0 {
-            return Ok(());
-        }
-        self.mend(region)
-    }
-
-    #[cold]
-    fn mend(&mut self, region: &Region) -> std::result::Result<(), SessionError> {
-        let supervision = &region.header().supervision;
-        if supervision.damaged.load(Relaxed) != 0 {
-            self.end("the region is damaged; attach again when the instance has another one".to_owned());
-        }
-        let life = supervision.life.load(Relaxed);
-        if life != self.life {
-            self.close();
-        }
-        self.hear();
-        if self.channel.is_none() && self.ended.is_none() {
-            self.connect_again(life);
-        }
-        match &self.ended {
-            Some(why) => Err(SessionError::Ended(why.clone())),
-            None => Ok(()),
-        }
-    }
-
-    /// Takes what the instance has said.
-    fn hear(&mut self) {
-        let Some(channel) = &self.channel else { return };
-        match channel.try_receive() {
-            Ok(Received::Nothing) => {}
-            Ok(Received::Frame(frame, _)) => match control::decode(&frame) {
-                Ok(Response::Refused(why)) => self.end(why),
-                _ => self.asked = false,
-            },
-            Ok(Received::Closed) | Err(_) => self.close(),
-        }
-    }
-
-    /// The next instance is told who is here. What it says to that is heard another time.
-    fn connect_again(&mut self, life: u64) {
-        if self.last_try.is_some_and(|last| last.elapsed() < NEXT_TRY) {
-            return;
-        }
-        self.last_try = Some(Instant::now());
-        let connected = control_socket(&self.run_dir).and_then(|(_directory, path)| {
-            let channel = Channel::connect_at_once(&path)?;
-            channel.try_send(&control::encode(&Request::Rejoin(self.membership))?, &[])?;
-            Ok(channel)
-        });
-        // Without an instance the region is there all the same.
-        if let Ok(channel) = connected {
-            (self.channel, self.asked, self.life) = (Some(channel), true, life);
-        }
-    }
-
-    fn end(&mut self, why: String) {
-        self.close();
-        self.ended = Some(why);
-    }
-
-    fn close(&mut self) {
-        if let Some(channel) = self.channel.take() {
-            // A child of this process may have a descriptor of it.
-            channel.shut_down();
-        }
-        self.asked = false;
-    }
-
-    /// Tells the instance that the slot was left, and hears for so long what it says. Without a connection it finds out
-    /// by itself.
-    fn say_farewell(&mut self, patience: Duration) -> Result<()> {
-        let Some(channel) = &self.channel else { return Ok(()) };
-        let deadline = Instant::now() + patience;
-        if say(channel, &Request::Detach(self.membership.owner)).is_err() {
-            return Ok(());
-        }
-        while !patience.is_zero() {
-            let left = deadline.saturating_duration_since(Instant::now());
-            match receive_within(channel, left) {
-                Ok(Received::Frame(frame, _)) => match control::decode(&frame) {
-                    // To a question before.
-                    Ok(Response::Joined(_)) => {}
-                    Ok(Response::Refused(why)) => return Err(Error::failure(why)),
-                    _ => return Ok(()),
-                },
-                _ => return Ok(()),
-            }
-        }
-        Ok(())
-    }
-}
-
-fn say(channel: &Channel, request: &Request) -> io::Result<()> {
-    channel.try_send(&control::encode(request)?, &[])
 }
 
 fn refusal(response: Response) -> Error {

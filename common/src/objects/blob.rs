@@ -21,6 +21,13 @@ use crate::txn::{Transaction, TxnError};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Blob(pub(crate) Handle);
 
+/// From a handle that was given away; one of another kind finds nothing.
+impl From<Handle> for Blob {
+    fn from(handle: Handle) -> Self {
+        Self(handle)
+    }
+}
+
 /// A blob under the lock of a transaction.
 #[derive(Debug)]
 pub struct LockedBlob<'t, 's, 'r> {

@@ -15,6 +15,13 @@ pub(crate) const VALUE: usize = 0;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Counter(pub(crate) Handle);
 
+/// From a handle that was given away; one of another kind finds nothing.
+impl From<Handle> for Counter {
+    fn from(handle: Handle) -> Self {
+        Self(handle)
+    }
+}
+
 /// A counter under the lock of a transaction.
 #[derive(Debug)]
 pub struct LockedCounter<'t, 's, 'r> {

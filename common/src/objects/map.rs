@@ -22,6 +22,13 @@ pub type Pair = (Vec<u8>, Vec<u8>);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Map(pub(crate) Handle);
 
+/// From a handle that was given away; one of another kind finds nothing.
+impl From<Handle> for Map {
+    fn from(handle: Handle) -> Self {
+        Self(handle)
+    }
+}
+
 /// A map under the lock of a transaction.
 #[derive(Debug)]
 pub struct LockedMap<'t, 's, 'r> {

@@ -27,6 +27,13 @@ pub enum End {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Queue(pub(crate) Handle);
 
+/// From a handle that was given away; one of another kind finds nothing.
+impl From<Handle> for Queue {
+    fn from(handle: Handle) -> Self {
+        Self(handle)
+    }
+}
+
 /// A queue under the lock of a transaction.
 #[derive(Debug)]
 pub struct LockedQueue<'t, 's, 'r> {

@@ -1,4 +1,6 @@
-"""Blocks of memory with a name that any processes of a user share, without a daemon.
+"""Memory that processes share and that survives the death of any of them.
+
+Blocks have a name, and any processes of a user share them, without a daemon:
 
     import holdfast
 
@@ -9,37 +11,73 @@
         print(consumer.read())
 
 Whoever reads gets one content, whole, and never an older one than before, whoever is killed at whatever moment.
+
+The region of a running instance has maps, counters, queues and blobs, changed in transactions:
+
+    with holdfast.Session("/run/holdfast") as session:
+        with session.transaction() as txn:
+            txn.map("shop", "stock")[b"apples"] = b"6"
+            txn.counter("shop", "sold").add(1)
+        job = session.queue("mill", "jobs").pop(timeout=60)
+
+Whoever is killed within a transaction has changed nothing, and what it had locked is free. A View only reads.
+
 Times are in seconds. Every wait is bounded, and lets other threads run.
 """
 
 from ._abi import version
 from ._blocks import Blocks, Consumer, Group, Pinned, Producer
 from ._errors import (
+    Away,
     Busy,
+    Exists,
+    Full,
     HoldfastError,
     InvalidArgument,
+    Locked,
+    NoSuchKey,
     OutOfOrder,
     Refused,
     Removed,
     SystemFailure,
     TooLarge,
     UnknownName,
+    WrongThread,
 )
+from ._objects import Blob, BlobView, Counter, CounterView, Map, MapView, Queue, QueueView
+from ._region import Session, Transaction, View
 
 __all__ = [
+    "Away",
+    "Blob",
+    "BlobView",
     "Blocks",
     "Busy",
     "Consumer",
+    "Counter",
+    "CounterView",
+    "Exists",
+    "Full",
     "Group",
     "HoldfastError",
     "InvalidArgument",
+    "Locked",
+    "Map",
+    "MapView",
+    "NoSuchKey",
     "OutOfOrder",
     "Pinned",
     "Producer",
+    "Queue",
+    "QueueView",
     "Refused",
     "Removed",
+    "Session",
     "SystemFailure",
     "TooLarge",
+    "Transaction",
     "UnknownName",
+    "View",
+    "WrongThread",
     "version",
 ]

@@ -4,7 +4,7 @@ import ctypes
 import os
 import pathlib
 from ctypes import POINTER, c_char_p, c_int, c_size_t, c_uint64, c_void_p
-from typing import Any
+from typing import Any, Dict, Tuple
 
 from ._errors import BY_CODE, HoldfastError
 
@@ -12,18 +12,30 @@ TIMED_OUT = 5
 
 EACH_NAME = ctypes.CFUNCTYPE(None, c_char_p, c_void_p)
 
+EACH_ENTRY = ctypes.CFUNCTYPE(c_int, c_void_p, c_size_t, c_void_p, c_size_t, c_void_p)
+
+
+class Object(ctypes.Structure):
+    """A map, counter, queue or blob."""
+
+    _fields_ = [("object", c_uint64)]
+
+
 _HANDLE = POINTER(c_void_p)
+_NUMBER = POINTER(c_uint64)
+_OBJECT = POINTER(Object)
+_CONTENT = (POINTER(c_void_p), POINTER(c_size_t))
 
 # What each function that gives a code takes.
-_CALLS = {
+_CALLS: Dict[str, Tuple[Any, ...]] = {
     "blocks_open": (c_char_p, _HANDLE),
     "blocks_create": (c_char_p, _HANDLE),
     "blocks_names": (c_void_p, EACH_NAME, c_void_p),
     "blocks_remove": (c_void_p, c_char_p, c_uint64),
     "producer_open": (c_void_p, c_char_p, c_uint64, c_char_p, _HANDLE),
-    "producer_publish": (c_void_p, c_void_p, c_size_t, c_uint64, POINTER(c_uint64)),
+    "producer_publish": (c_void_p, c_void_p, c_size_t, c_uint64, _NUMBER),
     "producer_begin": (c_void_p, c_size_t, c_uint64, _HANDLE),
-    "producer_commit": (c_void_p, c_uint64, POINTER(c_uint64)),
+    "producer_commit": (c_void_p, c_uint64, _NUMBER),
     "producer_abandon": (c_void_p,),
     "producer_hold": (c_void_p, c_uint64),
     "producer_release": (c_void_p,),
@@ -35,8 +47,37 @@ _CALLS = {
     "group_open": (c_void_p, c_char_p, _HANDLE),
     "group_hold_for_reading": (c_void_p, c_uint64),
     "group_hold_for_writing": (c_void_p, c_uint64),
-    "group_publish": (c_void_p, c_void_p, c_void_p, c_size_t, c_uint64, POINTER(c_uint64)),
+    "group_publish": (c_void_p, c_void_p, c_void_p, c_size_t, c_uint64, _NUMBER),
     "group_release": (c_void_p,),
+    "session_attach": (c_char_p, _HANDLE),
+    "session_view": (c_char_p, _HANDLE),
+    "session_doing": (c_void_p, c_char_p),
+    "session_close": (c_void_p,),
+    "begin": (c_void_p,),
+    "begin_with_item": (c_void_p, Object, c_uint64),
+    "begin_with_room": (c_void_p, Object, c_uint64),
+    "commit": (c_void_p,),
+    "rollback": (c_void_p,),
+    "delete": (c_void_p, c_char_p, c_char_p),
+    "map_open": (c_void_p, c_char_p, c_char_p, _OBJECT),
+    "map_get": (c_void_p, Object, c_void_p, c_size_t, *_CONTENT),
+    "map_put": (c_void_p, Object, c_void_p, c_size_t, c_void_p, c_size_t),
+    "map_remove": (c_void_p, Object, c_void_p, c_size_t),
+    "map_length": (c_void_p, Object, _NUMBER),
+    "map_each": (c_void_p, Object, EACH_ENTRY, c_void_p),
+    "counter_open": (c_void_p, c_char_p, c_char_p, _OBJECT),
+    "counter_get": (c_void_p, Object, _NUMBER),
+    "counter_add": (c_void_p, Object, c_uint64, _NUMBER),
+    "counter_set": (c_void_p, Object, c_uint64),
+    "queue_open": (c_void_p, c_char_p, c_char_p, c_uint64, _OBJECT),
+    "queue_length": (c_void_p, Object, _NUMBER),
+    "queue_push_back": (c_void_p, Object, c_void_p, c_size_t, c_uint64),
+    "queue_push_front": (c_void_p, Object, c_void_p, c_size_t, c_uint64),
+    "queue_pop_front": (c_void_p, Object, c_uint64, *_CONTENT),
+    "queue_pop_back": (c_void_p, Object, c_uint64, *_CONTENT),
+    "blob_open": (c_void_p, c_char_p, c_char_p, _OBJECT),
+    "blob_get": (c_void_p, Object, *_CONTENT),
+    "blob_set": (c_void_p, Object, c_void_p, c_size_t),
 }
 
 _CLOSES = ("blocks_close", "producer_close", "consumer_close", "pinned_close", "group_close")

@@ -2,56 +2,19 @@
 
 import ctypes
 import os
-from types import TracebackType
-from typing import Any, Iterator, List, Optional, Tuple, Type, TypeVar, Union
+from typing import Any, Iterator, List, Optional, Union
 
 from . import _abi
 from ._abi import call, milliseconds, opened
+from ._content import Content, path, pointer, text
 from ._errors import Busy, OutOfOrder
-
-Content = Union[bytes, bytearray, memoryview]
-_Self = TypeVar("_Self", bound="_Handle")
+from ._handle import Handle
 
 #: How long is waited where nothing is said.
 DEFAULT_TIMEOUT = 10.0
 
 
-class _Handle:
-    """Something that is closed once: by close(), at the end of `with`, or when nobody has it any more."""
-
-    _close = ""
-
-    def __init__(self, handle: int) -> None:
-        self._handle: Optional[int] = handle
-
-    @property
-    def _open(self) -> int:
-        if self._handle is None:
-            raise OutOfOrder("it is closed; open it again")
-        return self._handle
-
-    def close(self) -> None:
-        """Gives everything back. It may be called again."""
-        handle, self._handle = getattr(self, "_handle", None), None
-        if handle is not None:
-            getattr(_abi.library, self._close)(handle)
-
-    def __enter__(self: _Self) -> _Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: Optional[Type[BaseException]],
-        error: Optional[BaseException],
-        trace: Optional[TracebackType],
-    ) -> None:
-        self.close()
-
-    def __del__(self) -> None:
-        self.close()
-
-
-class Blocks(_Handle):
+class Blocks(Handle):
     """A directory of blocks. It belongs to this user, and nobody else may write to it."""
 
     _close = "holdfast_blocks_close"
@@ -59,29 +22,29 @@ class Blocks(_Handle):
     @classmethod
     def open(cls, directory: Union[str, "os.PathLike[str]", None] = None) -> "Blocks":
         """One that is there. Without a name it is `blocks` in the run directory."""
-        return cls(opened("blocks_open", _path(directory)))
+        return cls(opened("blocks_open", path(directory)))
 
     @classmethod
     def create(cls, directory: Union[str, "os.PathLike[str]", None] = None) -> "Blocks":
         """The same, made if it is not there."""
-        return cls(opened("blocks_create", _path(directory)))
+        return cls(opened("blocks_create", path(directory)))
 
     def producer(self, name: str, *, size: int = 0, group: Optional[str] = None) -> "Producer":
         """A producer of the block `name`, which is there from the first content on. `size` bytes are reserved, and no
         more accepted; without it the block grows as needed. `group` is the group whose lock it shares."""
-        return Producer(opened("producer_open", self._open, _text(name), size, group and _text(group)))
+        return Producer(opened("producer_open", self._open, text(name), size, group and text(group)))
 
     def consumer(self, name: str) -> "Consumer":
         """A consumer of the block `name`."""
-        return Consumer(opened("consumer_open", self._open, _text(name)))
+        return Consumer(opened("consumer_open", self._open, text(name)))
 
     def group(self, name: str) -> "Group":
         """The group `name`, which need not be made."""
-        return Group(opened("group_open", self._open, _text(name)))
+        return Group(opened("group_open", self._open, text(name)))
 
     def remove(self, name: str, timeout: float = DEFAULT_TIMEOUT) -> None:
         """Takes a block's name away. Consumers are told, producers begin another block."""
-        call("blocks_remove", self._open, _text(name), milliseconds(timeout))
+        call("blocks_remove", self._open, text(name), milliseconds(timeout))
 
     def names(self) -> List[str]:
         """The name of every block, in order."""
@@ -94,7 +57,7 @@ class Blocks(_Handle):
         return names
 
 
-class Producer(_Handle):
+class Producer(Handle):
     """Writes one block."""
 
     _close = "holdfast_producer_close"
@@ -102,8 +65,8 @@ class Producer(_Handle):
     def publish(self, content: Content, timeout: float = DEFAULT_TIMEOUT) -> int:
         """Makes this the block's content, and gives its version."""
         version = ctypes.c_uint64()
-        pointer, length, _kept = _pointer(content)
-        call("producer_publish", self._open, pointer, length, milliseconds(timeout), ctypes.byref(version))
+        at, length, _kept = pointer(content)
+        call("producer_publish", self._open, at, length, milliseconds(timeout), ctypes.byref(version))
         return version.value
 
     def hold(self, timeout: float = DEFAULT_TIMEOUT) -> None:
@@ -115,7 +78,7 @@ class Producer(_Handle):
         call("producer_release", self._open)
 
 
-class Consumer(_Handle):
+class Consumer(Handle):
     """Reads one block."""
 
     _close = "holdfast_consumer_close"
@@ -151,7 +114,7 @@ class Consumer(_Handle):
         call("consumer_unlock", self._open)
 
 
-class Pinned(_Handle):
+class Pinned(Handle):
     """Content that no producer writes to as long as this is open: use `view` where it lies, within `with`."""
 
     _close = "holdfast_pinned_close"
@@ -183,7 +146,7 @@ class Pinned(_Handle):
         super().close()
 
 
-class Group(_Handle):
+class Group(Handle):
     """Several blocks under one lock."""
 
     _close = "holdfast_group_close"
@@ -199,9 +162,9 @@ class Group(_Handle):
     def publish(self, producer: Producer, content: Content, timeout: float = DEFAULT_TIMEOUT) -> int:
         """As Producer.publish, for a block of the group, which is held for writing."""
         version = ctypes.c_uint64()
-        pointer, length, _kept = _pointer(content)
+        at, length, _kept = pointer(content)
         call(
-            "group_publish", self._open, producer._open, pointer, length, milliseconds(timeout),
+            "group_publish", self._open, producer._open, at, length, milliseconds(timeout),
             ctypes.byref(version),
         )
         return version.value
@@ -209,24 +172,3 @@ class Group(_Handle):
     def release(self) -> None:
         """Gives the lock back."""
         call("group_release", self._open)
-
-
-def _text(text: str) -> bytes:
-    return text.encode()
-
-
-def _path(path: Union[str, "os.PathLike[str]", None]) -> Optional[bytes]:
-    return None if path is None else os.fsencode(path)
-
-
-def _pointer(content: Content) -> Tuple[Any, int, Any]:
-    """Where the bytes are, how many, and what keeps them there meanwhile. Only what is read-only and no `bytes` is copied."""
-    if isinstance(content, bytes):
-        return ctypes.c_char_p(content), len(content), content
-    view = memoryview(content)
-    if view.readonly or not view.contiguous:
-        copy = view.tobytes()
-        return ctypes.c_char_p(copy), len(copy), copy
-    view = view.cast("B")
-    array = (ctypes.c_ubyte * len(view)).from_buffer(view)
-    return ctypes.cast(array, ctypes.c_void_p), len(view), array

@@ -42,6 +42,33 @@ class OutOfOrder(HoldfastError):
     """Another call comes first."""
 
 
+class Full(HoldfastError):
+    """The region, its object table, or what one transaction may hold, is full."""
+
+
+class Exists(HoldfastError):
+    """There is an object of that name, of another kind."""
+
+
+class WrongThread(HoldfastError):
+    """The session is another thread's, or that of the process that this one was forked from."""
+
+
+class Away(HoldfastError, ConnectionError):
+    """No instance is there, it lets this user not in, or it has ended the session: attach again."""
+
+
+class NoSuchKey(HoldfastError, KeyError):
+    """The map has no such key."""
+
+    def __str__(self) -> str:
+        return str(self.args[0]) if self.args else ""
+
+
+class Locked(HoldfastError, TimeoutError):
+    """Another held an object's lock for too long."""
+
+
 BY_CODE: Dict[int, Type[HoldfastError]] = {
     1: SystemFailure,
     2: InvalidArgument,
@@ -51,4 +78,10 @@ BY_CODE: Dict[int, Type[HoldfastError]] = {
     6: TooLarge,
     7: Refused,
     8: OutOfOrder,
+    9: Full,
+    10: Exists,
+    11: WrongThread,
+    12: Away,
+    13: NoSuchKey,
+    14: Locked,
 }

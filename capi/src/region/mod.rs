@@ -1,0 +1,12 @@
+//! The region of a running instance: what a program outside the pool shares with it. A session or view (`session`), its
+//! handle (`shares`), the transaction that is open on it (`seated`, `transaction`), and a room for each kind of object.
+
+mod blob;
+mod counter;
+mod map;
+mod objects;
+mod queue;
+mod seated;
+mod session;
+mod shares;
+mod transaction;

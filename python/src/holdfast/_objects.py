@@ -1,0 +1,167 @@
+"""What is shared in the region: maps, counters, queues and blobs, as Python has things."""
+
+import ctypes
+from typing import TYPE_CHECKING, Any, Iterator, List, Mapping, MutableMapping, Optional, Tuple
+
+from . import _abi
+from ._abi import Object, call, milliseconds
+from ._content import Content, pointer, text
+from ._errors import Busy
+
+if TYPE_CHECKING:
+    from ._region import Share
+
+#: How long a queue is waited for where nothing is said.
+DEFAULT_TIMEOUT = 10.0
+
+
+class _Named:
+    """An object in a folder. It need not be closed, and ends with its share."""
+
+    _kind = ""
+
+    def __init__(self, share: "Share", folder: str, name: str, *more: int) -> None:
+        self._share = share
+        self._object = Object()
+        call(f"{self._kind}_open", share._open, text(folder), text(name), *more, ctypes.byref(self._object))
+
+    def _call(self, name: str, *arguments: Any) -> None:
+        call(f"{self._kind}_{name}", self._share._open, self._object, *arguments)
+
+    def _number(self, name: str, *arguments: Any) -> int:
+        number = ctypes.c_uint64()
+        self._call(name, *arguments, ctypes.byref(number))
+        return number.value
+
+    def _content(self, name: str, *arguments: Any) -> bytes:
+        data, length = ctypes.c_void_p(), ctypes.c_size_t()
+        self._call(name, *arguments, ctypes.byref(data), ctypes.byref(length))
+        return ctypes.string_at(data, length.value) if length.value else b""
+
+
+class MapView(_Named, Mapping[bytes, bytes]):
+    """Values under keys, both bytes, to read. Iteration is outside of a transaction, in no order, while others go on: a key
+    that is there all the while is given once, another at most once."""
+
+    _kind = "map"
+
+    def __getitem__(self, key: bytes) -> bytes:
+        at, length, _kept = pointer(key)
+        return self._content("get", at, length)
+
+    def __len__(self) -> int:
+        return self._number("length")
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter([key for key, _value in self.entries()])
+
+    def entries(self) -> List[Tuple[bytes, bytes]]:
+        """Every key with its value."""
+        entries: List[Tuple[bytes, bytes]] = []
+
+        def each(key: int, key_length: int, value: int, value_length: int, _context: Any) -> int:
+            entries.append((ctypes.string_at(key, key_length), ctypes.string_at(value, value_length)))
+            return 0
+
+        self._call("each", _abi.EACH_ENTRY(each), None)
+        return entries
+
+
+class Map(MapView, MutableMapping[bytes, bytes]):
+    """Values under keys, both bytes. Within a transaction the map is locked from its first use to the end, and what was
+    changed is seen; otherwise each change is a transaction of its own, and reading locks nothing."""
+
+    def __setitem__(self, key: bytes, value: Content) -> None:
+        at, length, _kept = pointer(key)
+        value_at, value_length, _value_kept = pointer(value)
+        self._call("put", at, length, value_at, value_length)
+
+    def __delitem__(self, key: bytes) -> None:
+        at, length, _kept = pointer(key)
+        self._call("remove", at, length)
+
+
+class CounterView(_Named):
+    """A number, to read."""
+
+    _kind = "counter"
+
+    @property
+    def value(self) -> int:
+        """Its value."""
+        return self._number("get")
+
+
+class Counter(CounterView):
+    """A number from 0 to 2⁶⁴ - 1."""
+
+    def add(self, amount: int = 1) -> int:
+        """Adds to it, also less than 0, and gives the sum, which wraps around."""
+        return self._number("add", ctypes.c_uint64(amount))
+
+    def set(self, value: int) -> None:
+        """Gives it another value."""
+        self._call("set", ctypes.c_uint64(value))
+
+
+class QueueView(_Named):
+    """Items in order, to look at."""
+
+    _kind = "queue"
+
+    def __len__(self) -> int:
+        return self._number("length")
+
+    def __bool__(self) -> bool:
+        return True
+
+
+class Queue(QueueView):
+    """Items in order, each of them bytes, put in and taken out at either end. Within a transaction nothing is waited for:
+    see Session.transaction."""
+
+    def push(self, item: Content, timeout: float = DEFAULT_TIMEOUT) -> None:
+        """Puts an item behind the last one; Busy if there is no room for so long."""
+        self._push("push_back", item, timeout)
+
+    def push_front(self, item: Content, timeout: float = DEFAULT_TIMEOUT) -> None:
+        """Puts an item before the first one."""
+        self._push("push_front", item, timeout)
+
+    def pop(self, timeout: float = DEFAULT_TIMEOUT) -> bytes:
+        """Takes the first item out; Busy if there is none for so long."""
+        return self._content("pop_front", milliseconds(timeout))
+
+    def pop_back(self, timeout: float = DEFAULT_TIMEOUT) -> bytes:
+        """Takes the last item out."""
+        return self._content("pop_back", milliseconds(timeout))
+
+    def poll(self) -> Optional[bytes]:
+        """The first item, taken out, or None if there is none now."""
+        try:
+            return self.pop(0)
+        except Busy:
+            return None
+
+    def _push(self, name: str, item: Content, timeout: float) -> None:
+        at, length, _kept = pointer(item)
+        self._call(name, at, length, milliseconds(timeout))
+
+
+class BlobView(_Named):
+    """Bytes, to read."""
+
+    _kind = "blob"
+
+    def get(self) -> bytes:
+        """A copy of all of it, as it was at one moment."""
+        return self._content("get")
+
+
+class Blob(BlobView):
+    """Bytes."""
+
+    def set(self, content: Content) -> None:
+        """Replaces all of it."""
+        at, length, _kept = pointer(content)
+        self._call("set", at, length)

@@ -1,0 +1,148 @@
+"""The region of a running instance: sessions, views and transactions."""
+
+import os
+from types import TracebackType
+from typing import Optional, Type, Union
+
+from ._abi import call, milliseconds, opened
+from ._content import path, text
+from ._errors import HoldfastError
+from ._handle import Handle
+from ._objects import DEFAULT_TIMEOUT, Blob, BlobView, Counter, CounterView, Map, MapView, Queue, QueueView
+
+
+class Share(Handle):
+    """A share in the region, for the thread that attached: another thread attaches for itself, and so does a child that was
+    forked (WrongThread otherwise). Closed by close(), at the end of `with`, or when nobody has it any more."""
+
+    def close(self) -> None:
+        """Rolls back what is open, and gives the slot back. It may be called again."""
+        handle, self._handle = getattr(self, "_handle", None), None
+        if handle is not None:
+            call("session_close", handle)
+
+    def __del__(self) -> None:
+        try:
+            self.close()
+        except HoldfastError:
+            # By another thread: it is closed with its own.
+            pass
+
+
+class View(Share):
+    """The region of the instance that owns a run directory, to read only: objects that are not there are UnknownName."""
+
+    def __init__(self, run_dir: Union[str, "os.PathLike[str]", None] = None) -> None:
+        super().__init__(opened("session_view", path(run_dir)))
+
+    def map(self, folder: str, name: str) -> MapView:
+        """The map of this name in the folder at this path."""
+        return MapView(self, folder, name)
+
+    def counter(self, folder: str, name: str) -> CounterView:
+        """The counter of this name."""
+        return CounterView(self, folder, name)
+
+    def queue(self, folder: str, name: str) -> QueueView:
+        """The queue of this name."""
+        return QueueView(self, folder, name, 0)
+
+    def blob(self, folder: str, name: str) -> BlobView:
+        """The blob of this name."""
+        return BlobView(self, folder, name)
+
+
+class Session(Share):
+    """A slot of one's own in the region of the instance that owns a run directory; without one it is the usual one.
+
+    A process that is killed is repaired: what it had half done is undone, what it had locked is free."""
+
+    def __init__(self, run_dir: Union[str, "os.PathLike[str]", None] = None) -> None:
+        super().__init__(opened("session_attach", path(run_dir)))
+
+    def map(self, folder: str, name: str) -> Map:
+        """The map of this name in the folder at this path (names with `/` between them); what is not there is made."""
+        return Map(self, folder, name)
+
+    def counter(self, folder: str, name: str) -> Counter:
+        """The counter of this name, likewise."""
+        return Counter(self, folder, name)
+
+    def queue(self, folder: str, name: str, capacity: int = 0) -> Queue:
+        """The queue of this name, likewise; one that is made takes at most `capacity` items, or any number with 0."""
+        return Queue(self, folder, name, capacity)
+
+    def blob(self, folder: str, name: str) -> Blob:
+        """The blob of this name, likewise."""
+        return Blob(self, folder, name)
+
+    def delete(self, folder: str, name: str) -> None:
+        """Deletes the object of this name; UnknownName if there is none."""
+        call("delete", self._open, text(folder), text(name))
+
+    def doing(self, what: str) -> None:
+        """Says what this program is doing, for the status and for the report of a crash."""
+        call("session_doing", self._open, text(what))
+
+    def transaction(
+        self,
+        *,
+        item_of: Optional[Queue] = None,
+        room_in: Optional[Queue] = None,
+        timeout: float = DEFAULT_TIMEOUT,
+    ) -> "Transaction":
+        """A transaction, for `with`: committed at the end, or rolled back by an exception. With `item_of` it begins once that
+        queue has an item, with `room_in` once that has room; Busy if that takes longer than `timeout`."""
+        return Transaction(self, item_of, room_in, timeout)
+
+
+class Transaction:
+    """Changes that are there wholly or not at all, whoever is killed. What is used in it is locked to its end: keep it short.
+    While it is open, everything that is done through its session is part of it. An exception that came from the region has
+    rolled it back already; NoSuchKey, and Busy for a queue that is empty or full, have not."""
+
+    def __init__(
+        self, session: Session, item_of: Optional[Queue], room_in: Optional[Queue], timeout: float
+    ) -> None:
+        if item_of is not None and room_in is not None:
+            raise ValueError("a transaction waits for an item or for room; give one of them")
+        self._session = session
+        self._item_of, self._room_in, self._timeout = item_of, room_in, timeout
+
+    def __enter__(self) -> "Transaction":
+        session, timeout = self._session._open, milliseconds(self._timeout)
+        if self._item_of is not None:
+            call("begin_with_item", session, self._item_of._object, timeout)
+        elif self._room_in is not None:
+            call("begin_with_room", session, self._room_in._object, timeout)
+        else:
+            call("begin", session)
+        return self
+
+    def __exit__(
+        self,
+        kind: Optional[Type[BaseException]],
+        error: Optional[BaseException],
+        trace: Optional[TracebackType],
+    ) -> None:
+        call("commit" if kind is None else "rollback", self._session._open)
+
+    def map(self, folder: str, name: str) -> Map:
+        """As Session.map."""
+        return self._session.map(folder, name)
+
+    def counter(self, folder: str, name: str) -> Counter:
+        """As Session.counter."""
+        return self._session.counter(folder, name)
+
+    def queue(self, folder: str, name: str, capacity: int = 0) -> Queue:
+        """As Session.queue."""
+        return self._session.queue(folder, name, capacity)
+
+    def blob(self, folder: str, name: str) -> Blob:
+        """As Session.blob."""
+        return self._session.blob(folder, name)
+
+    def delete(self, folder: str, name: str) -> None:
+        """As Session.delete."""
+        self._session.delete(folder, name)
