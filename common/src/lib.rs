@@ -29,6 +29,8 @@ pub mod demand;
 
 pub mod lock;
 
+pub mod gate;
+
 pub mod undo;
 
 pub mod heap;

@@ -35,6 +35,8 @@ const LONGEST_PAUSE: u32 = 32;
 pub trait Word {
     /// What it holds.
     fn load(&self) -> u64;
+    /// The same, in the one order that these looks have with every exchange and swap of any word.
+    fn look(&self) -> u64;
     /// Stores, and lets nobody see the store before what was stored before it.
     fn store(&self, value: u64);
     /// Stores `to` if it holds `from`; whether it did.
@@ -45,6 +47,8 @@ pub trait Word {
     fn wait(&self, seen: u64, limit: Duration) -> Waited;
     /// Wakes one that sleeps.
     fn wake(&self);
+    /// Wakes all that sleep.
+    fn wake_all(&self);
     /// What follows is not seen before what stands above.
     fn release_fence();
     /// What follows is not read before what stands above.
@@ -57,6 +61,11 @@ impl Word for AtomicU64 {
     #[inline]
     fn load(&self) -> u64 {
         self.load(Acquire)
+    }
+
+    #[inline]
+    fn look(&self) -> u64 {
+        self.load(SeqCst)
     }
 
     #[inline]
@@ -80,6 +89,10 @@ impl Word for AtomicU64 {
 
     fn wake(&self) {
         futex::wake_one(self);
+    }
+
+    fn wake_all(&self) {
+        futex::wake_all(self);
     }
 
     #[inline]

@@ -39,10 +39,16 @@ pub enum Bug {
     ReadOnce,
     /// After taking a lock nobody looks whether the object is still the same.
     GenerationUnchecked,
+    /// A page is changed without being marked for the next checkpoint.
+    MarkForgotten,
+    /// A transaction begins without a look at the gate.
+    GateIgnored,
+    /// Repair leaves the gate closed that a dead checkpoint process had closed.
+    GateLeftClosed,
 }
 
 /// Every one of them.
-pub const ALL: [Bug; 17] = [
+pub const ALL: [Bug; 20] = [
     Bug::LogAfterChange,
     Bug::ChangeNotLogged,
     Bug::ReleasedBeforeEmpty,
@@ -60,6 +66,9 @@ pub const ALL: [Bug; 17] = [
     Bug::ShownBeforeCommit,
     Bug::ReadOnce,
     Bug::GenerationUnchecked,
+    Bug::MarkForgotten,
+    Bug::GateIgnored,
+    Bug::GateLeftClosed,
 ];
 
 /// Whether this mistake is planted.

@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering::{Relaxed, Release, SeqCst};
 use std::sync::atomic::compiler_fence;
 use std::time::Duration;
 
+use crate::gate;
 use crate::heap::Cursor;
 use crate::ids::Owner;
 use crate::layout::{Object, SLAB_LISTS, Slot, Tally};
@@ -86,10 +87,10 @@ impl<'r> Seat<'r> {
         self.region
     }
 
-    /// Begins a transaction.
+    /// Begins a transaction, once no checkpoint keeps it from beginning.
     ///
     /// # Errors
-    /// [`TxnError::Disturbed`] where the log is not empty or the slot is not this owner's; [`TxnError::Forked`].
+    /// [`TxnError::Busy`] where one has for too long; [`TxnError::Disturbed`] where the log is not empty or the slot is not this owner's; [`TxnError::Forked`].
     pub fn begin(&mut self) -> Result<Transaction<'_, 'r>, TxnError> {
         if !self.mark.is_mine() {
             return Err(TxnError::Forked);
@@ -97,7 +98,18 @@ impl<'r> Seat<'r> {
         if !self.log.is_empty() || !self.slot.is(self.owner.generation, State::Live) {
             return Err(TxnError::Disturbed);
         }
+        if !gate::enter(&self.slot.open, &self.region.header().gate.word, lock::PATIENCE) {
+            return Err(TxnError::Busy);
+        }
         Ok(Transaction::on(self))
+    }
+
+    /// The transaction has ended, and holds nothing any more.
+    #[inline]
+    pub(crate) fn end_transaction(&mut self) {
+        self.drop_locks();
+        compiler_fence(SeqCst);
+        gate::leave(&self.slot.open);
     }
 
     /// Detaches cleanly: there is nothing to repair.

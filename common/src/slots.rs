@@ -3,6 +3,7 @@
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
 use std::sync::atomic::{AtomicU64, compiler_fence};
 
+use crate::gate;
 use crate::ids::{Generation, Owner, Pid, SlotIndex};
 use crate::layout::{Counters, Slot};
 use crate::limits::{DOING_SIZE, MAX_HELD};
@@ -109,9 +110,10 @@ impl Slot {
         self.shift(generation, State::Reserved, State::Live)
     }
 
-    /// Whether nothing half-done is in the slot: no log, no lock, no intent.
+    /// Whether nothing half-done is in the slot: no transaction, no log, no lock, no intent.
     pub fn holds_nothing(&self) -> bool {
-        self.undo.load(Acquire) == 0
+        !gate::is_open(&self.open)
+            && self.undo.load(Acquire) == 0
             && self.mini.load(Acquire) == 0
             && self.held_count.load(Acquire) == 0
             && self.intent.minute.load(Acquire) == 0

@@ -38,6 +38,10 @@ impl Word for Modelled {
         self.with(|value| *value)
     }
 
+    fn look(&self) -> u64 {
+        self.load()
+    }
+
     fn store(&self, value: u64) {
         self.with(|word| *word = value);
     }
@@ -65,6 +69,10 @@ impl Word for Modelled {
 
     fn wake(&self) {
         self.bed.notify_one();
+    }
+
+    fn wake_all(&self) {
+        self.bed.notify_all();
     }
 
     fn release_fence() {}

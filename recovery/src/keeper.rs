@@ -16,6 +16,7 @@ use common::ids::{Minute, SlotIndex};
 use common::journal::OpenMinute;
 use common::journal::seal::seal;
 use common::journal::spool::{MinuteFile, Spool};
+use common::journal::writer;
 use common::layout::{JournalState, Slot};
 use common::region::Region;
 use common::wire::control::Sync;
@@ -38,6 +39,7 @@ const LONG_HELD: Duration = Duration::from_secs(10);
 const LIST: &str = "list the spool";
 const SEAL: &str = "seal a minute of the journal";
 const SYNC: &str = "sync the journal";
+const ROOM_FOR: &str = "make room in the spool";
 
 /// Keeps the journal of one region in one spool.
 #[derive(Debug)]
@@ -243,7 +245,8 @@ impl<'r> Keeper<'r> {
         }
         // Nobody else writes this word; readers and writers rely on it.
         store(&self.journal().sealed, self.sealed.0);
-        account(self.journal(), &self.listing.files, self.sealed);
+        self.make_room();
+        account(self.journal(), &self.listing.files, self.listing.shipped_bytes(), self.sealed);
         let sealed = self.sealed;
         let mut ring = self.journal().ring_claims().into_iter().flatten();
         if ring.any(|claims| claims.minute <= sealed) && holder(self.region, sealed).is_none() {
@@ -272,6 +275,40 @@ impl<'r> Keeper<'r> {
             {
                 log::warn!("minute {minute} of the journal is neither in the spool nor sealed");
                 let _ = entry.tail.compare_exchange(word, 0, SeqCst, SeqCst);
+            }
+        }
+    }
+
+    /// Shipped minutes are kept for the case that the machine goes down, and only while there is room: the oldest goes first.
+    fn make_room(&mut self) {
+        while let Some((minute, _)) = self.listing.shipped.first().copied() {
+            match self.lacks_room() {
+                Ok(false) => return,
+                Ok(true) => {}
+                Err(error) => return self.complaints.raise(ROOM_FOR, &error),
+            }
+            if let Err(error) = self.spool.remove_shipped(minute) {
+                return self.complaints.raise(ROOM_FOR, &error);
+            }
+            log::warn!(
+                "{minute}.sent is removed for want of room, before checkpoints cover it: were the machine to go down \
+                 now, its messages would be counted no more"
+            );
+            self.listing.shipped.remove(0);
+        }
+    }
+
+    fn lacks_room(&self) -> io::Result<bool> {
+        let journal = self.journal();
+        match journal.limit.load(SeqCst) {
+            0 => {
+                let (free, keep) = writer::free_and_kept(self.spool.directory())?;
+                Ok(free < keep.saturating_mul(2))
+            }
+            limit => {
+                let files: u64 = self.listing.files.iter().map(|file| file.size).sum();
+                let used = files.saturating_add(self.listing.shipped_bytes());
+                Ok(used > limit - limit / ROOM)
             }
         }
     }
@@ -323,11 +360,11 @@ fn holder(region: &Region, minute: Minute) -> Option<(SlotIndex, &Slot)> {
 
 /// Writes down what the spool's closed files hold, and which is the oldest. A file counts as closed once it is
 /// sealed, or where the ring has no entry that counts it.
-pub(crate) fn account(journal: &JournalState, files: &[MinuteFile], sealed: Minute) {
+pub(crate) fn account(journal: &JournalState, files: &[MinuteFile], shipped: u64, sealed: Minute) {
     let ring = journal.ring_claims();
     let in_ring = |minute| ring.iter().flatten().any(|claims| claims.minute == minute);
     let closed = files.iter().filter(|file| file.minute <= sealed || !in_ring(file.minute));
-    store(&journal.closed_bytes, closed.fold(0, |sum, file| sum.saturating_add(file.size)));
+    store(&journal.closed_bytes, closed.fold(shipped, |sum, file| sum.saturating_add(file.size)));
     let oldest = files.iter().find(|file| file.size > 0 || in_ring(file.minute));
     store(&journal.oldest, oldest.map_or(0, |file| file.minute.0));
 }
@@ -339,15 +376,25 @@ fn store(word: &AtomicU64, value: u64) {
     }
 }
 
+/// Of the spool's limit this part stays free of what is kept only for the case that the machine goes down: the other one in
+/// so many.
+const ROOM: u64 = 4;
+
 /// What is in the spool, read again only when the directory has changed.
 #[derive(Debug, Default)]
 struct Listing {
     files: Vec<MinuteFile>,
+    /// Shipped, and kept until checkpoints cover them.
+    shipped: Vec<(Minute, u64)>,
     changed: Option<SystemTime>,
     trusted: bool,
 }
 
 impl Listing {
+    fn shipped_bytes(&self) -> u64 {
+        self.shipped.iter().fold(0, |sum, (_, bytes)| sum.saturating_add(*bytes))
+    }
+
     fn refresh(&mut self, spool: &Spool) -> io::Result<()> {
         let started = SystemTime::now();
         let changed = spool.directory().metadata()?.modified()?;
@@ -355,6 +402,7 @@ impl Listing {
             return Ok(());
         }
         self.files = spool.minutes()?;
+        self.shipped = spool.shipped()?;
         self.changed = Some(changed);
         // The time stamp is coarse: another change may follow under the same one.
         let age = started.duration_since(changed).unwrap_or_default();

@@ -27,6 +27,10 @@ pub mod verify;
 
 pub mod dump;
 
+pub mod checkpoint;
+
+pub mod restore;
+
 pub mod offline;
 
 pub mod carry;

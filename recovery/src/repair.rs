@@ -8,6 +8,7 @@
 use std::io;
 use std::sync::atomic::Ordering::{Acquire, SeqCst};
 
+use common::gate;
 use common::ids::{Minute, Owner, Pid};
 use common::journal::intent::Verdict;
 use common::journal::spool::Spool;
@@ -98,8 +99,10 @@ impl<'r> Repairer<'r> {
         let transaction = corpse.settle_logs()?;
         // 3. What it held: not before what it covered is whole.
         corpse.release_locks();
-        // 4. The counters are shown, and the journal's minute is not held back any more.
+        // 4. The counters are shown, and the journal's minute is not held back any more; nor is a checkpoint, or what waits
+        // for the end of one.
         corpse.republish();
+        corpse.leave_gate();
         // 5. The slot is free: last, since a slot that is free is not looked at again.
         corpse.free()?;
         Ok(Some(Remains { owner, pid, doing, transaction }))
@@ -212,6 +215,14 @@ impl Corpse<'_> {
         self.slot.publish();
         self.tally.publish_all();
         self.slot.intent.clear();
+    }
+
+    /// Its transaction has ended now. If it was itself taking a checkpoint, others may begin transactions again.
+    fn leave_gate(&self) {
+        gate::leave(&self.slot.open);
+        if !planted::has(Bug::GateLeftClosed) {
+            gate::reopen(&self.region.header().gate.word, lock::tag(self.owner));
+        }
     }
 
     fn free(&self) -> Result<(), Setback> {

@@ -65,6 +65,8 @@ pub struct TakenOver {
 pub fn take_over(region: &Region, spool: &Spool) -> Result<TakenOver, Obstacle> {
     let durable = spool.read_sealed()?;
     let taken_over = repair_all(region, Repairer::new(region, spool).with_sealed(durable))?;
+    // Nobody is at work, so nobody takes a checkpoint, whoever the word names.
+    region.header().gate.word.store(0, SeqCst);
     check_objects(region)?;
     match tidy(region) {
         Ok(tidied) => {
@@ -144,7 +146,8 @@ fn prepare_journal(journal: &JournalState, spool: &Spool, durable: Minute) -> Re
     drop_lost_entries(journal, &ours);
     journal.release_sealed_entries();
     journal.open.store(OpenMinute { minute: open, closed: true }.word(), SeqCst);
-    keeper::account(journal, &files, sealed);
+    let shipped = spool.shipped()?.iter().fold(0_u64, |sum, (_, bytes)| sum.saturating_add(*bytes));
+    keeper::account(journal, &files, shipped, sealed);
     Ok(())
 }
 

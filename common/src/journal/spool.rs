@@ -178,6 +178,41 @@ impl Spool {
         Ok(found.into_values().collect())
     }
 
+    /// The minutes that were shipped and are kept until checkpoints cover them, `M.sent`, in ascending order, and their bytes.
+    ///
+    /// # Errors
+    /// What reading the directory reports.
+    pub fn shipped(&self) -> io::Result<Vec<(Minute, u64)>> {
+        let mut found = Vec::new();
+        let directory = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&self.directory));
+        for entry in std::fs::read_dir(directory)? {
+            let entry = entry?;
+            let name = entry.file_name();
+            let stem = name.to_str().and_then(|name| name.strip_suffix(".sent"));
+            if let Some(minute) = stem.and_then(minute_named) {
+                found.push((minute, entry.metadata().map_or(0, |metadata| metadata.size())));
+            }
+        }
+        found.sort_unstable();
+        Ok(found)
+    }
+
+    /// Opens a shipped minute for reading.
+    ///
+    /// # Errors
+    /// What open reports.
+    pub fn open_shipped(&self, minute: Minute) -> io::Result<File> {
+        self.open(&shipped_name(minute), OFlag::O_RDONLY)
+    }
+
+    /// Removes a shipped minute.
+    ///
+    /// # Errors
+    /// What unlink reports, besides that it is gone.
+    pub fn remove_shipped(&self, minute: Minute) -> io::Result<()> {
+        self.unlink(&shipped_name(minute))
+    }
+
     /// The durable record of what is sealed; minute 0 where nothing is.
     ///
     /// # Errors
@@ -275,15 +310,24 @@ pub fn lock_name(minute: Minute) -> String {
     format!("{minute}.dat.lock")
 }
 
+/// What the file is called once it is shipped, for as long as it is kept: `M.sent`.
+pub fn shipped_name(minute: Minute) -> String {
+    format!("{minute}.sent")
+}
+
 /// Reads `M.dat` and `M.dat.lock`; the flag says which. Names that are written otherwise are not ours.
 fn read_name(name: &str) -> Option<(Minute, bool)> {
     let (stem, is_lock) = match name.strip_suffix(".dat.lock") {
         Some(stem) => (stem, true),
         None => (name.strip_suffix(".dat")?, false),
     };
+    Some((minute_named(stem)?, is_lock))
+}
+
+/// The minute of this number: no sign, no leading zero, nothing so large that arithmetic on it could overflow.
+fn minute_named(stem: &str) -> Option<Minute> {
     let minute = Minute(stem.parse().ok()?);
-    // No sign, no leading zero, nothing so large that arithmetic on it could overflow.
-    (minute.to_string() == stem && minute.is_possible()).then_some((minute, is_lock))
+    (minute.to_string() == stem && minute.is_possible()).then_some(minute)
 }
 
 /// The path of a minute's file in a spool at `path`.

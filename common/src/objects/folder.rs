@@ -255,6 +255,7 @@ impl<'s, 'r> Transaction<'s, 'r> {
             }
             let generation = ((former >> 32) as u32).wrapping_add(1);
             // Never taken back, also if the transaction is: nobody shall meet another object under this handle.
+            self.region().mark(self.region().object_offset(index), size_of::<Object>());
             lock::begin_change(&object.seq);
             object.identity.store(identity(generation, Kind::Free), Relaxed);
             self.set_identity(index, object, identity(generation, kind))?;

@@ -33,6 +33,11 @@ pub fn wake_one(word: &AtomicU64) {
     let _ = futex::wake(low_half(word), futex::Flags::empty(), 1);
 }
 
+/// Wakes every process that sleeps on the low half of `word`.
+pub fn wake_all(word: &AtomicU64) {
+    let _ = futex::wake(low_half(word), futex::Flags::empty(), i32::MAX as u32);
+}
+
 /// The kernel compares 32 bits: the half of the word in which its lowest bits are.
 fn low_half(word: &AtomicU64) -> &AtomicU32 {
     let half = word.as_ptr().cast::<AtomicU32>().wrapping_add(usize::from(cfg!(target_endian = "big")));

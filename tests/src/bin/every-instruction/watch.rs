@@ -93,7 +93,7 @@ impl<'a> Watch<'a> {
             add(geometry.logs + u64::from(*slot) * UNDO_LOG_SIZE, UNDO_LOG_SIZE);
             add(region.tally_offset(SlotIndex(*slot)).0, size_of::<Tally>() as u64);
         }
-        add(geometry.objects, geometry.heap - geometry.objects);
+        add(geometry.marks, geometry.heap - geometry.marks);
         let mut ahead = 0;
         for page in 0..geometry.page_count {
             let owned = region.slab(page).is_some_and(|slab| slab.owner.load(Relaxed) != 0);
