@@ -2,10 +2,13 @@
 
 use std::fs::File;
 use std::path::Path;
+use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 
 use common::error::{Context, Error, Result};
 use common::heap::Usage;
+use common::ids::SlotIndex;
+use common::layout::Slot;
 use common::region::Region;
 use common::slots::{Activity, State, Totals};
 use common::sys::channel::{Channel, Received};
@@ -47,6 +50,25 @@ pub struct SpoolView {
     pub limit: Option<u64>,
     /// The oldest minute file.
     pub oldest_minute: Option<u64>,
+}
+
+/// Checkpoints as the region's header has them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CheckpointView {
+    /// The newest one's number, if there is one.
+    pub number: Option<u64>,
+    /// When it was taken, in nanoseconds since the epoch.
+    pub taken_ns: u64,
+    /// Bytes of its file.
+    pub bytes: u64,
+    /// For how long nobody could begin a transaction.
+    pub pause_us: u64,
+    /// When the region was restored from a checkpoint, if it was.
+    pub restored_ns: Option<u64>,
+    /// When that one had been taken.
+    pub restored_from_ns: u64,
+    /// Messages of the journal that were counted on top of it.
+    pub replayed: u64,
 }
 
 /// A slot in use.
@@ -166,9 +188,30 @@ impl StatusView {
         Usage::of(&self.region)
     }
 
+    /// All slots but the one of a checkpoint process.
+    fn workers_slots(&self) -> impl Iterator<Item = (SlotIndex, &Slot)> {
+        let worker = |(_, slot): &(_, &Slot)| slot.activity.load(Relaxed) != Activity::Checkpoint as u32;
+        self.region.slots().filter(worker)
+    }
+
+    /// The checkpoints of the region, and the one that it was restored from.
+    pub fn checkpoints(&self) -> CheckpointView {
+        let history = &self.region.header().history;
+        let some = |word: &AtomicU64| Some(word.load(Relaxed)).filter(|word| *word != 0);
+        CheckpointView {
+            number: some(&history.number),
+            taken_ns: history.taken_ns.load(Relaxed),
+            bytes: history.bytes.load(Relaxed),
+            pause_us: history.pause_ns.load(Relaxed) / 1000,
+            restored_ns: some(&history.restored_ns),
+            restored_from_ns: history.restored_from_ns.load(Relaxed),
+            replayed: history.replayed.load(Relaxed),
+        }
+    }
+
     /// The workers by what they are at.
     pub fn workers(&self) -> WorkerCounts {
-        self.region.slots().filter(|(_, slot)| slot.standing().1 == Some(State::Live)).fold(
+        self.workers_slots().filter(|(_, slot)| slot.standing().1 == Some(State::Live)).fold(
             WorkerCounts::default(),
             |mut counts, (_, slot)| {
                 let idle = slot.activity.load(Relaxed) == Activity::Idle as u32;
@@ -192,7 +235,7 @@ impl StatusView {
     /// The slots in use.
     pub fn slots(&self) -> Vec<SlotView> {
         let mut views = Vec::new();
-        for (index, slot) in self.region.slots() {
+        for (index, slot) in self.workers_slots() {
             let (generation, state) = slot.standing();
             let state = match state {
                 Some(State::Free) => continue,

@@ -151,8 +151,10 @@ pub struct Demand {
 pub struct Gate {
     /// The lock tag of the checkpoint process that has closed it; 0 = open.
     pub word: AtomicU64,
+    /// How often it has been closed: whoever sees the same closure for long knows that its closer hangs.
+    pub closures: AtomicU64,
     /// Zero.
-    pub reserved: [AtomicU64; 7],
+    pub reserved: [AtomicU64; 6],
 }
 
 /// Checkpoints of this region, and the one that it was restored from.

@@ -406,7 +406,10 @@ impl UnverifiedRegion {
 }
 
 fn refused(why: &str) -> Error {
-    Error::region(format!("the region is refused: {why}; move the file away to start with an empty one"))
+    Error::region(format!(
+        "the region is refused: {why}; move the file away, and the next start goes back to the newest checkpoint, or \
+         begins with an empty region where there is none"
+    ))
 }
 
 /// CRC-32C of the identity's bytes before the checksum.

@@ -35,6 +35,8 @@ pub enum Activity {
     Busy = 1,
     /// Asked to leave.
     Retiring = 2,
+    /// No worker, but the process that takes a checkpoint.
+    Checkpoint = 3,
 }
 
 /// The counters of a slot.
@@ -89,8 +91,13 @@ impl Slot {
     /// Supervisor: promises the slot to a process to be made. Stores, since its own bookkeeping says that nobody owns
     /// it, whatever the word says.
     pub fn reserve(&self, generation: Generation, template: u32) {
+        self.reserve_for(generation, template, Activity::Idle);
+    }
+
+    /// The same for a process that is at something else than a worker.
+    pub fn reserve_for(&self, generation: Generation, template: u32, activity: Activity) {
         self.pid.store(0, Relaxed);
-        self.activity.store(Activity::Idle as u32, Relaxed);
+        self.activity.store(activity as u32, Relaxed);
         self.live_since_ns.store(0, Relaxed);
         self.since_ms.store(0, Relaxed);
         self.template.store(template, Relaxed);

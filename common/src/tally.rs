@@ -19,7 +19,7 @@ use crate::txn::{Seat, Transaction, TxnError};
 
 mod carrying;
 
-pub use carrying::{carry, credit, is_kept_in};
+pub use carrying::{carry, credit, enroll_with, is_kept_in};
 
 const FOLDER: &str = "users";
 const ROWS: &str = "rows";

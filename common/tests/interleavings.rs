@@ -1,9 +1,10 @@
-//! Lock and sequence lock under a model checker: over words that it schedules, in thousands of interleavings. Its
+//! Lock, sequence lock and gate under a model checker: over words that it schedules, in thousands of interleavings. Its
 //! sleepers never look again by themselves, as real ones do after a while: a wake that is missing is a deadlock, which
 //! the checker reports.
 
 use std::time::Duration;
 
+use common::gate;
 use common::ids::{Generation, Owner, SlotIndex};
 use common::lock::{
     WAITERS, Word, acquire, begin_change, end_change, names, read_once, release, release_dead, tag,
@@ -244,5 +245,94 @@ fn what_a_dead_writer_left_is_read_after_its_repair_only() {
         pair.words[0].store(0, SeqCst);
         end_change(&pair.seq);
         reader.join().unwrap();
+    });
+}
+
+/// What transactions change and a checkpoint takes: two words on one page, always the same when nobody is at them.
+#[derive(Default)]
+struct Shelf {
+    gate: Modelled,
+    open: [Modelled; 2],
+    /// Held by the transaction that changes the words.
+    lock: Modelled,
+    mark: Modelled,
+    words: [Modelled; 2],
+}
+
+impl Shelf {
+    fn transaction(&self, slot: usize) {
+        assert!(gate::enter(&self.open[slot], &self.gate, PATIENCE));
+        assert!(acquire(&self.lock, owner(slot as u32 + 1), PATIENCE));
+        if self.mark.load() == 0 {
+            self.mark.store(1);
+        }
+        self.words.iter().for_each(|word| word.store(word.load() + 1));
+        release(&self.lock);
+        gate::leave(&self.open[slot]);
+    }
+
+    fn copy(&self) -> [u64; 2] {
+        [0, 1].map(|index| self.words[index].load())
+    }
+
+    /// As `recovery::checkpoint::capture` does it, on a page and two slots.
+    fn checkpoint(&self, tag: u64) -> [u64; 2] {
+        self.mark.store(0);
+        for open in &self.open {
+            while gate::is_open(open) {
+                thread::yield_now();
+            }
+        }
+        let mut copied = self.copy();
+        loop {
+            if gate::close(&self.gate, tag) {
+                if self.open.iter().all(|open| !gate::is_open(open)) {
+                    break;
+                }
+                gate::reopen(&self.gate, tag);
+            }
+            thread::yield_now();
+        }
+        if self.mark.load() != 0 {
+            copied = self.copy();
+        }
+        assert_eq!(copied, self.copy(), "what is not marked has not changed");
+        assert_eq!(copied[0], copied[1], "a transaction is under way");
+        gate::reopen(&self.gate, tag);
+        copied
+    }
+}
+
+fn transactions(shelf: &Arc<Shelf>) -> [thread::JoinHandle<()>; 2] {
+    [0, 1].map(|slot| {
+        let shelf = Arc::clone(shelf);
+        thread::spawn(move || (0..2).for_each(|_| shelf.transaction(slot)))
+    })
+}
+
+#[test]
+fn a_checkpoint_takes_what_is_there_between_transactions() {
+    in_many_schedules(|| {
+        let shelf = Arc::new(Shelf::default());
+        let writers = transactions(&shelf);
+        let first = shelf.checkpoint(owner(9))[0];
+        assert!(shelf.checkpoint(owner(9))[0] >= first);
+        writers.into_iter().for_each(|writer| writer.join().unwrap());
+        assert_eq!(shelf.copy(), [4, 4]);
+    });
+}
+
+#[test]
+fn who_waits_before_a_gate_whose_closer_died_goes_on() {
+    in_many_schedules(|| {
+        let shelf = Arc::new(Shelf::default());
+        assert!(gate::close(&shelf.gate, owner(9)));
+        let writers = transactions(&shelf);
+        thread::yield_now();
+        // It opens the gate and dies before it wakes anybody, or before it opens it; repair does both.
+        shelf.gate.exchange(owner(9), 0);
+        gate::reopen(&shelf.gate, owner(9));
+        writers.into_iter().for_each(|writer| writer.join().unwrap());
+        assert_eq!(shelf.copy(), [4, 4]);
     });
 }

@@ -141,6 +141,7 @@ fn sync_journal(region: &Region, spool: &Spool) -> io::Result<()> {
             file => file?.sync_data()?,
         }
     }
+    // The names of the minutes' files, and of the directory that the checkpoint stands in.
     spool.sync()
 }
 

@@ -6,9 +6,10 @@ use clap::{Parser, Subcommand};
 use common::command_line;
 use common::error::Result;
 use common::sys::process;
+use common::units::Size;
 
 use crate::standby::{self, Stay};
-use crate::{carry, checkpoint, dump, journal, offline, restore, verify};
+use crate::{carry, checkpoint, dump, import, journal, offline, restore, verify};
 
 /// Verify, repair or show a Holdfast region
 #[derive(Parser, Debug)]
@@ -52,6 +53,16 @@ enum Command {
         /// As one JSON object
         #[arg(long)]
         json: bool,
+    },
+    /// Make a fresh region of what `dump --json` printed of another one, of whatever format and size
+    Import {
+        /// The region's file, which does not exist yet
+        region: PathBuf,
+        /// What was printed [default: stdin]
+        file: Option<PathBuf>,
+        /// Size of the fresh region [default: that of the other one]
+        #[arg(long, value_name = "SIZE")]
+        size: Option<Size>,
     },
     /// Carry everything from a cleanly stopped region into a fresh one of another size
     #[command(hide = true)]
@@ -98,6 +109,7 @@ pub fn run() -> Result<()> {
         Command::Repair { region, spool_dir } => offline::run(&region, &spool_or_default(spool_dir)?),
         Command::Restore { region, spool_dir } => restore::run(&region, &spool_or_default(spool_dir)?),
         Command::Dump { region, json } => dump::run(&region, json),
+        Command::Import { region, file, size } => import::run(&region, file.as_deref(), size),
         Command::Carry { old, new } => carry::run(&old, &new),
         Command::Rebuild { new, spool_dir } => restore::run_for_supervisor(&new, &spool_dir),
         Command::Checkpoint => checkpoint::run(),

@@ -4,7 +4,7 @@
 
 use std::fs::File;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 
 use common::error::{Context as _, Error, Result};
@@ -13,7 +13,7 @@ use common::journal::spool::Spool;
 use common::layout::{Geometry, HEADER_SIZE, Slot};
 use common::region::Region;
 use common::slots::{State, owner_word};
-use common::sys::process;
+use common::sys::{file, process};
 
 use crate::checkpoint::format::{self, Head, Moment, Unfit};
 use crate::checkpoint::store::{DIRECTORY, Store, name_of};
@@ -50,6 +50,7 @@ impl std::fmt::Display for Restored {
 /// # Errors
 /// No checkpoint that can be used (exit 4); no space.
 pub fn run_for_supervisor(new: &Path, spool_dir: &Path) -> Result<()> {
+    common::logging::init("recovery");
     let restored = rebuild(new, &open_spool(spool_dir)?, spool_dir)?;
     print(&format!("{restored}\n"))
 }
@@ -67,7 +68,7 @@ pub fn run(path: &Path, spool_dir: &Path) -> Result<()> {
     let moving = || format!("cannot put a restored region in the place of {}", path.display());
     remove(&next).context(moving)?;
     let restored = rebuild(&next, &spool, spool_dir).inspect_err(|_| drop(remove(&next)))?;
-    let aside = set_aside(path).context(moving)?;
+    let aside = file::set_aside(path).context(moving)?;
     std::fs::rename(&next, path).context(moving)?;
     let kept =
         aside.map_or_else(String::new, |aside| format!("the former region is kept as {}\n", aside.display()));
@@ -78,21 +79,6 @@ fn remove(path: &Path) -> io::Result<()> {
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
-    }
-}
-
-/// Moves a region that is not to be used any more out of the way, for inspection. Gives its name, if there was one.
-///
-/// # Errors
-/// What rename reports.
-pub fn set_aside(path: &Path) -> io::Result<Option<PathBuf>> {
-    let seconds = process::now_ns() / 1_000_000_000;
-    let names = (0..).map(|number: u64| path.with_extension(format!("damaged-{}", seconds + number)));
-    let Some(aside) = names.into_iter().find(|name| !name.exists()) else { return Ok(None) };
-    match std::fs::rename(path, &aside) {
-        Ok(()) => Ok(Some(aside)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error),
     }
 }
 

@@ -27,7 +27,7 @@ mod file;
 const PREFIX: &str = "HOLDFAST_";
 
 /// Options that reload reads again; any other keeps the value with which the instance was started.
-const READ_AGAIN: [&str; 9] = [
+const READ_AGAIN: [&str; 10] = [
     "users",
     "latency",
     "access-log",
@@ -36,6 +36,7 @@ const READ_AGAIN: [&str; 9] = [
     "max-requests",
     "idle-exit",
     "grace",
+    "checkpoint-interval",
     "log-level",
 ];
 

@@ -49,6 +49,10 @@ mod requests;
 
 mod ending;
 
+mod checkpoints;
+
+mod restoring;
+
 mod idleness;
 
 /// How long a child may take to load.
@@ -107,6 +111,14 @@ enum Phase {
         ordered: bool,
         until: Clock,
     },
+    /// A last checkpoint is taken.
+    LastCheckpoint {
+        until: Clock,
+    },
+    /// The region is damaged: everybody goes, and it is restored.
+    Restoring {
+        until: Clock,
+    },
     /// The other children leave.
     Closing {
         until: Clock,
@@ -124,6 +136,7 @@ enum Source {
     NextTemplate,
     Recovery,
     Keeper,
+    Checkpoint,
 }
 
 struct Supervisor {
@@ -157,6 +170,8 @@ struct Supervisor {
     recovery: Kept,
     recovery_overdue: bool,
     keeper: Kept,
+    checkpoints: checkpoints::Checkpoints,
+    restoring: restoring::Restoring,
     /// Children that have been let go and not been reaped yet.
     leaving: Vec<(Pid, Clock)>,
 
@@ -199,7 +214,7 @@ impl Supervisor {
         open_logs(&prepared, &options)?;
         let pid_file = options.pid_file.as_deref().map(PidFile::write).transpose()?;
         let (spool, writers) = prepared.spool()?;
-        let region = rundir.region(prepared.length, &prepared.recovery)?;
+        let region = rundir.region(prepared.length, &prepared.recovery, &prepared.spool_dir)?;
         options.check_room(region.unverified.contents().geometry())?;
         let listeners = Listeners::open(&prepared.listen, options.read_timeout.limit().unwrap_or(NEVER))?;
         rundir.remove("control.sock")?;
@@ -211,13 +226,11 @@ impl Supervisor {
         // The first thing that recovery does is to look at every slot; until then nobody gets one.
         let region_file = region.file;
         let region = region.unverified.once(Region::mark_in_use)?;
-        region.header().journal.limit.store(options.spool_limit(), SeqCst);
-        region.header().demand.count(matches!(shape, Shape::Dynamic(_)));
         process::raise_priority();
         if starter.is_detached() {
             std::env::set_current_dir("/").context(|| "cannot leave the working directory".to_owned())?;
         }
-        Ok(Self {
+        let this = Self {
             policy: Policy::new(shape),
             pool: Pool::of(&region),
             repairs: Repairs::starting_with_takeover(Duration::ZERO),
@@ -247,6 +260,8 @@ impl Supervisor {
             recovery: Kept::default(),
             recovery_overdue: false,
             keeper: Kept::default(),
+            checkpoints: checkpoints::Checkpoints::default(),
+            restoring: restoring::Restoring::default(),
             leaving: Vec::new(),
             phase: Phase::TakingOver,
             announced: false,
@@ -267,7 +282,15 @@ impl Supervisor {
             ask_again: None,
             next_request_due: Duration::ZERO,
             idleness: idleness::Idleness::default(),
-        })
+        };
+        this.equip(&this.region);
+        Ok(this)
+    }
+
+    /// Writes down in a region what others read there of this supervisor's options.
+    fn equip(&self, region: &Region) {
+        region.header().journal.limit.store(self.options.spool_limit(), SeqCst);
+        region.header().demand.count(matches!(self.policy.shape(), Shape::Dynamic(_)));
     }
 
     fn now(&self) -> Clock {
@@ -292,6 +315,7 @@ impl Supervisor {
                 Source::NextTemplate => self.take_next_template_reports(),
                 Source::Recovery => self.take_recovery_reports(),
                 Source::Keeper => self.take_keeper_reports(),
+                Source::Checkpoint => self.take_checkpoint_reports(),
             }
         }
         Ok(())
@@ -305,6 +329,7 @@ impl Supervisor {
             (Source::Template, self.template.child.as_ref()),
             (Source::NextTemplate, self.next_template.as_ref().map(|(child, _)| child)),
             (Source::Keeper, self.keeper.child.as_ref()),
+            self.checkpoint_source(),
         ];
         for (source, child) in children {
             if let Some(descriptor) = child.and_then(Child::descriptor) {
@@ -337,7 +362,13 @@ impl Supervisor {
             // Once it has passed, deaths and repairs are what is waited for.
             Phase::Draining { kill_at } if kill_at <= now => Some(kill_at + REPAIRS_DEADLINE),
             Phase::Draining { kill_at } => Some(kill_at),
-            Phase::Sealing { until, .. } | Phase::Closing { until } => Some(until),
+            Phase::LastCheckpoint { until } | Phase::Restoring { until } if until <= now => {
+                Some(until + REPAIRS_DEADLINE)
+            }
+            Phase::Sealing { until, .. }
+            | Phase::LastCheckpoint { until }
+            | Phase::Restoring { until }
+            | Phase::Closing { until } => Some(until),
             Phase::TakingOver | Phase::Serving | Phase::Gone => None,
         };
         let missing = |kept: &Kept| kept.due().filter(|due| *due > now);
@@ -359,6 +390,8 @@ impl Supervisor {
                 .min(),
             self.ask_again,
             self.others_due,
+            self.checkpoint_due(),
+            self.checkpoints.child().and_then(|child| child.deadline),
             self.request_due(),
             self.idle_exit_due(),
         ];
@@ -378,6 +411,7 @@ impl Supervisor {
         self.kill_the_overdue(now);
         self.start_children(now);
         self.tell_recovery(now);
+        self.take_due_checkpoint(now);
         loop {
             let before = self.phase;
             self.proceed(now);
@@ -393,6 +427,8 @@ impl Supervisor {
         match self.phase {
             Phase::TakingOver | Phase::Gone => {}
             Phase::Serving => self.serve(now),
+            Phase::LastCheckpoint { until } => self.take_last_checkpoint(now, until),
+            Phase::Restoring { until } => self.restore(now, until),
             Phase::Draining { kill_at } => self.drain(now, kill_at),
             Phase::Sealing { ordered, until } => self.seal(now, ordered, until),
             Phase::Closing { until } => self.close(now, until),

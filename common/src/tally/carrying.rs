@@ -41,10 +41,14 @@ pub fn carry(from: &Region, seat: &mut Seat<'_>) -> Result<(), TxnError> {
         }
     }
     // First those with a row: the others come to share maps because none is left.
-    in_rows.into_iter().flatten().chain(others).try_for_each(|(user, sent)| carry_one(seat, &user, sent))
+    in_rows.into_iter().flatten().chain(others).try_for_each(|(user, sent)| enroll_with(seat, &user, sent))
 }
 
-fn carry_one(seat: &mut Seat<'_>, user: &str, sent: Sent) -> Result<(), TxnError> {
+/// Gives a user who has no account yet one with what was counted elsewhere; the seat's own counters stay as they are.
+///
+/// # Errors
+/// [`TxnError`]; nothing was counted then.
+pub fn enroll_with(seat: &mut Seat<'_>, user: &str, sent: Sent) -> Result<(), TxnError> {
     let account = account(seat, user)?;
     let mut txn = seat.begin()?;
     match account {

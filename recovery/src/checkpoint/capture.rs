@@ -220,6 +220,8 @@ impl<'r> Capture<'r> {
 
     fn with_gate_closed(&self, work: impl FnOnce() -> Moment) -> Option<(Moment, Duration)> {
         let word = &self.region.header().gate.word;
+        // Nobody else writes this one: there is one checkpoint process at a time.
+        self.region.header().gate.closures.fetch_add(1, SeqCst);
         if !gate::close(word, self.tag) {
             return None;
         }

@@ -46,14 +46,13 @@ impl Store {
         }
     }
 
-    /// The same, and makes it where there is none.
+    /// The same, and makes it where there is none. Its name is on the disk with the next sync of the spool's directory.
     ///
     /// # Errors
-    /// What mkdir, fsync and open report.
+    /// What mkdir and open report.
     pub fn open_or_create(spool: &Spool) -> io::Result<Self> {
         match mkdirat(spool.directory(), DIRECTORY, Mode::S_IRWXU) {
-            Ok(()) => spool.sync()?,
-            Err(Errno::EEXIST) => {}
+            Ok(()) | Err(Errno::EEXIST) => {}
             Err(error) => return Err(error.into()),
         }
         Self::open(spool)?.ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))
@@ -129,8 +128,8 @@ impl Store {
         let mut next = self.open_file(COVERED_NEXT, OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_TRUNC)?;
         writeln!(next, "{covered}")?;
         next.sync_all()?;
+        // Should the machine forget this, what was there before is true as well.
         renameat(self.fd(), COVERED_NEXT, self.fd(), COVERED)?;
-        self.directory.sync_all()?;
         for number in &numbers[..numbers.len() - kept.len()] {
             unlinkat(self.fd(), name_of(*number).as_str(), UnlinkatFlags::NoRemoveDir)?;
         }

@@ -1,4 +1,5 @@
 use std::os::unix::fs::FileExt as _;
+use std::path::PathBuf;
 use std::sync::atomic::Ordering::SeqCst;
 
 use common::error::Exit;

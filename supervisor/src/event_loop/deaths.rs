@@ -88,6 +88,10 @@ impl Supervisor {
             self.next_template_died(ending);
         } else if self.keeper.is(pid) {
             self.keeper_died(now, pid, ending);
+        } else if self.checkpoints.is(pid) {
+            self.checkpoint_died(now, pid, ending);
+        } else if self.restoring.is(pid) {
+            self.restorer_died(ending);
         } else if let Some(place) = self.leaving.iter().position(|(leaving, _)| *leaving == pid) {
             self.leaving.swap_remove(place);
         } else {

@@ -9,6 +9,8 @@ pub enum Role {
     Template,
     Recovery,
     Keeper,
+    /// Who takes a checkpoint, if anybody does.
+    Checkpoint,
     Supervisor,
 }
 
@@ -54,8 +56,10 @@ fn pause(random: &mut Random) -> u64 {
 fn deed(random: &mut Random) -> Deed {
     let rank = random.below(1000);
     match random.below(100) {
-        0..45 => Deed::Kill { role: Role::Worker, rank },
-        45..62 => Deed::Freeze { role: Role::Worker, rank, steps: 1 + random.below(8) },
+        0..38 => Deed::Kill { role: Role::Worker, rank },
+        38..47 => Deed::Kill { role: Role::Checkpoint, rank },
+        47..49 => Deed::Freeze { role: Role::Checkpoint, rank, steps: 1 + random.below(3) },
+        49..62 => Deed::Freeze { role: Role::Worker, rank, steps: 1 + random.below(8) },
         62..69 => Deed::Kill { role: Role::Recovery, rank },
         69..76 => Deed::Kill { role: Role::Template, rank },
         76..81 => Deed::Kill { role: Role::Keeper, rank },

@@ -1,9 +1,12 @@
 //! The operations that are proved: for each what has been before, what it does, and what then should be.
 
+use common::ids::Offset;
 use common::objects::Folder;
 use common::slots::Counter;
 use common::tally;
 use common::txn::{Seat, Transaction, TxnError};
+
+use recovery::checkpoint::capture::{Capture, Sheet};
 
 use crate::arena::{Arena, FORMER, FURNISHER};
 use crate::model::{Content, Model};
@@ -49,6 +52,8 @@ pub struct Operation {
     pub goes_on: bool,
     /// Whether it has a record in the journal.
     pub records: bool,
+    /// Whether it takes a checkpoint: it takes marks away, and changes nothing.
+    pub captures: bool,
     /// So long that the short form leaves it out.
     pub long: bool,
     /// Of how many images at most the repair is stepped through: some have a log that takes long.
@@ -64,13 +69,15 @@ const CHANGE: Operation = Operation {
     contended: false,
     goes_on: false,
     records: false,
+    captures: false,
     long: false,
     nested: usize::MAX,
 };
 
 /// Every operation.
 pub fn all() -> Vec<Operation> {
-    [puts(), removals(), counters(), creations(), deletions(), failures(), slabs(), messages()].concat()
+    [puts(), removals(), counters(), creations(), deletions(), failures(), slabs(), messages(), checkpoints()]
+        .concat()
 }
 
 /// Keys enough for buckets to be split that have entries.
@@ -386,6 +393,28 @@ fn messages() -> Vec<Operation> {
             ..CHANGE
         },
     ]
+}
+
+fn checkpoints() -> Vec<Operation> {
+    vec![Operation {
+        name: "a checkpoint",
+        act: Act::Deed(|actor| {
+            let capture = Capture::new(&actor.arena.region, actor.seat.owner()).at_once();
+            mark();
+            capture.take(&mut Nowhere).map(drop).map_err(|_| TxnError::Disturbed)
+        }),
+        captures: true,
+        ..CHANGE
+    }]
+}
+
+/// What is taken is looked at elsewhere: here it is what the region looks like meanwhile.
+struct Nowhere;
+
+impl Sheet for Nowhere {
+    fn put(&mut self, _offset: Offset, _bytes: &[u8]) -> std::io::Result<()> {
+        Ok(())
+    }
 }
 
 /// The text of the messages.

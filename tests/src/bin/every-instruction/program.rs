@@ -105,9 +105,13 @@ fn first_failure() -> Option<String> {
             return Some(format!("{name}: {error}"));
         }
     }
-    let rich = operations::all().into_iter().filter(|operation| operation.contended || operation.records);
+    let rich = |operation: &Operation| operation.contended || operation.records || operation.captures;
+    let rich = operations::all().into_iter().filter(rich);
     for (number, operation) in rich.enumerate() {
-        let courses = if number == 0 { &[Course::Commit, Course::Awaited][..] } else { &[Course::Commit] };
+        let courses = match number {
+            0 => &[Course::Commit, Course::Awaited, Course::Gated][..],
+            _ => &[Course::Commit],
+        };
         for course in courses {
             if let Err(error) = prove(&place(), &operation, *course, depth(true)) {
                 return Some(format!("{} ({course}): {error}", operation.name));
@@ -133,7 +137,7 @@ fn courses(operation: &Operation, short: bool) -> Vec<Course> {
     {
         courses.push(Course::RollBack);
         if operation.contended || !short {
-            courses.extend([Course::Awaited, Course::Held]);
+            courses.extend([Course::Awaited, Course::Held, Course::Gated]);
         }
         if operation.name == "put in place" {
             courses.push(Course::HeldTooLong);

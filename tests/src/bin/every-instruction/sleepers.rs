@@ -90,6 +90,9 @@ impl Word for Deep<'_> {
     fn load(&self) -> u64 {
         Word::load(self.word)
     }
+    fn look(&self) -> u64 {
+        self.word.look()
+    }
     fn store(&self, value: u64) {
         Word::store(self.word, value);
     }
@@ -107,6 +110,9 @@ impl Word for Deep<'_> {
     }
     fn wake(&self) {
         self.word.wake();
+    }
+    fn wake_all(&self) {
+        self.word.wake_all();
     }
     fn release_fence() {
         AtomicU64::release_fence();
