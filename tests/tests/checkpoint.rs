@@ -53,12 +53,18 @@ fn number(status: &Value) -> u64 {
     status["checkpoint"]["number"].as_u64().unwrap_or(0)
 }
 
+fn say_all(instance: &Instance, messages: &[&str]) {
+    for message in messages {
+        instance.say(message);
+    }
+}
+
 /// One that has said this before its checkpoint, and that after it, and was killed with everybody.
 fn killed_after_checkpoint(place: &Place, before: &[&str], after: &[&str]) {
     let instance = place.start();
-    before.iter().for_each(|message| drop(instance.say(message)));
+    say_all(&instance, before);
     instance.command("checkpoint", &[]).assert_succeeded();
-    after.iter().for_each(|message| drop(instance.say(message)));
+    say_all(&instance, after);
     instance.kill9();
     place.no_process_left();
 }
@@ -96,7 +102,7 @@ fn they_are_taken_in_their_interval() {
 
 #[test]
 fn after_the_machine_went_down_everything_the_journal_has_is_counted() {
-    for lose in [lose_memory, change_boot_id] {
+    for (lose, kept) in [(lose_memory as fn(&Place), false), (change_boot_id, true)] {
         let place = Place::new();
         killed_after_checkpoint(&place, &["one", "two"], &["three", "four", "five"]);
         lose(&place);
@@ -111,7 +117,7 @@ fn after_the_machine_went_down_everything_the_journal_has_is_counted() {
         instance.stop();
         run(program("recovery").arg("verify").arg(place.region())).assert_succeeded();
         // What the former region was is kept, where there was one.
-        assert_eq!(damaged_regions(&place), usize::from(lose == change_boot_id as fn(&Place)));
+        assert_eq!(damaged_regions(&place), usize::from(kept));
     }
 }
 
@@ -157,7 +163,7 @@ fn a_bad_checkpoint_gives_way_to_the_one_before() {
 
 #[test]
 fn without_a_good_checkpoint_it_is_refused_with_what_to_do() {
-    for lose in [lose_memory, change_boot_id] {
+    for (lose, kept) in [(lose_memory as fn(&Place), false), (change_boot_id, true)] {
         let place = Place::new();
         killed_after_checkpoint(&place, &["one"], &[]);
         lose(&place);
@@ -168,10 +174,10 @@ fn without_a_good_checkpoint_it_is_refused_with_what_to_do() {
                 .run()
                 .assert_failed(4, &["no checkpoint can be used", "directory away to start"]);
         }
-        assert_eq!(place.region().exists(), lose == change_boot_id as fn(&Place), "it stays where it is");
+        assert_eq!(place.region().exists(), kept, "it stays where it is");
         // Doing what the sentence says helps.
         fs::rename(place.spool_dir().join("checkpoint"), place.file("former")).unwrap();
-        let _ = fs::rename(place.region(), place.file("former-region"));
+        let _ = fs::rename(place.region(), place.run_dir().join("region.former"));
         let instance = place.start();
         instance.say("served again");
         instance.stop();
@@ -373,6 +379,7 @@ fn a_full_disk_leaves_the_old_ones_and_the_service() {
             names
         };
         assert_eq!(names(), ["1.checkpoint", "covered"]);
+        drop(file);
         fs::remove_file(ballast).unwrap();
         instance.command("checkpoint", &[]).assert_succeeded();
         assert_eq!(names(), ["1.checkpoint", "2.checkpoint", "covered"]);

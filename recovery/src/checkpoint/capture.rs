@@ -34,6 +34,9 @@ const LONGEST_GRACE: Duration = Duration::from_secs(2);
 /// With so few pages marked the gate is closed: copying them takes a millisecond.
 const FEW: usize = 1024;
 
+/// So many pages may be marked in the meantime.
+const MORE: usize = 64;
+
 /// How often pages are copied beforehand at most: some regions are changed faster than they are copied.
 const ROUNDS: usize = 4;
 
@@ -121,7 +124,7 @@ impl<'r> Capture<'r> {
             let mut rest = Rest::with_room(self.most_of_the_rest());
             if let Some((moment, pause)) = self.with_gate_closed(|| self.copy_rest(&mut rest)) {
                 rest.write(sheet)?;
-                return Ok(Taken { moment, pause, copied: rest.bytes.len(), in_vain });
+                return Ok(Taken { moment, pause, copied: rest.words.len() * WORD, in_vain });
             }
             std::thread::sleep(backoff);
             backoff = (backoff * 2).min(LONGEST_BACKOFF);
@@ -142,11 +145,11 @@ impl<'r> Capture<'r> {
         let first = geometry.heap / PAGE_SIZE;
         let heap = (0..geometry.page_count).map(|page| first + u64::from(page));
         self.copy_pages(tables.chain(heap.filter(|page| self.is_in_use(*page))), sheet)?;
-        let mut bytes = Vec::new();
+        let (mut words, mut bytes) = (Vec::new(), Vec::new());
         for (index, _) in self.region.slots().filter(|(index, _)| self.was_ever_used(*index)) {
-            bytes.clear();
-            self.copy(self.region.tally_offset(index), size_of::<Tally>() as u64, &mut bytes);
-            sheet.put(self.region.tally_offset(index), &bytes)?;
+            words.clear();
+            self.copy(self.region.tally_offset(index), size_of::<Tally>() as u64, &mut words);
+            put(sheet, self.region.tally_offset(index), &words, &mut bytes)?;
         }
         Ok(())
     }
@@ -164,11 +167,11 @@ impl<'r> Capture<'r> {
     }
 
     fn copy_pages(&self, pages: impl Iterator<Item = u64>, sheet: &mut impl Sheet) -> io::Result<()> {
-        let mut bytes = Vec::new();
+        let (mut words, mut bytes) = (Vec::new(), Vec::new());
         for (count, page) in pages.enumerate() {
-            bytes.clear();
-            self.copy(Offset(page * PAGE_SIZE), PAGE_SIZE, &mut bytes);
-            sheet.put(Offset(page * PAGE_SIZE), &bytes)?;
+            words.clear();
+            self.copy(Offset(page * PAGE_SIZE), PAGE_SIZE, &mut words);
+            put(sheet, Offset(page * PAGE_SIZE), &words, &mut bytes)?;
             if self.gentle && count % STRETCH == STRETCH - 1 {
                 std::thread::sleep(REST);
             }
@@ -236,11 +239,11 @@ impl<'r> Capture<'r> {
         done.map(|moment| (moment, began.elapsed()))
     }
 
-    /// Everything that is copied in the pause, in bytes, as far as it can be told beforehand.
+    /// What is copied in the pause, in words, as far as it can be told beforehand.
     fn most_of_the_rest(&self) -> usize {
-        let used = self.region.slots().filter(|(index, _)| self.was_ever_used(*index)).count() + 64;
+        let used = self.region.slots().filter(|(index, _)| self.was_ever_used(*index)).count();
         let slots = used * (SLOT_SIZE as usize + size_of::<Tally>());
-        slots + (self.marked().count() + FEW) * PAGE_SIZE as usize
+        (slots + (2 * self.marked().count() + MORE) * PAGE_SIZE as usize) / WORD
     }
 
     fn copy_rest(&self, rest: &mut Rest) -> Moment {
@@ -263,40 +266,49 @@ impl<'r> Capture<'r> {
         words.is_some_and(|words| words.iter().any(|word| word.load(Relaxed) != 0))
     }
 
-    fn copy(&self, offset: Offset, length: u64, bytes: &mut Vec<u8>) {
-        let words = self.region.words(offset, length as usize / 8).unwrap_or_default();
-        let start = bytes.len();
-        bytes.resize(start + size_of_val(words), 0);
-        for (place, word) in bytes[start..].as_chunks_mut::<8>().0.iter_mut().zip(words) {
-            *place = word.load(Relaxed).to_le_bytes();
-        }
+    /// Appends the words of a piece to `copied`.
+    fn copy(&self, offset: Offset, length: u64, copied: &mut Vec<u64>) {
+        let words = self.region.words(offset, length as usize / WORD).unwrap_or_default();
+        copied.extend(words.iter().map(|word| word.load(Relaxed)));
     }
+}
+
+const WORD: usize = size_of::<u64>();
+
+/// Gives copied words to the sheet.
+fn put(sheet: &mut impl Sheet, offset: Offset, words: &[u64], bytes: &mut Vec<u8>) -> io::Result<()> {
+    bytes.clear();
+    bytes.extend(words.iter().flat_map(|word| word.to_le_bytes()));
+    sheet.put(offset, bytes)
 }
 
 /// What is copied in the pause, to be kept after it.
 struct Rest {
     pieces: Vec<(Offset, usize)>,
-    bytes: Vec<u8>,
+    words: Vec<u64>,
 }
 
 impl Rest {
     fn with_room(room: usize) -> Self {
-        let mut bytes = vec![1; room];
-        bytes.clear();
-        Self { pieces: Vec::with_capacity(room / SLOT_SIZE as usize), bytes }
+        let mut words = vec![0; room];
+        // Zeros cost nothing until they are touched.
+        words.iter_mut().step_by(PAGE_SIZE as usize / WORD).for_each(|word| *word = 1);
+        words.clear();
+        Self { pieces: Vec::with_capacity(2 * room * WORD / SLOT_SIZE as usize), words }
     }
 
     fn add(&mut self, capture: &Capture<'_>, offset: Offset, length: u64) {
-        let before = self.bytes.len();
-        capture.copy(offset, length, &mut self.bytes);
-        self.pieces.push((offset, self.bytes.len() - before));
+        let before = self.words.len();
+        capture.copy(offset, length, &mut self.words);
+        self.pieces.push((offset, self.words.len() - before));
     }
 
     fn write(&self, sheet: &mut impl Sheet) -> io::Result<()> {
-        let mut at = 0;
+        let (mut rest, mut bytes) = (self.words.as_slice(), Vec::new());
         for (offset, length) in &self.pieces {
-            sheet.put(*offset, &self.bytes[at..at + length])?;
-            at += length;
+            let (piece, others) = rest.split_at(*length);
+            put(sheet, *offset, piece, &mut bytes)?;
+            rest = others;
         }
         Ok(())
     }

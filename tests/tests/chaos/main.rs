@@ -67,7 +67,7 @@ fn play(
     say: fn(&mut Random, &str) -> String,
     check: fn(&Region, &[Record]),
 ) {
-    let mut stage = Stage::new(starting);
+    let mut stage = Stage::new(&starting);
     let load = Load::saying(&stage.instance().listen[0], CLIENTS, move |client, number| {
         let mut random = Random::new(seed ^ (client as u64 + 1) << 40 ^ number);
         (user_name(random.below(USERS)), say(&mut random, &format!("by {client}, {number}")))
