@@ -1,27 +1,41 @@
 //! Attaching to a running instance over its control socket.
 
 use std::fs::File;
-use std::path::Path;
+use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
 
+use common::address::Address;
 use common::error::{Context, Error, Result};
 use common::heap::Usage;
 use common::ids::SlotIndex;
 use common::layout::Slot;
+use common::places;
 use common::region::Region;
 use common::slots::{Activity, State, Totals};
 use common::sys::channel::{Channel, Received};
+use common::sys::file;
+use common::sys::transport::{Stream, Transport, receive_within};
 use common::tally::{self, UserTotals};
-use common::wire::control::{self, DaemonStatus, Listening, Request, Response};
+use common::wire::control::{self, DaemonStatus, Listening, Request, Response, Summary};
 
 /// The file in the run directory whose exclusive kernel lock (flock) an instance holds while it ends by itself.
 pub use common::places::START_LOCK;
 
-/// A connection to the supervisor of a run directory.
+/// How long a connection over the network may take to be made, and an instance to answer: a reload takes as long as its
+/// template does.
+const CONNECTING: Duration = Duration::from_secs(10);
+const ANSWERING: Duration = Duration::from_secs(60);
+
+/// A connection to an instance, to ask for something: over the socket of its run directory, or over the network.
 #[derive(Debug)]
 pub struct Attachment {
-    channel: Channel,
+    transport: Box<dyn Transport>,
+    patience: Duration,
+    /// Whether the region's descriptor can come over it.
+    carries_region: bool,
 }
 
 /// What an instance is doing: the daemon's own words, and the region to read the rest from.
@@ -29,7 +43,16 @@ pub struct Attachment {
 pub struct StatusView {
     /// What the daemon alone knows.
     pub daemon: DaemonStatus,
-    region: Region,
+    rest: Rest,
+}
+
+/// What is not the daemon's alone.
+#[derive(Debug)]
+enum Rest {
+    /// To be read here.
+    Region(Region),
+    /// As the daemon has read it.
+    Summary(Box<Summary>),
 }
 
 /// Workers by what they are at.
@@ -86,6 +109,8 @@ pub struct SlotView {
     pub messages: u64,
     /// What the owner says it is doing.
     pub doing: String,
+    /// Whether it is an attached program's, and no worker's.
+    pub attached: bool,
 }
 
 impl Attachment {
@@ -94,12 +119,30 @@ impl Attachment {
     /// # Errors
     /// No instance is running there (exit 1).
     pub fn connect(run_dir: &Path) -> Result<Self> {
-        let doing = || format!("no instance is running in {}", run_dir.display());
-        // Through the directory's descriptor, because a socket's address is short and a path may not be.
-        let directory = File::open(run_dir).context(doing)?;
-        let path = format!("/proc/self/fd/{}/control.sock", std::os::fd::AsRawFd::as_raw_fd(&directory));
-        let channel = Channel::connect(Path::new(&path)).context(doing)?;
-        Ok(Self { channel })
+        let transport = Box::new(connect(run_dir)?);
+        Ok(Self { transport, patience: Duration::MAX, carries_region: true })
+    }
+
+    /// Connects to an instance that lets itself be asked there (`--control-listen`): for status and control. A
+    /// `unix:` address is that of a control socket.
+    ///
+    /// # Errors
+    /// An address that cannot be reached, or is of another kind (exit 2).
+    pub fn connect_to(address: &Address) -> Result<Self> {
+        let doing = || format!("cannot reach an instance at {address}");
+        match address {
+            Address::Unix(path) => {
+                let transport = Box::new(Channel::connect(path).context(doing)?);
+                Ok(Self { transport, patience: Duration::MAX, carries_region: true })
+            }
+            Address::Tcp { .. } => {
+                let stream = Stream::connect(&address.resolve()?, CONNECTING).context(doing)?;
+                Ok(Self { transport: Box::new(stream), patience: ANSWERING, carries_region: false })
+            }
+            Address::Fd(_) => {
+                Err(Error::usage(format!("{address}: name the instance by tcp:HOST:PORT or unix:PATH")))
+            }
+        }
     }
 
     /// Asks for something and waits for the answer.
@@ -110,16 +153,8 @@ impl Attachment {
         Ok(self.exchange(request)?.0)
     }
 
-    fn exchange(&self, request: Request) -> Result<(Response, Vec<std::os::fd::OwnedFd>)> {
-        let doing = || "cannot talk to the instance".to_owned();
-        let frame = control::encode(&request).context(doing)?;
-        self.channel.send(&frame, &[]).context(doing)?;
-        match self.channel.receive().context(doing)? {
-            Received::Frame(frame, descriptors) => Ok((control::decode(&frame).context(doing)?, descriptors)),
-            Received::Closed | Received::Nothing => {
-                Err(Error::failure("the instance went away before it answered"))
-            }
-        }
+    fn exchange(&self, request: Request) -> Result<(Response, Vec<OwnedFd>)> {
+        ask(&*self.transport, &request, self.patience)
     }
 
     /// Asks what the instance is doing.
@@ -127,15 +162,20 @@ impl Attachment {
     /// # Errors
     /// As [`Attachment::request`]; a region that cannot be read.
     pub fn status(&self) -> Result<StatusView> {
-        match self.exchange(Request::Status)? {
+        let request = if self.carries_region { Request::Status } else { Request::Summary };
+        match self.exchange(request)? {
             (Response::Status(daemon), descriptors) => {
                 let Some(region) = descriptors.into_iter().next() else {
                     return Err(Error::failure("the instance sent no region with its status"));
                 };
-                Ok(StatusView { daemon: *daemon, region: Region::attach_read_only(&File::from(region))? })
+                let region = Region::attach_read_only(&File::from(region))?;
+                Ok(StatusView { daemon: *daemon, rest: Rest::Region(region) })
+            }
+            (Response::Summary(summary), _) => {
+                Ok(StatusView { daemon: summary.daemon.clone(), rest: Rest::Summary(summary) })
             }
             (Response::Refused(why), _) => Err(Error::failure(why)),
-            (Response::Done | Response::Listening(_), _) => Err(answered_something_else()),
+            _ => Err(answered_something_else()),
         }
     }
 
@@ -158,21 +198,72 @@ impl Attachment {
     /// # Errors
     /// What receiving reports.
     pub fn wait_until_gone(&self) -> Result<()> {
-        while let Received::Frame(..) =
-            self.channel.receive().context(|| "cannot wait for the instance".to_owned())?
-        {}
+        let doing = || "cannot wait for the instance".to_owned();
+        while !matches!(receive_within(&*self.transport, Duration::MAX).context(doing)?, Received::Closed) {}
         Ok(())
     }
 }
 
-fn answered_something_else() -> Error {
+/// Asks for something and waits for the answer.
+pub(crate) fn ask(
+    transport: &dyn Transport,
+    request: &Request,
+    patience: Duration,
+) -> Result<(Response, Vec<OwnedFd>)> {
+    let doing = || "cannot talk to the instance".to_owned();
+    let frame = control::encode(request).context(doing)?;
+    // Who is turned away is told why, and has no use for asking.
+    let asked = transport.try_send(&frame, &[]);
+    let mut received = receive_within(transport, patience);
+    if matches!(received, Ok(Received::Closed)) {
+        // What was said before the end may stand behind the news of it.
+        received = receive_within(transport, Duration::ZERO);
+    }
+    match received.context(doing)? {
+        Received::Frame(frame, descriptors) => Ok((control::decode(&frame).context(doing)?, descriptors)),
+        Received::Closed => {
+            asked.context(doing)?;
+            Err(Error::failure("the instance went away before it answered"))
+        }
+        Received::Nothing => Err(Error::failure(format!(
+            "the instance has not answered for {} s; is it stopped?",
+            patience.as_secs()
+        ))),
+    }
+}
+
+/// Connects to the control socket of a run directory.
+pub(crate) fn connect(run_dir: &Path) -> Result<Channel> {
+    let doing = || format!("no instance is running in {}", run_dir.display());
+    let (_directory, path) = control_socket(run_dir).context(doing)?;
+    Channel::connect(&path).map_err(|error| match error.kind() {
+        std::io::ErrorKind::PermissionDenied => Error::failure(format!(
+            "cannot reach the instance in {}: {error}; without a --policy that says otherwise it lets in its own user alone",
+            run_dir.display()
+        )),
+        _ => Error::failure(format!("{}: {error}", doing())),
+    })
+}
+
+/// Where an instance's control socket is: through the directory's descriptor, because a socket's address is short and a
+/// path may not be, and because others may only pass through that directory.
+pub(crate) fn control_socket(run_dir: &Path) -> std::io::Result<(File, PathBuf)> {
+    let directory = file::open_to_pass_through(run_dir)?;
+    let path = format!("/proc/self/fd/{}/{}", directory.as_raw_fd(), places::CONTROL_SOCKET);
+    Ok((directory, path.into()))
+}
+
+pub(crate) fn answered_something_else() -> Error {
     Error::failure("the instance answered something else; is it of this version?")
 }
 
 impl StatusView {
     /// The totals over all slots.
     pub fn totals(&self) -> Totals {
-        self.region.totals()
+        match &self.rest {
+            Rest::Region(region) => region.totals(),
+            Rest::Summary(summary) => summary.totals,
+        }
     }
 
     /// What each user has sent.
@@ -180,25 +271,28 @@ impl StatusView {
     /// # Errors
     /// A table of users that is damaged, or was being changed for too long.
     pub fn users(&self) -> Result<UserTotals> {
-        tally::totals(&self.region).map_err(|error| Error::failure(format!("cannot read the users: {error}")))
+        match &self.rest {
+            Rest::Region(region) => tally::totals(region)
+                .map_err(|error| Error::failure(format!("cannot read the users: {error}"))),
+            // They stand in maps, which the daemon does not read.
+            Rest::Summary(_) => Ok(UserTotals { complete: false, ..UserTotals::default() }),
+        }
     }
 
-    /// How much of the region's heap is taken.
-    pub fn heap(&self) -> Usage {
-        Usage::of(&self.region)
+    /// How much of the region's heap is taken, where that can be read.
+    pub fn heap(&self) -> Option<Usage> {
+        match &self.rest {
+            Rest::Region(region) => Some(Usage::of(region)),
+            Rest::Summary(_) => None,
+        }
     }
 
-    /// All slots but the one of a checkpoint process.
-    fn workers_slots(&self) -> impl Iterator<Item = (SlotIndex, &Slot)> {
-        let worker = |(_, slot): &(_, &Slot)| slot.activity.load(Relaxed) != Activity::Checkpoint as u32;
-        self.region.slots().filter(worker)
-    }
-
-    /// The checkpoints of the region, and the one that it was restored from.
-    pub fn checkpoints(&self) -> CheckpointView {
-        let history = &self.region.header().history;
+    /// The checkpoints of the region, and the one that it was restored from, where that can be read.
+    pub fn checkpoints(&self) -> Option<CheckpointView> {
+        let Rest::Region(region) = &self.rest else { return None };
+        let history = &region.header().history;
         let some = |word: &AtomicU64| Some(word.load(Relaxed)).filter(|word| *word != 0);
-        CheckpointView {
+        Some(CheckpointView {
             number: some(&history.number),
             taken_ns: history.taken_ns.load(Relaxed),
             bytes: history.bytes.load(Relaxed),
@@ -206,36 +300,40 @@ impl StatusView {
             restored_ns: some(&history.restored_ns),
             restored_from_ns: history.restored_from_ns.load(Relaxed),
             replayed: history.replayed.load(Relaxed),
-        }
+        })
     }
 
     /// The workers by what they are at.
     pub fn workers(&self) -> WorkerCounts {
-        self.workers_slots().filter(|(_, slot)| slot.standing().1 == Some(State::Live)).fold(
-            WorkerCounts::default(),
-            |mut counts, (_, slot)| {
-                let idle = slot.activity.load(Relaxed) == Activity::Idle as u32;
-                *(if idle { &mut counts.idle } else { &mut counts.busy }) += 1;
-                counts
-            },
-        )
+        match &self.rest {
+            Rest::Region(region) => workers(region),
+            Rest::Summary(summary) => WorkerCounts { idle: summary.idle, busy: summary.busy },
+        }
+    }
+
+    /// How many slots attached programs have.
+    pub fn attached(&self) -> u32 {
+        match &self.rest {
+            Rest::Region(region) => attached(region),
+            Rest::Summary(summary) => summary.attached,
+        }
     }
 
     /// The spool.
     pub fn spool(&self) -> SpoolView {
-        let journal = &self.region.header().journal;
+        let (bytes, limit, oldest) = match &self.rest {
+            Rest::Region(region) => spool(region),
+            Rest::Summary(summary) => (summary.spool_bytes, summary.spool_limit, summary.oldest_minute),
+        };
         let some = |word: u64| (word != 0).then_some(word);
-        SpoolView {
-            bytes: journal.spool_bytes(),
-            limit: some(journal.limit.load(Relaxed)),
-            oldest_minute: some(journal.oldest.load(Relaxed)),
-        }
+        SpoolView { bytes, limit: some(limit), oldest_minute: some(oldest) }
     }
 
     /// The slots in use.
     pub fn slots(&self) -> Vec<SlotView> {
         let mut views = Vec::new();
-        for (index, slot) in self.workers_slots() {
+        let Rest::Region(region) = &self.rest else { return views };
+        for (index, slot) in worker_slots(region) {
             let (generation, state) = slot.standing();
             let state = match state {
                 Some(State::Free) => continue,
@@ -254,10 +352,46 @@ impl StatusView {
                 state,
                 messages: messages(&slot.published).wrapping_sub(messages(&slot.base)),
                 doing: slot.doing(),
+                attached: slot.is_a_clients(),
             });
         }
         views
     }
+}
+
+/// What a region says of its instance, in numbers.
+pub fn summarize(daemon: DaemonStatus, region: &Region) -> Summary {
+    let WorkerCounts { idle, busy } = workers(region);
+    let (spool_bytes, spool_limit, oldest_minute) = spool(region);
+    let (totals, attached) = (region.totals(), attached(region));
+    Summary { daemon, totals, idle, busy, attached, spool_bytes, spool_limit, oldest_minute }
+}
+
+fn live(region: &Region) -> impl Iterator<Item = &Slot> {
+    region.slots().map(|(_, slot)| slot).filter(|slot| slot.standing().1 == Some(State::Live))
+}
+
+fn workers(region: &Region) -> WorkerCounts {
+    live(region).filter(|slot| !slot.is_a_clients()).fold(WorkerCounts::default(), |mut counts, slot| {
+        let idle = slot.activity.load(Relaxed) == Activity::Idle as u32;
+        *(if idle { &mut counts.idle } else { &mut counts.busy }) += 1;
+        counts
+    })
+}
+
+fn attached(region: &Region) -> u32 {
+    live(region).filter(|slot| slot.is_a_clients()).count() as u32
+}
+
+/// Bytes, bound and oldest minute; 0 = none.
+fn spool(region: &Region) -> (u64, u64, u64) {
+    let journal = &region.header().journal;
+    (journal.spool_bytes(), journal.limit.load(Relaxed), journal.oldest.load(Relaxed))
+}
+
+/// All slots but the one of a checkpoint process.
+fn worker_slots(region: &Region) -> impl Iterator<Item = (SlotIndex, &Slot)> {
+    region.slots().filter(|(_, slot)| slot.activity.load(Relaxed) != Activity::Checkpoint as u32)
 }
 
 fn live_state(activity: u32) -> &'static str {

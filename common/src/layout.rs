@@ -6,7 +6,7 @@
 use std::mem::{offset_of, size_of};
 use std::sync::atomic::{AtomicI32, AtomicU8, AtomicU16, AtomicU32, AtomicU64};
 
-use crate::limits::{DOING_SIZE, JOURNAL_RING, MAX_HELD, USER_ROWS};
+use crate::limits::{DOING_SIZE, JOURNAL_RING, MAX_HELD, MAX_IN_FLIGHT, USER_ROWS};
 
 /// The first eight bytes of a region, read as a little-endian word.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"HOLDFAST");
@@ -238,8 +238,38 @@ pub struct Slot {
     pub doing: [AtomicU8; DOING_SIZE],
     /// For each class of blocks the first slab that belongs to this slot: its index and 1; 0 = none.
     pub slabs: [AtomicU32; SLAB_LISTS],
+    /// How many items were ever taken through this slot: the serial of the last one.
+    pub takes: AtomicU64,
     /// Zero.
-    pub pad3: [AtomicU64; 36],
+    pub pad3: [AtomicU64; 3],
+    /// What the kernel says when the owner's thread ends.
+    pub knell: Knell,
+    /// Items of queues that this owner has taken and not finished.
+    pub in_flight: [InFlight; MAX_IN_FLIGHT],
+}
+
+/// An item that was taken from a queue and belongs to the slot until it is finished or put back.
+#[derive(Debug)]
+#[repr(C)]
+pub struct InFlight {
+    /// The queue: its generation above, its index in the object table below.
+    pub queue: AtomicU64,
+    /// Where the item's block begins, with 1 in the lowest bit if it was taken from the back; 0 = none.
+    pub item: AtomicU64,
+}
+
+/// A word that the kernel marks when a thread ends, and the links by which it finds the word; see `sys::knell`.
+#[derive(Debug)]
+#[repr(C, align(64))]
+pub struct Knell {
+    /// The id of the owner's thread, and the bits of a robust futex; 0 = the kernel was not asked.
+    pub word: AtomicU32,
+    /// Zero.
+    pub pad: [AtomicU32; 5],
+    /// The owner's own addresses of the entries before and after in its thread's robust list. Nobody else reads them.
+    pub links: [AtomicU64; 2],
+    /// Zero.
+    pub reserved: [AtomicU64; 3],
 }
 
 /// Lists of slabs per slot: one for each class of blocks, the last one for blocks of whole pages.
@@ -370,7 +400,13 @@ const _: () = {
     assert!(offset_of!(Slot, held_count) == 384);
     assert!(offset_of!(Slot, doing) == 512);
     assert!(offset_of!(Slot, slabs) == 640);
-    assert!(offset_of!(Slot, pad3) == 736);
+    assert!(offset_of!(Slot, takes) == 736);
+    assert!(offset_of!(Slot, pad3) == 744);
+    assert!(offset_of!(Slot, knell) == 768);
+    assert!(size_of::<Knell>() == 64);
+    assert!(offset_of!(Knell, links) == 24);
+    assert!(offset_of!(Slot, in_flight) == 832);
+    assert!(size_of::<InFlight>() == 16 && offset_of!(InFlight, item) == 8);
 
     assert!(size_of::<Cell>() == 32 && size_of::<Tally>() == 32 * USER_ROWS);
     assert!(offset_of!(Cell, published) == 16);

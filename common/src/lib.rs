@@ -11,6 +11,8 @@ pub mod units;
 
 pub mod address;
 
+pub mod destination;
+
 pub mod places;
 
 pub mod command_line;
@@ -31,11 +33,15 @@ pub mod lock;
 
 pub mod gate;
 
+pub mod bell;
+
 pub mod undo;
 
 pub mod heap;
 
 pub mod seat;
+
+pub mod tidings;
 
 pub mod txn;
 

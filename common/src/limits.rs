@@ -15,6 +15,9 @@ pub const MAX_FRAME_FDS: usize = 80;
 /// Most owners named in one repair frame, so that the frame stays far below [`MAX_FRAME`].
 pub const MAX_REPAIRS_PER_FRAME: usize = 2048;
 
+/// Most programs that are attached to one instance, so that all of them can be named in one frame.
+pub const MAX_CLIENTS: usize = 4096;
+
 /// Most listening sockets.
 pub const MAX_LISTENERS: usize = 64;
 
@@ -64,6 +67,18 @@ pub const MAX_VALUE: usize = 128 * 1024;
 /// A value up to this length is changed in place; what is longer is written to another block, and only the pointer to it
 /// is logged.
 pub const MAX_IN_PLACE: usize = 256;
+
+/// Longest item of a queue in bytes.
+pub const MAX_ITEM: usize = MAX_VALUE;
+
+/// Longest blob in bytes.
+pub const MAX_BLOB: u64 = 64 << 20;
+
+/// Most folders in a path.
+pub const MAX_DEPTH: usize = 8;
+
+/// Most items of queues that one owner has taken and not finished.
+pub const MAX_IN_FLIGHT: usize = 12;
 
 /// Users with a row of their own: each slot counts for them in cells that nobody else writes.
 pub const USER_ROWS: usize = 64;

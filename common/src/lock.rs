@@ -10,6 +10,7 @@ use std::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
 use std::sync::atomic::{AtomicU64, compiler_fence, fence};
 use std::time::{Duration, Instant};
 
+use crate::bell::Side;
 use crate::ids::{Generation, Owner, SlotIndex};
 use crate::planted::{self, Bug};
 use crate::sys::futex::{self, Waited};
@@ -21,7 +22,7 @@ pub const WAITERS: u64 = 1 << 31;
 pub const PATIENCE: Duration = Duration::from_secs(1);
 
 /// A sleeper looks again after this time: whoever was woken may have died before it took the lock.
-const NAP: Duration = Duration::from_millis(50);
+pub(crate) const NAP: Duration = Duration::from_millis(50);
 
 /// How often a taken lock is looked at before the process sleeps: a change of an object takes less than this.
 const LOOKS: u32 = 16;
@@ -49,6 +50,10 @@ pub trait Word {
     fn wake(&self);
     /// Wakes all that sleep.
     fn wake_all(&self);
+    /// Sleeps like [`Word::wait`], to be woken together with those who wait for the same only; see `bell`.
+    fn wait_for(&self, what: Side, seen: u64, limit: Duration) -> Waited;
+    /// Wakes up to so many of those; says how many.
+    fn wake_for(&self, what: Side, most: u32) -> u32;
     /// What follows is not seen before what stands above.
     fn release_fence();
     /// What follows is not read before what stands above.
@@ -95,6 +100,14 @@ impl Word for AtomicU64 {
         futex::wake_all(self);
     }
 
+    fn wait_for(&self, what: Side, seen: u64, limit: Duration) -> Waited {
+        futex::wait_as(self, what.bits(), seen, limit)
+    }
+
+    fn wake_for(&self, what: Side, most: u32) -> u32 {
+        futex::wake_as(self, what.bits(), most)
+    }
+
     #[inline]
     fn release_fence() {
         fence(Release);
@@ -130,11 +143,29 @@ pub fn owner_of(word: u64) -> Option<Owner> {
 /// Takes a lock for the owner of `tag`, waiting for at most `patience`. False where another still has it then.
 #[inline]
 pub fn acquire<W: Word>(word: &W, tag: u64, patience: Duration) -> bool {
-    word.exchange(0, tag) || acquire_from_another(word, tag, patience)
+    acquire_sleeping(word, tag, patience, |word, seen, limit| {
+        word.wait(seen, limit);
+    })
+}
+
+/// The same with another way to sleep while the word holds what was seen, for at most so long.
+#[inline]
+pub fn acquire_sleeping<W: Word>(
+    word: &W,
+    tag: u64,
+    patience: Duration,
+    sleep: impl FnMut(&W, u64, Duration),
+) -> bool {
+    word.exchange(0, tag) || acquire_from_another(word, tag, patience, sleep)
 }
 
 #[cold]
-fn acquire_from_another<W: Word>(word: &W, tag: u64, patience: Duration) -> bool {
+fn acquire_from_another<W: Word>(
+    word: &W,
+    tag: u64,
+    patience: Duration,
+    mut sleep: impl FnMut(&W, u64, Duration),
+) -> bool {
     for look in 0..LOOKS {
         let seen = word.load();
         if seen == 0 && word.exchange(0, tag) {
@@ -165,7 +196,7 @@ fn acquire_from_another<W: Word>(word: &W, tag: u64, patience: Duration) -> bool
         if left.is_zero() {
             return false;
         }
-        word.wait(seen | WAITERS, left.min(NAP));
+        sleep(word, seen | WAITERS, left.min(NAP));
     }
 }
 

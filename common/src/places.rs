@@ -17,6 +17,9 @@ pub const PID_FILE: &str = "supervisor.pid";
 /// In the run directory: locked, shared, by an instance's supervisor and all its children.
 pub const ALIVE: &str = "alive";
 
+/// In the run directory: who is attached, a record a slot, and the locks that they hold on it.
+pub const CLIENTS: &str = "clients";
+
 /// In the run directory: locked by who starts an instance on demand, and by an instance that ends because it is idle.
 pub const START_LOCK: &str = "start.lock";
 

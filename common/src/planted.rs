@@ -45,10 +45,50 @@ pub enum Bug {
     GateIgnored,
     /// Repair leaves the gate closed that a dead checkpoint process had closed.
     GateLeftClosed,
+    /// Whoever fills a queue does not wake those who wait for an item, if it dies before it has.
+    BellForgotten,
+    /// Repair does not put items back that its owner had taken.
+    InFlightForgotten,
+    /// Taking an item is not logged in the slot.
+    TakeNotLogged,
+    /// The link of a queue's last item is changed without being logged.
+    LinkNotLogged,
+    /// A sleeper that finds a queue filled and leaves it so wakes nobody else.
+    BatonDropped,
+    /// A name is moved in two transactions: into the one folder, then out of the other.
+    RenamedInTwo,
+    /// A range of a blob is written in place, however long, and only its first word is logged.
+    RangeNotLogged,
+    /// A deleted queue does not wake those who wait for it.
+    DeletedQuietly,
+    /// The stamp of a block's buffer stays while it is written.
+    StampKept,
+    /// A block's head names the next buffer before anything is in it.
+    ShownBeforeWritten,
+    /// Who copied a block does not look again at the stamp.
+    CopyTrusted,
+    /// Who pinned a block does not look again at the stamp.
+    PinTrusted,
+    /// A file gets a block's name before it holds anything.
+    NamedBeforeWritten,
+}
+
+impl Bug {
+    /// Whether it is one of the blocks', which the region's proofs do not look for.
+    pub const fn is_of_blocks(self) -> bool {
+        matches!(
+            self,
+            Self::StampKept
+                | Self::ShownBeforeWritten
+                | Self::CopyTrusted
+                | Self::PinTrusted
+                | Self::NamedBeforeWritten
+        )
+    }
 }
 
 /// Every one of them.
-pub const ALL: [Bug; 20] = [
+pub const ALL: [Bug; 33] = [
     Bug::LogAfterChange,
     Bug::ChangeNotLogged,
     Bug::ReleasedBeforeEmpty,
@@ -69,6 +109,19 @@ pub const ALL: [Bug; 20] = [
     Bug::MarkForgotten,
     Bug::GateIgnored,
     Bug::GateLeftClosed,
+    Bug::StampKept,
+    Bug::ShownBeforeWritten,
+    Bug::CopyTrusted,
+    Bug::PinTrusted,
+    Bug::NamedBeforeWritten,
+    Bug::BellForgotten,
+    Bug::InFlightForgotten,
+    Bug::TakeNotLogged,
+    Bug::LinkNotLogged,
+    Bug::BatonDropped,
+    Bug::RenamedInTwo,
+    Bug::RangeNotLogged,
+    Bug::DeletedQuietly,
 ];
 
 /// Whether this mistake is planted.

@@ -104,6 +104,14 @@ impl Region {
         Ok(UnverifiedRegion::open_read_only(file)?.0)
     }
 
+    /// Keeps the mapping from children that this process forks: what is in it belongs to this one.
+    ///
+    /// # Errors
+    /// What the kernel reports.
+    pub fn keep_from_children(&self) -> Result<()> {
+        self.mapping.keep_from_children().context(|| "cannot keep the region from children".to_owned())
+    }
+
     /// The header.
     ///
     /// # Panics

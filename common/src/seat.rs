@@ -11,13 +11,18 @@ use crate::ids::Owner;
 use crate::layout::{Object, SLAB_LISTS, Slot, Tally};
 use crate::limits::MAX_HELD;
 use crate::lock;
-use crate::objects::{self, Kind};
+use crate::objects::{self, Kind, waiting};
 use crate::planted::{self, Bug};
 use crate::region::Region;
 use crate::slots::State;
 use crate::sys::fork_mark::ForkMark;
+use crate::sys::futex::Waited;
+use crate::tidings::{self, Tidings};
 use crate::txn::{Transaction, TxnError};
 use crate::undo::UndoLog;
+
+/// How long a repairer waits before a closed gate: a checkpoint keeps it closed for less.
+const REPAIRERS_PATIENCE: Duration = Duration::from_millis(100);
 
 /// A process's place in the region: the right to begin transactions in one slot.
 ///
@@ -39,7 +44,11 @@ pub struct Seat<'r> {
     pub(crate) next_object: u32,
     pub(crate) tally: &'r Tally,
     held: Held<'r>,
+    /// Where recovery hears of a dead holder of a lock that this seat waits for.
+    tidings: Option<Tidings>,
     mark: ForkMark,
+    /// Whether this is a repairer, at work in a dead owner's slot.
+    repairing: bool,
     one_thread: PhantomData<*const ()>,
 }
 
@@ -49,14 +58,36 @@ pub struct Seat<'r> {
 struct Held<'r> {
     count: usize,
     highest: u32,
-    locks: [Option<(u32, &'r Object)>; MAX_HELD],
+    locks: [Option<Hold<'r>>; MAX_HELD],
+}
+
+/// A lock that is held.
+#[derive(Clone, Copy, Debug)]
+struct Hold<'r> {
+    index: u32,
+    object: &'r Object,
+    /// Whether somebody may sleep until the object changes: it is a queue.
+    has_bell: bool,
 }
 
 impl<'r> Seat<'r> {
     /// Takes the slot promised to `owner`; `None` where it is not (any more).
     pub fn take(region: &'r Region, owner: Owner) -> Option<Self> {
+        let this = Self::of(region, owner, false)?;
+        let slot = this.slot;
+        (slot.holds_nothing() && slot.go_live(owner.generation)).then_some(this)
+    }
+
+    /// Repair: works in the slot of a dead owner, whose half-done transaction is settled and who holds no lock any
+    /// more. Whoever dies at that leaves what the dead one itself could have left.
+    pub fn of_dead(region: &'r Region, owner: Owner) -> Option<Self> {
+        let this = Self::of(region, owner, true)?;
+        (this.log.is_empty() && this.slot.standing().0 == owner.generation).then_some(this)
+    }
+
+    fn of(region: &'r Region, owner: Owner, repairing: bool) -> Option<Self> {
         let slot = region.slot(owner.slot)?;
-        let this = Self {
+        Some(Self {
             region,
             slot,
             log: UndoLog::of(region, owner.slot)?,
@@ -66,10 +97,16 @@ impl<'r> Seat<'r> {
             next_object: 0,
             tally: region.tally(owner.slot)?,
             held: Held { count: 0, highest: 0, locks: [None; MAX_HELD] },
+            tidings: None,
             mark: ForkMark::new(),
+            repairing,
             one_thread: PhantomData,
-        };
-        (slot.holds_nothing() && slot.go_live(owner.generation)).then_some(this)
+        })
+    }
+
+    /// From now on this seat tells recovery of whoever died with a lock that it waits for.
+    pub fn carry(&mut self, tidings: Tidings) {
+        self.tidings = Some(tidings);
     }
 
     /// The slot.
@@ -95,10 +132,13 @@ impl<'r> Seat<'r> {
         if !self.mark.is_mine() {
             return Err(TxnError::Forked);
         }
-        if !self.log.is_empty() || !self.slot.is(self.owner.generation, State::Live) {
+        let own = self.repairing || self.slot.is(self.owner.generation, State::Live);
+        if !self.log.is_empty() || !own {
             return Err(TxnError::Disturbed);
         }
-        if !gate::enter(&self.slot.open, &self.region.header().gate.word, lock::PATIENCE) {
+        // A repairer does not wait for long: who has closed the gate may be dead too, and be repaired next.
+        let patience = if self.repairing { REPAIRERS_PATIENCE } else { lock::PATIENCE };
+        if !gate::enter(&self.slot.open, &self.region.header().gate.word, patience) {
             return Err(TxnError::Busy);
         }
         Ok(Transaction::on(self))
@@ -112,8 +152,9 @@ impl<'r> Seat<'r> {
         gate::leave(&self.slot.open);
     }
 
-    /// Detaches cleanly: there is nothing to repair.
-    pub fn leave(self) {
+    /// Detaches cleanly: there is nothing to repair. Items that were taken from queues go back first.
+    pub fn leave(mut self) {
+        let _ = self.put_all_back(lock::PATIENCE);
         crate::slots::detach(self.slot, crate::slots::owner_word(self.owner.generation, State::Live));
     }
 
@@ -123,7 +164,7 @@ impl<'r> Seat<'r> {
     /// [`TxnError::Busy`] and the like: the rest stays for the next time.
     pub fn free_deleted(&mut self) -> Result<(), TxnError> {
         let region = self.region;
-        for (handle, _, object) in objects::all(region).filter(|(_, kind, _)| *kind == Kind::Dropping) {
+        for (handle, _, object) in objects::all(region).filter(|(_, kind, _)| kind.is_dropping()) {
             let mut done = false;
             while !done {
                 let mut txn = self.begin()?;
@@ -156,11 +197,15 @@ impl<'r> Seat<'r> {
         index: u32,
         object: &'r Object,
         patience: Duration,
+        kind: Kind,
     ) -> Result<(), TxnError> {
         if self.held.count + 1 >= MAX_HELD {
             return Err(TxnError::TooManyLocks);
         }
         self.take_lock(index, object, patience)?;
+        if let Some(hold) = &mut self.held.locks[self.held.count - 1] {
+            hold.has_bell = kind == Kind::Queue;
+        }
         self.held.highest = self.held.highest.max(index);
         Ok(())
     }
@@ -184,25 +229,32 @@ impl<'r> Seat<'r> {
         if !planted::has(Bug::HeldAfterLock) {
             announce();
         }
-        if !lock::acquire(&object.lock, lock::tag(self.owner), patience) {
+        let (region, tidings) = (self.region, self.tidings.as_ref());
+        let sleep = |word: &_, seen, limit| tidings::sleep_on(region, tidings, word, seen, limit);
+        if !lock::acquire_sleeping(&object.lock, lock::tag(self.owner), patience, sleep) {
             self.slot.held_count.store(count as u32, Release);
             return Err(TxnError::Busy);
         }
         if planted::has(Bug::HeldAfterLock) {
             announce();
         }
-        self.held.locks[count] = Some((index, object));
+        self.held.locks[count] = Some(Hold { index, object, has_bell: false });
         self.held.count = count + 1;
         Ok(())
     }
 
-    /// Gives the lock back that was taken last: the object is whole, then free, then no longer this seat's.
+    /// Gives the lock back that was taken last: the object is whole, then free, whoever waits for it to change is woken,
+    /// then it is no longer this seat's.
     #[inline]
     pub(crate) fn drop_last_lock(&mut self) {
         let Some(last) = self.held.count.checked_sub(1) else { return };
-        if let Some((_, object)) = self.held.locks[last].take() {
+        if let Some(Hold { object, has_bell, .. }) = self.held.locks[last].take() {
+            let bell = if has_bell { waiting::bell(object) } else { None };
             lock::end_change(&object.seq);
             lock::release(&object.lock);
+            if let Some(bell) = bell {
+                bell.ring(object);
+            }
         }
         compiler_fence(SeqCst);
         self.slot.held_count.store(last as u32, Release);
@@ -218,6 +270,21 @@ impl<'r> Seat<'r> {
 
     pub(crate) fn holds(&self, index: u32) -> Option<&'r Object> {
         let held = self.held.locks[..self.held.count].iter().flatten();
-        held.copied().find(|(other, _)| *other == index).map(|(_, object)| object)
+        held.copied().find(|hold| hold.index == index).map(|hold| hold.object)
+    }
+
+    /// Sleeps until a queue changes. The slot's list names the queue meanwhile, as it does while a lock is waited for:
+    /// if this process dies after it was woken, repair wakes the others.
+    pub(crate) fn sleep_at(&self, index: u32, sleep: impl FnOnce() -> Waited) -> Waited {
+        self.slot.held[0].store(index, Relaxed);
+        self.slot.held_count.store(1, Release);
+        compiler_fence(SeqCst);
+        sleep()
+    }
+
+    /// Does not sleep any more.
+    pub(crate) fn stay_awake(&self) {
+        compiler_fence(SeqCst);
+        self.slot.held_count.store(0, Release);
     }
 }

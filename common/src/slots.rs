@@ -3,6 +3,8 @@
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
 use std::sync::atomic::{AtomicU64, compiler_fence};
 
+use serde::{Deserialize, Serialize};
+
 use crate::gate;
 use crate::ids::{Generation, Owner, Pid, SlotIndex};
 use crate::layout::{Counters, Slot};
@@ -24,6 +26,9 @@ pub enum State {
     /// Its process died; it waits for repair.
     Dead = 4,
 }
+
+/// Stands in a slot's `template` where its owner is an attached program. For display only.
+pub const NO_TEMPLATE: u32 = u32::MAX;
 
 /// What a live owner is at. For display only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,7 +106,19 @@ impl Slot {
         self.live_since_ns.store(0, Relaxed);
         self.since_ms.store(0, Relaxed);
         self.template.store(template, Relaxed);
+        self.knell.take_down();
         self.owner.store(owner_word(generation, State::Reserved), SeqCst);
+    }
+
+    /// Supervisor: the same for a process that exists already, and is none of its own.
+    pub fn reserve_for(&self, generation: Generation, pid: Pid) {
+        self.reserve(generation, NO_TEMPLATE);
+        self.pid.store(pid.0.cast_unsigned(), Relaxed);
+    }
+
+    /// Whether the slot says that its owner is an attached program.
+    pub fn is_a_clients(&self) -> bool {
+        self.template.load(Relaxed) == NO_TEMPLATE
     }
 
     /// Owner: takes the slot promised to it. False where the supervisor has thought better of it: leave.
@@ -117,13 +134,14 @@ impl Slot {
         self.shift(generation, State::Reserved, State::Live)
     }
 
-    /// Whether nothing half-done is in the slot: no transaction, no log, no lock, no intent.
+    /// Whether nothing half-done is in the slot: no transaction, no log, no lock, no intent, no item of a queue.
     pub fn holds_nothing(&self) -> bool {
         !gate::is_open(&self.open)
             && self.undo.load(Acquire) == 0
             && self.mini.load(Acquire) == 0
             && self.held_count.load(Acquire) == 0
             && self.intent.minute.load(Acquire) == 0
+            && self.in_flight.iter().all(|taken| taken.item.load(Acquire) == 0)
     }
 
     /// Whether the owner detached and left nothing half-done: then there is nothing to repair.
@@ -191,7 +209,7 @@ pub fn detach(slot: &Slot, live_word: u64) {
 }
 
 /// Sums over all slots, used or free. Wrapping, since the words are allegations.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Totals {
     /// Connections accepted.
     pub connections: u64,

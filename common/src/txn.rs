@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use crate::heap;
 use crate::ids::{Offset, Owner, SlotIndex};
-use crate::layout::{Counters, Object, Slot};
+use crate::layout::{Counters, InFlight, Object, Slot};
+use crate::limits::MAX_IN_FLIGHT;
 use crate::lock;
 use crate::objects::{self, Handle, Kind, ReadError};
 use crate::planted::{self, Bug};
@@ -37,8 +38,18 @@ pub enum TxnError {
     NotEmpty,
     /// A name that is empty, too long, or has a `/` or a control character.
     BadName,
-    /// A key or a value beyond its limit.
+    /// A folder would be deeper in the tree than folders may be.
+    TooDeep,
+    /// A folder cannot be moved into itself.
+    IntoItself,
+    /// A key, a value, an item or a blob beyond its limit.
     TooLong,
+    /// The blob does not reach that far.
+    OutOfRange,
+    /// Its owner has as many items in flight as it may.
+    TooManyInFlight,
+    /// What was waited for did not come in time.
+    TimedOut,
     /// The region holds what no transaction leaves.
     Damaged,
     /// The slot is not in the state that its owner left it in: somebody has written where he must not.
@@ -61,7 +72,12 @@ impl std::fmt::Display for TxnError {
             Self::Exists => "there is an object of that name already",
             Self::NotEmpty => "the folder is not empty",
             Self::BadName => "a name has 1 to 64 bytes without '/' and control characters",
-            Self::TooLong => "the key or the value is longer than a map takes",
+            Self::TooDeep => "the folder would be deeper in the tree than 8 levels",
+            Self::IntoItself => "a folder cannot be moved into itself",
+            Self::TooLong => "the key, the value, the item or the blob is longer than such a thing may be",
+            Self::OutOfRange => "the blob does not reach that far",
+            Self::TooManyInFlight => "as many items were taken from queues, and not finished, as may be",
+            Self::TimedOut => "what was waited for did not come in time",
             Self::Damaged => "the region holds what no transaction leaves",
             Self::Disturbed => "the slot was changed by somebody else",
             Self::Forked => "the slot belongs to the process that this one was forked from",
@@ -108,11 +124,21 @@ pub struct Transaction<'s, 'r> {
     counted: bool,
     /// The row of the user that was counted for.
     pub(crate) row: Option<tally::Row>,
+    /// How long it waits for a lock.
+    pub(crate) patience: Duration,
 }
 
 impl<'s, 'r> Transaction<'s, 'r> {
     pub(crate) fn on(seat: &'s mut Seat<'r>) -> Self {
-        Self { seat, open: true, freed: false, dropped: false, counted: false, row: None }
+        Self {
+            seat,
+            open: true,
+            freed: false,
+            dropped: false,
+            counted: false,
+            row: None,
+            patience: lock::PATIENCE,
+        }
     }
 }
 
@@ -221,8 +247,8 @@ impl<'r> Transaction<'_, 'r> {
         let held = self.seat.holds(handle.index);
         let object = held.or_else(|| self.seat.region.object(handle.index)).ok_or(TxnError::NotFound)?;
         if held.is_none() {
-            let patience = if self.seat.is_in_order(handle.index) { lock::PATIENCE } else { Duration::ZERO };
-            self.seat.take_object_lock(handle.index, object, patience)?;
+            let patience = if self.seat.is_in_order(handle.index) { self.patience } else { Duration::ZERO };
+            self.seat.take_object_lock(handle.index, object, patience, kind)?;
         }
         let same = object.identity.load(Acquire) == handle.identity(kind);
         if same || planted::has(Bug::GenerationUnchecked) { Ok(object) } else { Err(TxnError::NotFound) }
@@ -233,7 +259,7 @@ impl<'r> Transaction<'_, 'r> {
         if self.seat.holds(index).is_some() {
             return Ok(false);
         }
-        match self.seat.take_object_lock(index, object, Duration::ZERO) {
+        match self.seat.take_object_lock(index, object, Duration::ZERO, Kind::Free) {
             Err(TxnError::Busy) => Ok(false),
             outcome => outcome.map(|()| true),
         }
@@ -249,6 +275,28 @@ impl<'r> Transaction<'_, 'r> {
         }
         lock::begin_change(&object.seq);
         Ok(())
+    }
+
+    /// Words of a block that nobody but this transaction knows yet, to be written without being logged.
+    #[inline]
+    pub(crate) fn fresh(&mut self, offset: Offset, count: usize) -> Result<&'r [AtomicU64], TxnError> {
+        self.seat.region.heap_words(offset, count).ok_or(TxnError::Damaged)
+    }
+
+    /// Begins to change the first words of an object's body: writes down what they hold.
+    #[inline]
+    pub(crate) fn note_body(&mut self, index: u32, object: &'r Object, count: usize) -> Result<(), TxnError> {
+        self.touch(index, object)?;
+        let within = std::mem::offset_of!(Object, body) as u64;
+        let offset = Offset(self.seat.region.object_offset(index).0 + within);
+        Ok(self.seat.log.note_words(offset, &object.body[..count])?)
+    }
+
+    /// Changes a word of a block, under the lock of the object that it belongs to.
+    #[inline]
+    pub(crate) fn change_word(&mut self, offset: Offset, value: u64) -> Result<(), TxnError> {
+        let word = &self.seat.region.heap_words(offset, 1).ok_or(TxnError::Damaged)?[0];
+        Ok(self.seat.log.change(offset, word, value)?)
     }
 
     /// Changes a word of an object's body.
@@ -309,6 +357,12 @@ fn counter_offset(region: &Region, slot: SlotIndex, counter: Counter) -> Offset 
     Offset(region.slot_offset(slot).0 + within as u64)
 }
 
+/// Whether these are words that say which items of queues the owner has taken.
+fn is_own_item(region: &Region, owner: Owner, offset: Offset, end: u64) -> bool {
+    let first = region.slot_offset(owner.slot).0 + std::mem::offset_of!(Slot, in_flight) as u64;
+    offset.0 >= first && end <= first + size_of::<[InFlight; MAX_IN_FLIGHT]>() as u64
+}
+
 /// Whether the undo log of `owner` may hold this record: it names the owner's own counters or cells, blocks of the heap
 /// and their states, or identity and body of an object whose lock the owner has.
 pub fn may_be_logged(region: &Region, owner: Owner, record: &Record<'_>) -> bool {
@@ -321,6 +375,7 @@ pub fn may_be_logged(region: &Region, owner: Owner, record: &Record<'_>) -> bool
         lock::names(word, lock::tag(owner))
     };
     own_counter
+        || is_own_item(region, owner, offset, end)
         || tally::is_own_cell(region, owner.slot, offset, length)
         || heap::may_be_logged(region, offset, length)
         || objects::may_be_logged(region, offset.0, length, holds)

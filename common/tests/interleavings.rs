@@ -1,9 +1,10 @@
-//! Lock, sequence lock and gate under a model checker: over words that it schedules, in thousands of interleavings. Its
+//! Lock, sequence lock, gate and the waiting of queues under a model checker: over words that it schedules, in thousands of interleavings. Its
 //! sleepers never look again by themselves, as real ones do after a while: a wake that is missing is a deadlock, which
 //! the checker reports.
 
 use std::time::Duration;
 
+use common::bell::{self, Side};
 use common::gate;
 use common::ids::{Generation, Owner, SlotIndex};
 use common::lock::{
@@ -26,6 +27,9 @@ const PATIENCE: Duration = Duration::from_secs(3600);
 struct Modelled {
     value: Mutex<u64>,
     bed: Condvar,
+    /// How many sleep for an item and for room; how many of them are to wake up.
+    waiting: Mutex<[[u32; 2]; 2]>,
+    beds: [Condvar; 2],
 }
 
 impl Modelled {
@@ -74,6 +78,29 @@ impl Word for Modelled {
 
     fn wake_all(&self) {
         self.bed.notify_all();
+    }
+
+    fn wait_for(&self, what: Side, seen: u64, _limit: Duration) -> Waited {
+        // Nobody changes the word or wakes anybody between the look and the falling asleep.
+        let mut waiting = self.waiting.lock().unwrap();
+        if self.with(|value| *value as u32) == seen as u32 {
+            waiting[what as usize][0] += 1;
+            while waiting[what as usize][1] == 0 {
+                waiting = self.beds[what as usize].wait(waiting).unwrap();
+            }
+            waiting[what as usize][0] -= 1;
+            waiting[what as usize][1] -= 1;
+        }
+        Waited::Woken
+    }
+
+    fn wake_for(&self, what: Side, most: u32) -> u32 {
+        let mut waiting = self.waiting.lock().unwrap();
+        let [asleep, woken] = waiting[what as usize];
+        let count = most.min(asleep - woken);
+        waiting[what as usize][1] += count;
+        (0..count).for_each(|_| self.beds[what as usize].notify_one());
+        count
     }
 
     fn release_fence() {}
@@ -248,9 +275,130 @@ fn what_a_dead_writer_left_is_read_after_its_repair_only() {
     });
 }
 
-/// What transactions change and a checkpoint takes: two words on one page, always the same when nobody is at them.
+/// A queue, as far as waiting goes: how many items it has, and how many it takes.
 #[derive(Default)]
 struct Shelf {
+    lock: Modelled,
+    seq: Modelled,
+    sleepers: Modelled,
+    count: Modelled,
+    gone: Modelled,
+}
+
+const CAPACITY: u64 = 1;
+
+impl Shelf {
+    fn is_ready(&self, side: Side) -> bool {
+        match side {
+            Side::Item => self.count.load() > 0,
+            Side::Room => self.count.load() < CAPACITY,
+        }
+    }
+
+    /// Waits until there is an item or room, and takes it if `takes`, as `Seat::begin_with_item` and the transaction that
+    /// it begins do; false where the queue is gone.
+    fn serve(&self, tag: u64, side: Side, takes: bool) -> bool {
+        loop {
+            assert!(acquire(&self.lock, tag, PATIENCE));
+            if self.gone.load() == 1 {
+                self.give_back();
+                return false;
+            }
+            if self.is_ready(side) {
+                if takes {
+                    self.change(side);
+                }
+                self.give_back();
+                return true;
+            }
+            let seen = bell::announce(&self.sleepers, &self.seq, side);
+            self.give_back();
+            bell::sleep(&self.seq, seen, side, PATIENCE);
+        }
+    }
+
+    fn change(&self, side: Side) {
+        begin_change(&self.seq);
+        let count = self.count.load();
+        self.count.store(if side == Side::Item { count - 1 } else { count + 1 });
+    }
+
+    /// As a seat gives the lock of a queue back.
+    fn give_back(&self) {
+        let seen = self.sleepers.load();
+        let ready = Side::ALL.map(|side| bell::is_waited_for(seen, side) && self.is_ready(side));
+        let gone = self.gone.load() == 1;
+        end_change(&self.seq);
+        release(&self.lock);
+        if gone {
+            bell::ring_all(&self.seq);
+        } else {
+            let ready = Side::ALL.into_iter().zip(ready).filter(|(_, ready)| *ready);
+            ready.for_each(|(side, _)| bell::ring(&self.seq, &self.sleepers, seen, side));
+        }
+    }
+}
+
+fn serve(shelf: &Arc<Shelf>, slot: u32, side: Side, takes: bool) -> thread::JoinHandle<bool> {
+    let shelf = Arc::clone(shelf);
+    thread::spawn(move || shelf.serve(owner(slot), side, takes))
+}
+
+#[test]
+fn who_waits_for_an_item_or_for_room_gets_it() {
+    in_many_schedules(|| {
+        let shelf = Arc::new(Shelf::default());
+        let sides = [Side::Item, Side::Room, Side::Item, Side::Room];
+        let servers: Vec<_> = (1..).zip(sides).map(|(slot, side)| serve(&shelf, slot, side, true)).collect();
+        assert!(servers.into_iter().all(|server| server.join().unwrap()));
+        assert_eq!(shelf.count.load(), 0);
+    });
+}
+
+#[test]
+fn who_was_woken_and_takes_nothing_wakes_the_next() {
+    in_many_schedules(|| {
+        let shelf = Arc::new(Shelf::default());
+        let lookers: Vec<_> = [1, 2].map(|slot| serve(&shelf, slot, Side::Item, false)).into();
+        let taker = serve(&shelf, 3, Side::Item, false);
+        assert!(shelf.serve(owner(4), Side::Room, true));
+        assert!(taker.join().unwrap() && lookers.into_iter().all(|looker| looker.join().unwrap()));
+    });
+}
+
+#[test]
+fn who_waits_at_a_queue_that_is_deleted_is_told() {
+    in_many_schedules(|| {
+        let shelf = Arc::new(Shelf::default());
+        let waiting: Vec<_> = [1, 2].map(|slot| serve(&shelf, slot, Side::Item, true)).into();
+        assert!(acquire(&shelf.lock, owner(3), PATIENCE));
+        begin_change(&shelf.seq);
+        shelf.gone.store(1);
+        shelf.give_back();
+        assert!(waiting.into_iter().all(|waiting| !waiting.join().unwrap()));
+    });
+}
+
+#[test]
+fn one_that_filled_a_queue_and_died_before_it_woke_anybody_is_made_up_for() {
+    in_many_schedules(|| {
+        let shelf = Arc::new(Shelf::default());
+        let waiting = serve(&shelf, 1, Side::Item, true);
+        assert!(acquire(&shelf.lock, owner(9), PATIENCE));
+        shelf.change(Side::Room);
+        // Its change is committed. Repair lets the sequence word go on, takes the lock off, and wakes.
+        end_change(&shelf.seq);
+        release_dead(&shelf.lock, owner(9));
+        if bell::is_any_waited_for(shelf.sleepers.load()) {
+            bell::ring_all(&shelf.seq);
+        }
+        assert!(waiting.join().unwrap());
+    });
+}
+
+/// What transactions change and a checkpoint takes: two words on one page, always the same when nobody is at them.
+#[derive(Default)]
+struct Shelves {
     gate: Modelled,
     open: [Modelled; 2],
     /// Held by the transaction that changes the words.
@@ -259,7 +407,7 @@ struct Shelf {
     words: [Modelled; 2],
 }
 
-impl Shelf {
+impl Shelves {
     fn transaction(&self, slot: usize) {
         assert!(gate::enter(&self.open[slot], &self.gate, PATIENCE));
         assert!(acquire(&self.lock, owner(slot as u32 + 1), PATIENCE));
@@ -303,7 +451,7 @@ impl Shelf {
     }
 }
 
-fn transactions(shelf: &Arc<Shelf>) -> [thread::JoinHandle<()>; 2] {
+fn transactions(shelf: &Arc<Shelves>) -> [thread::JoinHandle<()>; 2] {
     [0, 1].map(|slot| {
         let shelf = Arc::clone(shelf);
         thread::spawn(move || (0..2).for_each(|_| shelf.transaction(slot)))
@@ -313,7 +461,7 @@ fn transactions(shelf: &Arc<Shelf>) -> [thread::JoinHandle<()>; 2] {
 #[test]
 fn a_checkpoint_takes_what_is_there_between_transactions() {
     in_many_schedules(|| {
-        let shelf = Arc::new(Shelf::default());
+        let shelf = Arc::new(Shelves::default());
         let writers = transactions(&shelf);
         let first = shelf.checkpoint(owner(9))[0];
         assert!(shelf.checkpoint(owner(9))[0] >= first);
@@ -325,7 +473,7 @@ fn a_checkpoint_takes_what_is_there_between_transactions() {
 #[test]
 fn who_waits_before_a_gate_whose_closer_died_goes_on() {
     in_many_schedules(|| {
-        let shelf = Arc::new(Shelf::default());
+        let shelf = Arc::new(Shelves::default());
         assert!(gate::close(&shelf.gate, owner(9)));
         let writers = transactions(&shelf);
         thread::yield_now();

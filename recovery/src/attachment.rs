@@ -3,18 +3,19 @@
 use std::cell::RefCell;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 use common::error::{Context as _, Error, Result};
-use common::ids::SlotIndex;
+use common::ids::{Owner, SlotIndex};
 use common::journal::spool::Spool;
 use common::logging::LogFile;
 use common::region::{Region, UnverifiedRegion};
 use common::sys::channel::{Channel, Received};
 use common::sys::file;
 use common::sys::process::{self, CHANNEL_FD};
-use common::wire::control::{self, ENDOWMENTS, Order, Report, Settings, Start};
+use common::tidings::Tidings;
+use common::wire::control::{self, ENDOWMENTS, Endowment, Order, Report, Settings, Start};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::socket::{SockType, getsockopt, sockopt};
@@ -27,7 +28,8 @@ pub struct Attachment {
     spool: Spool,
     settings: Settings,
     log: RefCell<LogFile>,
-    /// `.writers` and `alive` under their shared locks, and the bell: open as long as this process lives.
+    tidings: Tidings,
+    /// `.writers` and `alive` under their shared locks: open as long as this process lives.
     _inherited: Vec<OwnedFd>,
 }
 
@@ -36,6 +38,8 @@ pub struct Attachment {
 pub enum Word {
     /// An order.
     Order(Order),
+    /// Owners that are said to be dead, by who waits for their locks.
+    Tidings(Vec<Owner>),
     /// Nothing within the time.
     Silence,
     /// The supervisor is gone, or wants nothing more.
@@ -57,9 +61,9 @@ impl Attachment {
             return Ok(None);
         }
         match Self::attach(start, descriptors) {
-            Ok((region, spool, settings, inherited)) => {
+            Ok((region, spool, settings, tidings, inherited)) => {
                 let log = RefCell::new(LogFile::inherited(&settings, region.contents()));
-                Ok(Some(Self { channel, region, spool, settings, log, _inherited: inherited }))
+                Ok(Some(Self { channel, region, spool, settings, log, tidings, _inherited: inherited }))
             }
             Err(error) => {
                 // The supervisor says it where people look; if it is gone, nobody needs it.
@@ -72,14 +76,16 @@ impl Attachment {
     fn attach(
         start: Start,
         descriptors: Vec<OwnedFd>,
-    ) -> Result<(UnverifiedRegion, Spool, Settings, Vec<OwnedFd>)> {
-        let mut descriptors = descriptors.into_iter();
-        // In the order of `Endowment`: the region, the spool, and what is only kept open.
-        let (Some(region), Some(spool)) = (descriptors.next(), descriptors.next()) else {
-            return Err(Error::failure("the supervisor's first order came without its descriptors"));
+    ) -> Result<(UnverifiedRegion, Spool, Settings, Tidings, Vec<OwnedFd>)> {
+        let mut descriptors: Vec<_> = descriptors.into_iter().map(Some).collect();
+        let mut take = |endowment: Endowment| {
+            let missing = || Error::failure("the supervisor's first order came without its descriptors");
+            descriptors.get_mut(endowment as usize).and_then(Option::take).ok_or_else(missing)
         };
-        let region = UnverifiedRegion::open(&File::from(region))?;
-        Ok((region, Spool::from_directory(File::from(spool)), start.settings, descriptors.collect()))
+        let region = UnverifiedRegion::open(&File::from(take(Endowment::Region)?))?;
+        let spool = Spool::from_directory(File::from(take(Endowment::Spool)?));
+        let tidings = Tidings::from_descriptor(take(Endowment::Tidings)?);
+        Ok((region, spool, start.settings, tidings, descriptors.into_iter().flatten().collect()))
     }
 
     /// The region. Whatever is in it is an allegation.
@@ -120,21 +126,44 @@ impl Attachment {
     /// # Errors
     /// What poll and receive report; a frame that is no order.
     pub fn listen(&self, limit: Option<Duration>) -> Result<Word> {
-        let broken = || "cannot listen to the supervisor".to_owned();
         let received = match limit {
             None => self.channel.receive(),
-            Some(limit) if !readable(&self.channel, limit).context(broken)? => Ok(Received::Nothing),
-            Some(_) => self.channel.try_receive(),
+            Some(limit) => match readable([&self.channel], Some(limit)).context(cannot_listen)? {
+                [true] => self.channel.try_receive(),
+                [false] => Ok(Received::Nothing),
+            },
         };
+        self.understand(received)
+    }
+
+    /// The same, and for tidings of deaths besides; those come first, since somebody waits.
+    ///
+    /// # Errors
+    /// As [`Attachment::listen`].
+    pub fn listen_to_all(&self, limit: Option<Duration>) -> Result<Word> {
+        let sources: [&dyn AsFd; 2] = [&self.tidings, &self.channel];
+        let received = match readable(sources, limit).context(cannot_listen)? {
+            [true, _] => return Ok(Word::Tidings(self.tidings.heard())),
+            [false, true] => self.channel.try_receive(),
+            [false, false] => Ok(Received::Nothing),
+        };
+        self.understand(received)
+    }
+
+    fn understand(&self, received: io::Result<Received>) -> Result<Word> {
         self.log.borrow_mut().follow(self.region());
         match received {
-            Ok(Received::Frame(frame, _)) => Ok(Word::Order(control::decode(&frame).context(broken)?)),
+            Ok(Received::Frame(frame, _)) => Ok(Word::Order(control::decode(&frame).context(cannot_listen)?)),
             Ok(Received::Nothing) => Ok(Word::Silence),
             Ok(Received::Closed) => Ok(Word::Farewell),
             Err(error) if error.kind() == io::ErrorKind::ConnectionReset => Ok(Word::Farewell),
-            Err(error) => Err(error).context(broken),
+            Err(error) => Err(error).context(cannot_listen),
         }
     }
+}
+
+fn cannot_listen() -> String {
+    "cannot listen to the supervisor".to_owned()
 }
 
 fn inherited_channel() -> Result<Channel> {
@@ -191,13 +220,16 @@ fn report_on(channel: &Channel, report: &Report) -> Result<bool> {
     }
 }
 
-fn readable(channel: &Channel, limit: Duration) -> io::Result<bool> {
+/// Which of these can be read from, after a wait of at most `limit` for any.
+fn readable<const N: usize>(sources: [&dyn AsFd; N], limit: Option<Duration>) -> io::Result<[bool; N]> {
     // Rounded up: a wait that ends a moment before its time would be followed by another.
-    let limit = (limit + Duration::from_micros(999)).as_millis();
-    let timeout = PollTimeout::try_from(limit).unwrap_or(PollTimeout::MAX);
-    match poll(&mut [PollFd::new(channel.as_fd(), PollFlags::POLLIN)], timeout) {
-        Ok(count) => Ok(count > 0),
-        Err(nix::errno::Errno::EINTR) => Ok(false),
+    let limit = limit.map(|limit| (limit + Duration::from_micros(999)).as_millis());
+    let timeout =
+        limit.map_or(PollTimeout::NONE, |limit| PollTimeout::try_from(limit).unwrap_or(PollTimeout::MAX));
+    let mut polled = sources.map(|source| PollFd::new(source.as_fd(), PollFlags::POLLIN));
+    match poll(&mut polled, timeout) {
+        Ok(_) => Ok(polled.map(|source| source.any().unwrap_or(true))),
+        Err(nix::errno::Errno::EINTR) => Ok([false; N]),
         Err(error) => Err(error.into()),
     }
 }

@@ -7,7 +7,7 @@ use std::path::Path;
 use common::error::{Error, Result};
 use common::ids::SlotIndex;
 use common::objects::map::Pair;
-use common::objects::{Folder, Kind, Map};
+use common::objects::{Folder, Kind, Map, Queue};
 use common::region::{Region, UnverifiedRegion};
 use common::tally;
 use common::txn::{Seat, TxnError};
@@ -54,7 +54,7 @@ fn explain(error: TxnError, old: &Region, new: &Region) -> Error {
     }
 }
 
-/// Carries everything: folders, maps, counters, what users have sent, the totals.
+/// Carries everything: folders, maps, queues, blobs, counters, what users have sent, the totals.
 ///
 /// # Errors
 /// [`TxnError`]; the new region is to be thrown away then.
@@ -99,10 +99,45 @@ fn carry_folder(
                 }
             }
             Kind::Map => {}
-            Kind::Free | Kind::Heap | Kind::Folder | Kind::Dropping => return Err(TxnError::Damaged),
+            Kind::Queue => carry_queue(old, seat, folder.open_queue(old, &object)?, target, &object)?,
+            Kind::Blob => {
+                let bytes = folder.open_blob(old, &object)?.get(old)?;
+                let mut txn = seat.begin()?;
+                let blob = txn.create_blob(target, &object)?;
+                txn.blob(blob)?.set(&bytes)?;
+                txn.commit()?;
+            }
+            // It has its turn itself.
+            Kind::Folder => {}
+            Kind::Free | Kind::Heap | Kind::Dropping | Kind::DroppingQueue | Kind::DroppingBlob => {
+                return Err(TxnError::Damaged);
+            }
         }
     }
     Ok(())
+}
+
+/// The capacity comes last: items that were put back may be more than it.
+fn carry_queue(
+    old: &Region,
+    seat: &mut Seat<'_>,
+    queue: Queue,
+    target: Folder,
+    name: &str,
+) -> std::result::Result<(), TxnError> {
+    let mut txn = seat.begin()?;
+    let carried = txn.create_queue(target, name, 0)?;
+    txn.commit()?;
+    for items in queue.items(old)?.chunks(BATCH) {
+        let mut txn = seat.begin()?;
+        for item in items {
+            txn.queue(carried)?.push_back(item)?;
+        }
+        txn.commit()?;
+    }
+    let mut txn = seat.begin()?;
+    txn.queue(carried)?.set_capacity(queue.capacity(old)?.unwrap_or(0))?;
+    txn.commit()
 }
 
 /// In one transaction if its log takes it, else in smaller ones.

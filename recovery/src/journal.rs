@@ -22,15 +22,16 @@ const SEAL_ALL_TICK: Duration = Duration::from_millis(10);
 pub fn run() -> Result<()> {
     common::logging::init("journal");
     let Some(attachment) = Attachment::receive()? else { return Ok(()) };
-    let keeper = Keeper::new(attachment.region(), attachment.spool(), attachment.settings().sync);
-    let mut keeper = keeper.context(|| "cannot read what is sealed in the spool".to_owned())?;
+    let keeper = Keeper::new(attachment.region(), attachment.spool(), attachment.settings().sync)
+        .context(|| "cannot read what is sealed in the spool".to_owned())?;
+    let mut keeper = keeper.sealing_every(attachment.settings().seal_interval);
     let mut sealing = None;
     let mut attached = attachment.report(&Report::Ready)?;
     while attached {
         match attachment.listen(Some(sealing.as_ref().map_or(TICK, SealAll::tick)))? {
             Word::Order(Order::SealAll) => sealing = Some(SealAll::new()),
             Word::Order(other) => log::error!("the journal's keeper got an order not for it: {other:?}"),
-            Word::Silence => {}
+            Word::Silence | Word::Tidings(_) => {}
             Word::Farewell => return Ok(()),
         }
         let Some(seal_all) = &mut sealing else {

@@ -14,9 +14,9 @@ use std::time::{Duration, Instant, SystemTime};
 
 use common::ids::{Minute, SlotIndex};
 use common::journal::OpenMinute;
+use common::journal::room;
 use common::journal::seal::seal;
 use common::journal::spool::{MinuteFile, Spool};
-use common::journal::writer;
 use common::layout::{JournalState, Slot};
 use common::region::Region;
 use common::wire::control::Sync;
@@ -47,6 +47,8 @@ pub struct Keeper<'r> {
     region: &'r Region,
     spool: &'r Spool,
     sync: Sync,
+    /// A minute that is open for so long is closed.
+    longest_open: Duration,
     /// Every minute of ours up to this one is sealed; the region's word is a copy of it.
     sealed: Minute,
     listing: Listing,
@@ -67,10 +69,14 @@ impl<'r> Keeper<'r> {
     /// Where that cannot be read.
     pub fn new(region: &'r Region, spool: &'r Spool, sync: Sync) -> io::Result<Self> {
         let sealed = spool.read_sealed()?;
+        if let Err(error) = spool.prepare() {
+            log::warn!("cannot set room aside for sealing: {error}; on a full disk it will have to wait");
+        }
         Ok(Self {
             region,
             spool,
             sync,
+            longest_open: LONGEST_OPEN,
             sealed,
             listing: Listing::default(),
             watched: None,
@@ -81,6 +87,12 @@ impl<'r> Keeper<'r> {
             obstacle: None,
             complaints: Complaints::default(),
         })
+    }
+
+    /// Closes minutes earlier than they are over, so that they can be shipped.
+    #[must_use]
+    pub fn sealing_every(self, interval: Option<Duration>) -> Self {
+        Self { longest_open: interval.map_or(LONGEST_OPEN, |interval| interval.min(LONGEST_OPEN)), ..self }
     }
 
     /// What is due at this time of the clock. Errors are said once and tried again.
@@ -121,7 +133,7 @@ impl<'r> Keeper<'r> {
             Some((watched, since)) if watched == open => since,
             _ => now,
         };
-        let over = clock > open.minute || now.saturating_duration_since(since) >= LONGEST_OPEN;
+        let over = clock > open.minute || now.saturating_duration_since(since) >= self.longest_open;
         // With every place in the ring taken by a minute that somebody holds, the open one goes on: closed, it would
         // leave nowhere to write to.
         let closable = !open.closed && over && self.journal().has_room();
@@ -246,7 +258,7 @@ impl<'r> Keeper<'r> {
         // Nobody else writes this word; readers and writers rely on it.
         store(&self.journal().sealed, self.sealed.0);
         self.make_room();
-        account(self.journal(), &self.listing.files, self.listing.shipped_bytes(), self.sealed);
+        account(self.journal(), &self.listing.files, self.listing.kept_bytes, self.sealed);
         let sealed = self.sealed;
         let mut ring = self.journal().ring_claims().into_iter().flatten();
         if ring.any(|claims| claims.minute <= sealed) && holder(self.region, sealed).is_none() {
@@ -294,7 +306,8 @@ impl<'r> Keeper<'r> {
                 "{minute}.sent is removed for want of room, before checkpoints cover it: were the machine to go down \
                  now, its messages would be counted no more"
             );
-            self.listing.shipped.remove(0);
+            let (_, bytes) = self.listing.shipped.remove(0);
+            self.listing.kept_bytes = self.listing.kept_bytes.saturating_sub(bytes);
         }
     }
 
@@ -302,12 +315,12 @@ impl<'r> Keeper<'r> {
         let journal = self.journal();
         match journal.limit.load(SeqCst) {
             0 => {
-                let (free, keep) = writer::free_and_kept(self.spool.directory())?;
+                let (free, keep) = room::free_and_kept(self.spool.directory())?;
                 Ok(free < keep.saturating_mul(2))
             }
             limit => {
                 let files: u64 = self.listing.files.iter().map(|file| file.size).sum();
-                let used = files.saturating_add(self.listing.shipped_bytes());
+                let used = files.saturating_add(self.listing.kept_bytes);
                 Ok(used > limit - limit / ROOM)
             }
         }
@@ -359,12 +372,12 @@ fn holder(region: &Region, minute: Minute) -> Option<(SlotIndex, &Slot)> {
 }
 
 /// Writes down what the spool's closed files hold, and which is the oldest. A file counts as closed once it is
-/// sealed, or where the ring has no entry that counts it.
-pub(crate) fn account(journal: &JournalState, files: &[MinuteFile], shipped: u64, sealed: Minute) {
+/// sealed, or where the ring has no entry that counts it; so do those that are kept after their delivery or refusal.
+pub(crate) fn account(journal: &JournalState, files: &[MinuteFile], kept_bytes: u64, sealed: Minute) {
     let ring = journal.ring_claims();
     let in_ring = |minute| ring.iter().flatten().any(|claims| claims.minute == minute);
     let closed = files.iter().filter(|file| file.minute <= sealed || !in_ring(file.minute));
-    store(&journal.closed_bytes, closed.fold(shipped, |sum, file| sum.saturating_add(file.size)));
+    store(&journal.closed_bytes, closed.fold(kept_bytes, |sum, file| sum.saturating_add(file.size)));
     let oldest = files.iter().find(|file| file.size > 0 || in_ring(file.minute));
     store(&journal.oldest, oldest.map_or(0, |file| file.minute.0));
 }
@@ -386,15 +399,12 @@ struct Listing {
     files: Vec<MinuteFile>,
     /// Shipped, and kept until checkpoints cover them.
     shipped: Vec<(Minute, u64)>,
+    kept_bytes: u64,
     changed: Option<SystemTime>,
     trusted: bool,
 }
 
 impl Listing {
-    fn shipped_bytes(&self) -> u64 {
-        self.shipped.iter().fold(0, |sum, (_, bytes)| sum.saturating_add(*bytes))
-    }
-
     fn refresh(&mut self, spool: &Spool) -> io::Result<()> {
         let started = SystemTime::now();
         let changed = spool.directory().metadata()?.modified()?;
@@ -403,6 +413,7 @@ impl Listing {
         }
         self.files = spool.minutes()?;
         self.shipped = spool.shipped()?;
+        self.kept_bytes = spool.kept_bytes()?;
         self.changed = Some(changed);
         // The time stamp is coarse: another change may follow under the same one.
         let age = started.duration_since(changed).unwrap_or_default();

@@ -10,7 +10,7 @@ use common::error::{Context as _, Error, Result};
 use common::journal::spool::{Spool, data_name};
 use common::places;
 use common::region::{Region, UnverifiedRegion};
-use common::sys::file::{Lock, try_lock};
+use common::sys::file::{Lock, is_any_byte_locked, try_lock};
 
 use crate::takeover::{Obstacle, TakenOver, take_over};
 use crate::verify;
@@ -58,7 +58,7 @@ pub fn run(path: &Path, spool_dir: &Path) -> Result<()> {
     let _writers = spool.take()?;
     let region = region.contents();
     check_spool(region, &spool, spool_dir)?;
-    let TakenOver { repaired, dead } = take_over(region, &spool).map_err(explain)?;
+    let TakenOver { repaired, dead } = take_over(region, &spool, &[]).map_err(explain)?;
     let obituaries: String = dead.iter().map(|remains| format!("{remains}\n")).collect();
     let findings = verify::check(region);
     let lines: String = findings.iter().map(|finding| format!("{finding}\n")).collect();
@@ -86,7 +86,25 @@ pub(crate) fn lock_run_directory(region: &Path) -> Result<Option<File>> {
             directory.display()
         )));
     }
+    refuse_attached(directory)?;
     Ok(Some(alive))
+}
+
+/// Programs that are attached outlive their supervisor, and may be changing the region now.
+fn refuse_attached(directory: &Path) -> Result<()> {
+    let path = directory.join(places::CLIENTS);
+    let clients = match File::open(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        clients => clients.context(|| format!("cannot open {}", path.display()))?,
+    };
+    if is_any_byte_locked(&clients).context(|| format!("cannot examine {}", path.display()))? {
+        return Err(Error::already_running(format!(
+            "programs are attached to the region in {}, and may be changing it; end them first, or start an instance, \
+             which repairs what is dead beside them",
+            directory.display()
+        )));
+    }
+    Ok(())
 }
 
 /// The spool must be there: with an empty one, every record in flight would be taken for missing.

@@ -17,14 +17,14 @@ use common::undo::UndoLog;
 /// How often the whole of an object is tried to be read at one moment.
 const WHOLE_TRIES: u32 = 4;
 
-/// How often one bucket is: a writer is at work for less than a microsecond at a time.
-const BUCKET_TRIES: u32 = 2000;
+/// How often one step, such as a bucket, is: a writer is at work for less than a microsecond at a time.
+const STEP_TRIES: u32 = 2000;
 
 /// After so many tries in a row the process sleeps a little between them.
 const EAGER_TRIES: u32 = 200;
 const NAP: Duration = Duration::from_micros(50);
 
-/// So many buckets are read between two looks whether the object is still the same.
+/// So many steps are made between two looks whether the object is still the same.
 const STRIDE: u64 = 64;
 
 /// What was read of an object.
@@ -45,10 +45,10 @@ pub struct Picture<F> {
 /// What an object says of itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shape {
-    /// How many entries it has; a counter's value.
+    /// How many entries or items it has; a counter's value; a blob's bytes.
     pub count: u64,
-    /// How many buckets.
-    pub buckets: u64,
+    /// How many buckets; of a queue, how many items it takes.
+    pub extent: u64,
 }
 
 /// Why an object could not be read to its end.
@@ -68,7 +68,7 @@ pub fn read<F>(
 ) -> Picture<F> {
     let mut reading = Reading { region, index, take, found: Vec::new(), parts: 0 };
     let identity = |survey: &Survey<'_>| (survey.handle(), survey.kind());
-    let Some((handle, kind)) = reading.window(BUCKET_TRIES, |survey, _| identity(survey)) else {
+    let Some((handle, kind)) = reading.window(STEP_TRIES, |survey, _| identity(survey)) else {
         let handle = Handle { index, generation: 0 };
         return Picture { handle, kind: None, found: Vec::new(), at_once: None, gap: Some(Gap::Busy) };
     };
@@ -97,54 +97,53 @@ impl<F, T: Fn(&Survey<'_>, u64, &[Part<'_>], &mut Vec<F>)> Reading<'_, F, T> {
         }
         self.found.clear();
         self.parts = 0;
-        (None, self.by_buckets(same).err())
+        (None, self.by_steps(same).err())
     }
 
-    /// All buckets at one moment; `None` where there was no such moment.
+    /// All of it at one moment; `None` where there was no such moment.
     fn whole(&mut self, same: impl Fn(&Survey<'_>) -> bool) -> Option<Result<Shape, Gap>> {
         self.parts = 0;
         let begun = self.moment();
         let survey = Survey::of(self.region, self.index, &begun.before)?;
-        let outcome = if same(&survey) { self.every_bucket(&survey, &begun)? } else { Err(Gap::Busy) };
-        let shape = Shape { count: survey.count(), buckets: survey.buckets() };
+        let outcome = if same(&survey) { self.every_step(&survey, &begun)? } else { Err(Gap::Busy) };
+        let has_items = survey.kind().is_some_and(Kind::has_items);
+        let extent = if has_items { survey.capacity() } else { survey.buckets() };
+        let shape = Shape { count: survey.count(), extent };
         self.still(&begun).then(|| outcome.map(|()| shape))
     }
 
     /// `None` where the object has changed meanwhile.
-    fn every_bucket(&mut self, survey: &Survey<'_>, begun: &Moment) -> Option<Result<(), Gap>> {
-        if !has_buckets(survey) {
-            return Some(Ok(()));
-        }
-        if let Err(flaw) = survey.check_buckets() {
+    fn every_step(&mut self, survey: &Survey<'_>, begun: &Moment) -> Option<Result<(), Gap>> {
+        if let Err(flaw) = survey.check_shape() {
             return Some(Err(Gap::Flaw(flaw)));
         }
-        for number in 0..survey.buckets() {
+        for number in 0..survey.steps() {
             if number.is_multiple_of(STRIDE) && !self.still(begun) {
                 return None;
             }
-            if let Err(gap) = self.bucket(survey, number) {
+            if let Err(gap) = self.step(survey, number) {
                 return Some(Err(gap));
             }
         }
         Some(Ok(()))
     }
 
-    /// One bucket after the other, up to the last that there is by then: what moves by a split moves up.
-    fn by_buckets(&mut self, same: impl Fn(&Survey<'_>) -> bool) -> Result<(), Gap> {
+    /// One step after the other, up to the last that there is by then: what moves by the split of a bucket moves up.
+    fn by_steps(&mut self, same: impl Fn(&Survey<'_>) -> bool) -> Result<(), Gap> {
         let mut number = 0;
         loop {
             let (known, parts) = (self.found.len(), self.parts);
-            let read = self.window(BUCKET_TRIES, |survey, this| {
+            let read = self.window(STEP_TRIES, |survey, this| {
                 this.found.truncate(known);
                 this.parts = parts;
                 if !same(survey) {
                     return Err(Gap::Busy);
                 }
-                survey.check_buckets().map_err(Gap::Flaw)?;
-                if !has_buckets(survey) || number >= survey.buckets() {
+                survey.check_shape().map_err(Gap::Flaw)?;
+                if number >= survey.steps() {
                     return Ok(false);
                 }
-                this.bucket(survey, number).map(|()| true)
+                this.step(survey, number).map(|()| true)
             });
             match read {
                 None => return Err(Gap::Busy),
@@ -155,9 +154,9 @@ impl<F, T: Fn(&Survey<'_>, u64, &[Part<'_>], &mut Vec<F>)> Reading<'_, F, T> {
         }
     }
 
-    fn bucket(&mut self, survey: &Survey<'_>, number: u64) -> Result<(), Gap> {
+    fn step(&mut self, survey: &Survey<'_>, number: u64) -> Result<(), Gap> {
         let mut parts = Vec::new();
-        survey.bucket(number, |part| parts.push(part)).map_err(Gap::Flaw)?;
+        survey.step(number, |part| parts.push(part)).map_err(Gap::Flaw)?;
         self.parts += parts.len() as u64;
         if self.parts > 2 * most_blocks(self.region) {
             return Err(Gap::Flaw(Flaw("it has more entries than the heap has blocks".to_owned())));
@@ -188,10 +187,6 @@ impl<F, T: Fn(&Survey<'_>, u64, &[Part<'_>], &mut Vec<F>)> Reading<'_, F, T> {
         fence(Acquire);
         begun.words == Words::of(self.region, self.index)
     }
-}
-
-fn has_buckets(survey: &Survey<'_>) -> bool {
-    matches!(survey.kind(), Some(Kind::Map | Kind::Folder | Kind::Dropping))
 }
 
 /// When an object was read, and what its changer had changed by then.

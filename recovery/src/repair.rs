@@ -1,5 +1,5 @@
 //! The repair of one dead owner: its half-done transaction is completed or undone, what it held is released, its
-//! counters are shown, its slot is free. In five steps, each of which can be repeated from the first one on after a
+//! counters are shown, its slot is free. In six steps, each of which can be repeated from the first one on after a
 //! death of the repairer at any instruction.
 //!
 //! Everything in the slot is an allegation by a process that may have been broken or hostile: all of it is validated
@@ -7,22 +7,30 @@
 
 use std::io;
 use std::sync::atomic::Ordering::{Acquire, SeqCst};
+use std::time::Duration;
 
 use common::gate;
+use common::heap::{self, FREE};
 use common::ids::{Minute, Owner, Pid};
 use common::journal::intent::Verdict;
 use common::journal::spool::Spool;
 use common::layout::{NO_OFFSET, Slot, Tally};
 use common::limits::{MAX_HELD, MAX_MINUTE_FILE, MAX_RECORD};
 use common::lock;
+use common::objects::in_flight;
+use common::objects::waiting::wake_for_dead;
 use common::planted::{self, Bug};
 use common::region::Region;
 use common::slots::{self, State, owner_word, read_owner_word};
-use common::txn::{may_be_logged, may_be_mini_logged};
+use common::sys::knell;
+use common::txn::{Seat, TxnError, may_be_logged, may_be_mini_logged};
 use common::undo::{LogState, UndoLog};
 
 /// How often the owner word may change under a repair. The supervisor changes it once, to DEAD.
 const FREE_TRIES: usize = 8;
+
+/// How long a queue's lock is waited for.
+const QUEUE_PATIENCE: Duration = Duration::from_micros(500);
 
 /// What a repaired owner left.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,6 +56,13 @@ pub enum Fate {
     RolledBack,
 }
 
+impl Remains {
+    /// With what became of the transaction before the owner was reaped, if that was anticipated.
+    pub fn with(self, anticipated: Option<Fate>) -> Self {
+        Self { transaction: anticipated.unwrap_or(self.transaction), ..self }
+    }
+}
+
 /// Why a slot could not be repaired. It is not free then.
 #[derive(Debug)]
 pub enum Setback {
@@ -55,6 +70,8 @@ pub enum Setback {
     Damage(String),
     /// The file system does not let it be decided now. To be tried again.
     Io(io::Error),
+    /// A queue that an item is to be put back to is locked by another. To be tried again, after the others.
+    Later,
 }
 
 /// Whether there is anything to repair in a slot. One that says FREE and holds something has been scribbled over.
@@ -92,20 +109,24 @@ impl<'r> Repairer<'r> {
         // 1. Everything is validated before the first store.
         corpse.validate()?;
         corpse.count(crashed);
-        // 2. The logs: the small one first, then the transaction's, forward or back.
-        if planted::has(Bug::ReleasedBeforeUndo) {
-            corpse.release_locks();
-        }
-        let transaction = corpse.settle_logs()?;
-        // 3. What it held: not before what it covered is whole.
-        corpse.release_locks();
-        // 4. The counters are shown, and the journal's minute is not held back any more; nor is a checkpoint, or what waits
-        // for the end of one.
-        corpse.republish();
-        corpse.leave_gate();
-        // 5. The slot is free: last, since a slot that is free is not looked at again.
+        let transaction = corpse.settle()?;
+        // 5. Items that it had taken go back to their queues: in transactions of their own, which no record is of.
+        corpse.put_items_back()?;
+        // 6. The slot is free: last, since a slot that is free is not looked at again.
         corpse.free()?;
         Ok(Some(Remains { owner, pid, doing, transaction }))
+    }
+
+    /// The steps of a repair that others wait for, of an owner whose thread executes nothing any more, by the kernel's
+    /// word, but is not reaped yet: everything but the counting of the death and the slot itself, which stay for the
+    /// repair that the supervisor will order. `None` where the kernel does not say so.
+    ///
+    /// # Errors
+    /// [`Setback`]. It will be met again by the repair.
+    pub fn anticipate(&self, owner: Owner) -> Result<Option<Fate>, Setback> {
+        let Some(corpse) = self.corpse(owner)?.filter(Corpse::is_ending) else { return Ok(None) };
+        corpse.validate()?;
+        corpse.settle().map(Some)
     }
 
     fn corpse(&self, owner: Owner) -> Result<Option<Corpse<'r>>, Setback> {
@@ -138,9 +159,35 @@ struct Corpse<'r> {
 }
 
 impl Corpse<'_> {
+    /// Whether the kernel says that the owner's thread is at its end. The slot alone is not believed. An attached program has
+    /// more threads than one, and its first may well end before the others: for those the supervisor waits.
+    fn is_ending(&self) -> bool {
+        matches!(self.slot.standing().1, Some(State::Live | State::Dead))
+            && !self.slot.is_a_clients()
+            && self.slot.knell.has_tolled()
+            && knell::is_ending(self.slot.pid()).unwrap_or(false)
+    }
+
+    /// Steps 2 to 4.
+    fn settle(&self) -> Result<Fate, Setback> {
+        // 2. The logs: the small one first, then the transaction's, forward or back.
+        if planted::has(Bug::ReleasedBeforeUndo) {
+            self.release_locks();
+        }
+        let transaction = self.settle_logs()?;
+        // 3. What it held: not before what it covered is whole.
+        self.release_locks();
+        // 4. The counters are shown, and the journal's minute is not held back any more.
+        self.republish();
+        // Nor is a checkpoint, or what waits for the end of one.
+        self.leave_gate();
+        Ok(transaction)
+    }
+
     fn validate(&self) -> Result<(), Setback> {
         check_logs(self.region, self.owner).map_err(Setback::Damage)?;
         check_held(self.region, self.slot).map_err(Setback::Damage)?;
+        check_in_flight(self.region, self.slot).map_err(Setback::Damage)?;
         check_intent(self.region, self.slot, self.sealed).map_err(Setback::Damage)
     }
 
@@ -206,6 +253,7 @@ impl Corpse<'_> {
                     lock::end_change(&object.seq);
                 }
                 lock::release_dead(&object.lock, tag);
+                wake_for_dead(object);
             }
             self.slot.held_count.store(place as u32, SeqCst);
         }
@@ -222,6 +270,22 @@ impl Corpse<'_> {
         gate::leave(&self.slot.open);
         if !planted::has(Bug::GateLeftClosed) {
             gate::reopen(&self.region.header().gate.word, lock::tag(self.owner));
+        }
+    }
+
+    /// Waits hardly at all for a queue's lock: who holds it may be dead too, and be repaired next.
+    fn put_items_back(&self) -> Result<(), Setback> {
+        let has_none = self.slot.in_flight.iter().all(|said| said.item.load(Acquire) == 0);
+        if has_none || planted::has(Bug::InFlightForgotten) {
+            return Ok(());
+        }
+        let Some(mut seat) = Seat::of_dead(self.region, self.owner) else {
+            return Err(Setback::Damage("its undo log is being changed by somebody".to_owned()));
+        };
+        match seat.put_all_back(QUEUE_PATIENCE) {
+            Ok(_) => Ok(()),
+            Err(TxnError::Busy) => Err(Setback::Later),
+            Err(error) => Err(Setback::Damage(format!("what it had taken cannot be put back: {error}"))),
         }
     }
 
@@ -265,6 +329,21 @@ pub(crate) fn check_held(region: &Region, slot: &Slot) -> Result<(), String> {
         Some(index) => Err(format!("it holds lock {index}, and there is no such lock")),
         None => Ok(()),
     }
+}
+
+/// Whether the items that it says it has taken are some: blocks in use, and long enough.
+pub(crate) fn check_in_flight(region: &Region, slot: &Slot) -> Result<(), String> {
+    for taken in in_flight::taken(region, slot) {
+        let block = heap::block_at(region, taken.offset);
+        let size = in_flight::size(region, &taken);
+        let possible = block
+            .zip(size)
+            .is_some_and(|(block, size)| size <= block.size && block.state.load(Acquire) != FREE);
+        if !possible {
+            return Err(format!("it says that it has taken an item at {}, and there is none", taken.offset));
+        }
+    }
+    Ok(())
 }
 
 /// Whether an intent is one that a writer makes: a range within a record's bounds, claimed in a minute not sealed.

@@ -38,7 +38,7 @@ impl Scene {
         let writers = spool.take().unwrap();
         let file = tempfile::tempfile().unwrap();
         let region = Region::create(&file, LENGTH).unwrap();
-        take_over(&region, &spool).unwrap();
+        take_over(&region, &spool, &[]).unwrap();
         Self { directory, file, region, spool, _writers: writers }
     }
 
@@ -261,6 +261,22 @@ pub fn with_objects(scene: &Scene) {
     for number in 0..4_u8 {
         put(&mut seat, large, &[number; 20], &vec![number; 5000]).unwrap();
     }
+    seat.leave();
+    scene.free(30);
+}
+
+/// In the folder that `with_objects` makes another one, with a queue of ten items and a blob; made by the same owner.
+pub fn with_queue_and_blob(scene: &Scene) {
+    let mut seat = scene.seat(30, 2);
+    let mut txn = seat.begin().unwrap();
+    let back = txn.create_folder("shop/back").unwrap();
+    let jobs = txn.create_queue(back, "jobs", 12).unwrap();
+    let text = txn.create_blob(back, "text").unwrap();
+    txn.blob(text).unwrap().set(&[0xb; 1000]).unwrap();
+    for number in 0..10 {
+        assert!(txn.queue(jobs).unwrap().push_back(&[number; 40]).unwrap());
+    }
+    txn.commit().unwrap();
     seat.leave();
     scene.free(30);
 }

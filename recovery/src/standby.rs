@@ -1,7 +1,7 @@
 //! The standby: mapped and warm, it waits for orders to repair. Started for a single crash (`once`), it leaves when
 //! its first order is answered.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::time::{Duration, Instant};
 
@@ -11,11 +11,11 @@ use common::journal::spool::Spool;
 use common::log_limit::LogLimit;
 use common::region::Region;
 use common::sys::process;
-use common::wire::control::{Order, Report};
+use common::wire::control::{Attached, Order, Report};
 
 use crate::attachment::{Attachment, Word};
 use crate::complaints::Complaints;
-use crate::repair::{Remains, Repairer, Setback};
+use crate::repair::{Fate, Remains, Repairer, Setback};
 use crate::takeover::{Obstacle, TakenOver, sweep, take_over};
 
 /// How long to wait before the file system is asked again, doubling. Each try is reported, so that the supervisor's
@@ -24,6 +24,7 @@ const FIRST_DELAY: Duration = Duration::from_millis(50);
 const LONGEST_DELAY: Duration = Duration::from_secs(2);
 
 const DECIDE: &str = "look into the journal for a dead process's record";
+const PUT_BACK: &str = "put what a dead process had taken back to its queue";
 
 /// How long it stays.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,10 +51,10 @@ pub fn run(stay: Stay) -> Result<()> {
     Standby::new(&attachment).serve(stay)
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 enum Task {
-    TakeOver,
-    Sweep,
+    TakeOver(Vec<Attached>),
+    Sweep(Vec<Attached>),
     Repair { owner: Owner, crashed: bool },
 }
 
@@ -66,6 +67,8 @@ struct Standby<'a> {
     /// Told after the reports: whoever waits for the slot does not wait for the log.
     obituaries: Vec<Remains>,
     obituary_log: LogLimit,
+    /// What became of the transactions of those who were at their end when their locks were waited for.
+    anticipated: BTreeMap<Owner, Fate>,
     began: Instant,
     complaints: Complaints,
 }
@@ -91,6 +94,7 @@ impl<'a> Standby<'a> {
             retry: None,
             obituaries: Vec::new(),
             obituary_log: LogLimit::default(),
+            anticipated: BTreeMap::new(),
             began: Instant::now(),
             complaints: Complaints::default(),
         }
@@ -110,8 +114,9 @@ impl<'a> Standby<'a> {
     /// One order, or one more try of what is delayed. True where something was to be done.
     fn turn(&mut self) -> std::result::Result<bool, Stop> {
         let limit = self.retry.map(|(due, _)| due.saturating_duration_since(Instant::now()));
-        let ordered = match self.attachment.listen(limit)? {
+        let ordered = match self.attachment.listen_to_all(limit)? {
             Word::Order(order) => self.obey(order)?,
+            Word::Tidings(owners) => self.anticipate(owners),
             Word::Silence => false,
             Word::Farewell => return Err(Stop::Farewell),
         };
@@ -125,8 +130,8 @@ impl<'a> Standby<'a> {
 
     fn obey(&mut self, order: Order) -> std::result::Result<bool, Stop> {
         let tasks: Vec<Task> = match order {
-            Order::TakeOver => vec![Task::TakeOver],
-            Order::Sweep => vec![Task::Sweep],
+            Order::TakeOver(attached) => vec![Task::TakeOver(attached)],
+            Order::Sweep(attached) => vec![Task::Sweep(attached)],
             Order::Repair(list) => {
                 list.into_iter().map(|(owner, crashed)| Task::Repair { owner, crashed }).collect()
             }
@@ -141,17 +146,19 @@ impl<'a> Standby<'a> {
 
     fn work(&mut self, tasks: impl IntoIterator<Item = Task>) -> std::result::Result<(), Stop> {
         for task in tasks {
-            let done = match task {
-                Task::TakeOver => self.every_slot(take_over)?,
-                Task::Sweep => self.every_slot(sweep)?,
-                Task::Repair { owner, crashed } => self.repair(owner, crashed)?,
+            let done = match &task {
+                Task::TakeOver(attached) => self.every_slot(take_over, attached)?,
+                Task::Sweep(attached) => self.every_slot(sweep, attached)?,
+                Task::Repair { owner, crashed } => self.repair(*owner, *crashed)?,
             };
             if let Err(error) = done {
                 self.delay(task, &error)?;
             }
         }
         if self.delayed.is_empty() && self.retry.take().is_some() {
-            self.complaints.settle(DECIDE);
+            for what in [DECIDE, PUT_BACK] {
+                self.complaints.settle(what);
+            }
         }
         let now = self.began.elapsed();
         for remains in self.obituaries.drain(..) {
@@ -160,23 +167,42 @@ impl<'a> Standby<'a> {
         Ok(())
     }
 
+    /// Undoes and releases what owners hold who are at their end but not reaped yet: somebody waits for it. What cannot be
+    /// done is left to the repair that the supervisor will order.
+    fn anticipate(&mut self, owners: Vec<Owner>) -> bool {
+        for owner in owners {
+            match self.repairer.anticipate(owner) {
+                Ok(Some(fate)) => {
+                    log::debug!("released what {owner} held before it was reaped");
+                    self.anticipated.entry(owner).or_insert(fate);
+                }
+                outcome => log::debug!("told of {owner}, which is left to be ordered: {outcome:?}"),
+            }
+        }
+        false
+    }
+
     fn repair(&mut self, owner: Owner, crashed: bool) -> std::result::Result<io::Result<()>, Stop> {
         match self.repairer.repair(owner, crashed) {
             Ok(remains) => {
                 self.tell(&Report::Repaired(owner))?;
-                self.obituaries.extend(remains.filter(|_| crashed));
+                let anticipated = self.anticipated.remove(&owner);
+                let remains = remains.filter(|_| crashed).map(|remains| remains.with(anticipated));
+                self.obituaries.extend(remains);
             }
             Err(Setback::Damage(why)) => self.tell(&Report::Refused(owner, why))?,
             Err(Setback::Io(error)) => return Ok(Err(error)),
+            Err(Setback::Later) => return Ok(Err(later())),
         }
         Ok(Ok(()))
     }
 
     fn every_slot(
         &mut self,
-        work: fn(&Region, &Spool) -> std::result::Result<TakenOver, Obstacle>,
+        work: fn(&Region, &Spool, &[Attached]) -> std::result::Result<TakenOver, Obstacle>,
+        attached: &[Attached],
     ) -> std::result::Result<io::Result<()>, Stop> {
-        match work(self.attachment.region(), self.attachment.spool()) {
+        match work(self.attachment.region(), self.attachment.spool(), attached) {
             Ok(TakenOver { repaired, .. }) => self.tell(&Report::TakenOver(repaired))?,
             Err(Obstacle::Refused(owner, why)) => self.tell(&Report::Refused(owner, why))?,
             Err(Obstacle::Io(error)) => return Ok(Err(error)),
@@ -189,7 +215,8 @@ impl<'a> Standby<'a> {
     }
 
     fn delay(&mut self, task: Task, error: &io::Error) -> std::result::Result<(), Stop> {
-        self.complaints.raise(DECIDE, error);
+        let what = if error.kind() == io::ErrorKind::WouldBlock { PUT_BACK } else { DECIDE };
+        self.complaints.raise(what, error);
         self.delayed.push_back(task);
         let now = Instant::now();
         self.retry = match self.retry {
@@ -197,10 +224,14 @@ impl<'a> Standby<'a> {
             Some((_, delay)) => Some((now + delay, (delay * 2).min(LONGEST_DELAY))),
             None => Some((now + FIRST_DELAY, FIRST_DELAY * 2)),
         };
-        self.tell(&Report::Delayed(format!("cannot {DECIDE}: {error}")))
+        self.tell(&Report::Delayed(format!("cannot {what}: {error}")))
     }
 
     fn tell(&self, report: &Report) -> std::result::Result<(), Stop> {
         if self.attachment.report(report)? { Ok(()) } else { Err(Stop::Farewell) }
     }
+}
+
+fn later() -> io::Error {
+    io::Error::new(io::ErrorKind::WouldBlock, "another process has its lock")
 }

@@ -9,12 +9,14 @@ use std::collections::BTreeSet;
 use std::io;
 use std::sync::atomic::Ordering::SeqCst;
 
+use common::gate;
 use common::ids::{Generation, Minute, Owner, SlotIndex};
 use common::journal::OpenMinute;
 use common::journal::spool::{MinuteFile, Spool};
 use common::layout::JournalState;
 use common::region::Region;
 use common::slots::{self, State};
+use common::wire::control::Attached;
 
 use crate::keeper;
 use crate::repair::{Remains, Repairer, Setback, needs_repair};
@@ -58,15 +60,24 @@ pub struct TakenOver {
 
 /// Repairs every slot that holds something or is not free, looks whether the objects are whole, tidies the heap up, and
 /// prepares the journal. Can be
-/// repeated from the start after a death at any instruction. Nobody else is at work.
+/// repeated from the start after a death at any instruction. Nobody else is at work but those of `attached` that live:
+/// with them at it, what they are changing cannot be looked at, and the heap is tidied up another time.
 ///
 /// # Errors
 /// [`Obstacle`].
-pub fn take_over(region: &Region, spool: &Spool) -> Result<TakenOver, Obstacle> {
+pub fn take_over(region: &Region, spool: &Spool, attached: &[Attached]) -> Result<TakenOver, Obstacle> {
     let durable = spool.read_sealed()?;
-    let taken_over = repair_all(region, Repairer::new(region, spool).with_sealed(durable))?;
-    // Nobody is at work, so nobody takes a checkpoint, whoever the word names.
-    region.header().gate.word.store(0, SeqCst);
+    let taken_over = repair_all(region, Repairer::new(region, spool).with_sealed(durable), attached)?;
+    // Whoever took a checkpoint died with the supervisor, whoever the word names.
+    gate::reopen(&region.header().gate.word, region.header().gate.word.load(SeqCst));
+    if !attached.iter().any(|client| client.lives) {
+        look_after_objects(region)?;
+    }
+    prepare_journal(&region.header().journal, spool, durable)?;
+    Ok(taken_over)
+}
+
+fn look_after_objects(region: &Region) -> Result<(), Obstacle> {
     check_objects(region)?;
     match tidy(region) {
         Ok(tidied) => {
@@ -75,8 +86,7 @@ pub fn take_over(region: &Region, spool: &Spool) -> Result<TakenOver, Obstacle> 
         // It harms nobody, and `verify` says why.
         Err(error) => log::warn!("what deleted objects hold cannot be freed: {error}"),
     }
-    prepare_journal(&region.header().journal, spool, durable)?;
-    Ok(taken_over)
+    Ok(())
 }
 
 /// With every slot repaired and nobody at work the objects are whole, and no lock is held. Were they not, every
@@ -89,24 +99,46 @@ fn check_objects(region: &Region) -> Result<(), Obstacle> {
     Err(Obstacle::Refused(owner, format!("the objects are damaged: {finding}")))
 }
 
-/// Repairs every slot that holds something or is not free, when nobody runs any more. What was scribbled into slots
-/// that nobody owns would keep the journal from being sealed.
+/// Repairs every slot that holds something or is not free, when nobody runs any more but those of `attached` that live.
+/// What was scribbled into slots that nobody owns would keep the journal from being sealed.
 ///
 /// # Errors
 /// [`Obstacle`].
-pub fn sweep(region: &Region, spool: &Spool) -> Result<TakenOver, Obstacle> {
-    repair_all(region, Repairer::new(region, spool))
+pub fn sweep(region: &Region, spool: &Spool, attached: &[Attached]) -> Result<TakenOver, Obstacle> {
+    repair_all(region, Repairer::new(region, spool), attached)
 }
 
 /// One slot that cannot be repaired does not keep the others from it: what is sound is made whole in any case.
-fn repair_all(region: &Region, repairer: Repairer<'_>) -> Result<TakenOver, Obstacle> {
-    let (mut done, mut refused) = (TakenOver::default(), None);
+///
+/// A second round finds the locks free that slots of the first held: an item goes back to its queue under its lock.
+fn repair_all(region: &Region, repairer: Repairer<'_>, attached: &[Attached]) -> Result<TakenOver, Obstacle> {
+    let mut done = TakenOver::default();
+    let again = repair_each(region, repairer, attached, &mut done)?;
+    if !again || !repair_each(region, repairer, attached, &mut done)? {
+        return Ok(done);
+    }
+    Err(Obstacle::Io(io::Error::new(io::ErrorKind::WouldBlock, "a queue that items go back to is locked")))
+}
+
+/// One round; true if another one is needed.
+fn repair_each(
+    region: &Region,
+    repairer: Repairer<'_>,
+    attached: &[Attached],
+    done: &mut TakenOver,
+) -> Result<bool, Obstacle> {
+    let (mut again, mut refused) = (false, None);
     for (index, slot) in region.slots().filter(|(_, slot)| needs_repair(slot)) {
         let (generation, state) = slot.standing();
         let owner = slots::owner(index, generation);
+        let client = attached.iter().find(|client| client.owner == owner);
+        if client.is_some_and(|client| client.lives) {
+            continue;
+        }
         let died =
             !slot.left_cleanly(generation) && (state != Some(State::Reserved) || !slot.holds_nothing());
-        match repairer.repair(owner, false) {
+        // What dies with its supervisor has not crashed; an attached program dies by itself.
+        match repairer.repair(owner, client.is_some()) {
             Ok(None) => {}
             Ok(Some(remains)) => {
                 done.repaired += 1;
@@ -114,12 +146,13 @@ fn repair_all(region: &Region, repairer: Repairer<'_>) -> Result<TakenOver, Obst
                 done.dead.extend(died.then_some(remains));
             }
             Err(Setback::Io(error)) => return Err(Obstacle::Io(error)),
+            Err(Setback::Later) => again = true,
             Err(Setback::Damage(why)) => {
                 refused.get_or_insert(Obstacle::Refused(owner, why));
             }
         }
     }
-    refused.map_or(Ok(done), Err)
+    refused.map_or(Ok(again), Err)
 }
 
 fn prepare_journal(journal: &JournalState, spool: &Spool, durable: Minute) -> Result<(), Obstacle> {
@@ -146,8 +179,7 @@ fn prepare_journal(journal: &JournalState, spool: &Spool, durable: Minute) -> Re
     drop_lost_entries(journal, &ours);
     journal.release_sealed_entries();
     journal.open.store(OpenMinute { minute: open, closed: true }.word(), SeqCst);
-    let shipped = spool.shipped()?.iter().fold(0_u64, |sum, (_, bytes)| sum.saturating_add(*bytes));
-    keeper::account(journal, &files, shipped, sealed);
+    keeper::account(journal, &files, spool.kept_bytes()?, sealed);
     Ok(())
 }
 

@@ -7,7 +7,7 @@
 
 use common::heap;
 use common::ids::SlotIndex;
-use common::objects::{self, Kind};
+use common::objects;
 use common::region::Region;
 use common::slots::{State, owner};
 use common::txn::{Seat, TxnError};
@@ -26,7 +26,7 @@ pub struct Tidied {
 /// # Errors
 /// [`TxnError`]: the rest stays as it is, and harms nobody.
 pub fn tidy(region: &Region) -> Result<Tidied, TxnError> {
-    let dropping = || objects::all(region).filter(|(_, kind, _)| *kind == Kind::Dropping).count() as u32;
+    let dropping = || objects::all(region).filter(|(_, kind, _)| kind.is_dropping()).count() as u32;
     let mut tidied = Tidied { dropped: dropping(), slabs: 0 };
     if tidied.dropped > 0 {
         with_seat(region, SlotIndex(0), Seat::free_deleted).transpose()?;

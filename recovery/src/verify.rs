@@ -17,6 +17,8 @@ mod words;
 
 mod objects;
 
+mod in_flight;
+
 mod heap;
 
 mod users;
@@ -105,8 +107,9 @@ enum Place {
     Users,
 }
 
-/// Looks again and again at what looks wrong; what was not wrong every time was only being changed.
-pub(crate) fn check_with(region: &Region, pauses: &[u64]) -> Vec<Finding> {
+/// Looks again and again at what looks wrong, each time after so many milliseconds; what was not wrong every time was only
+/// being changed.
+pub fn check_with(region: &Region, pauses: &[u64]) -> Vec<Finding> {
     let mut wrongs = look(region);
     for pause in pauses {
         if wrongs.is_empty() {

@@ -178,6 +178,52 @@ fn dump_shows_every_object() {
 }
 
 #[test]
+fn dump_shows_folders_in_folders_queues_and_blobs_whole() {
+    let instance = Instance::new();
+    let mut seat = Seat::take(&instance.region, instance.reserve(3, 9)).unwrap();
+    let mut transaction = seat.begin().unwrap();
+    let folder = transaction.open_or_create_folder("shop/back").unwrap();
+    let jobs = transaction.create_queue(folder, "jobs", 7).unwrap();
+    let text = transaction.create_blob(folder, "text").unwrap();
+    transaction.blob(text).unwrap().set(b"some\nlines").unwrap();
+    let mut locked = transaction.queue(jobs).unwrap();
+    for item in [&b"one"[..], b"two", b"\xff", b"four"] {
+        locked.push_back(item).unwrap();
+    }
+    locked.take_front().unwrap().unwrap();
+    locked.take_back().unwrap().unwrap();
+    transaction.commit().unwrap();
+    // Half-done: what is shown is what was before.
+    let mut transaction = seat.begin().unwrap();
+    transaction.queue(jobs).unwrap().pop_front().unwrap();
+    transaction.queue(jobs).unwrap().take_back().unwrap();
+    transaction.blob(text).unwrap().write_at(0, b"other").unwrap();
+    std::mem::forget(transaction);
+
+    let text = on(&instance.region_path(), "dump", &[]).stdout;
+    let line = "/shop/back/jobs: queue, ";
+    let shown = text.lines().find(|found| found.starts_with(line)).expect("the queue");
+    assert!(shown.ends_with("2 items, 7 at most, 2 in flight"), "{shown}");
+    assert!(
+        text.lines().any(|line| line.starts_with("/shop/back/text: blob, ") && line.ends_with("10 bytes"))
+    );
+    let json = on(&instance.region_path(), "dump", &["--json"]).stdout;
+    let value: serde_json::Value = serde_json::from_str(&json).unwrap();
+    let (shop, back) = (&value["folders"][0], &value["folders"][1]);
+    assert_eq!((&shop["name"], &back["name"]), (&"shop".into(), &"shop/back".into()));
+    let (jobs, text) = (&back["objects"][0], &back["objects"][1]);
+    assert_eq!((&jobs["kind"], &jobs["capacity"], &jobs["count"]), (&"queue".into(), &7.into(), &2.into()));
+    assert_eq!(jobs["items"], serde_json::json!(["two", {"hex": "ff"}]));
+    let in_flight = serde_json::json!([
+        {"slot": 3, "generation": 9, "serial": 1, "end": "front", "item": "one"},
+        {"slot": 3, "generation": 9, "serial": 2, "end": "back", "item": "four"},
+    ]);
+    assert_eq!(jobs["in_flight"], in_flight);
+    assert_eq!(text["content"], serde_json::json!({"hex": "736f6d650a6c696e6573"}));
+    assert_eq!(on(&instance.region_path(), "verify", &[]).code, Some(0));
+}
+
+#[test]
 fn repair_refuses_while_an_instance_runs_and_repairs_when_it_is_gone() {
     let instance = Instance::new();
     with_a_dead_owner(&instance);

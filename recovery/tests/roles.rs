@@ -106,7 +106,7 @@ fn damage_is_refused_each_time_it_is_ordered_and_the_others_are_repaired() {
         );
         assert_eq!(standby.report(), Report::Repaired(sound));
     }
-    standby.order(&Order::TakeOver);
+    standby.order(&Order::TakeOver(Vec::new()));
     assert!(matches!(standby.report(), Report::Refused(owner, _) if owner == damaged));
 }
 

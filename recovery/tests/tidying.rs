@@ -51,7 +51,7 @@ fn recovery_killed_at_tidying_is_followed_by_another() {
         leave_untidy(&instance, round as u32);
         let filled = Usage::of(region).used;
         let standby = instance.start("standby");
-        standby.order(&Order::TakeOver);
+        standby.order(&Order::TakeOver(Vec::new()));
         // From before it begins to after it has ended, a little later in each round.
         let moment = Instant::now() + Duration::from_micros(round * 100);
         while Instant::now() < moment {

@@ -86,17 +86,19 @@ def name_of(pid):
 
 
 @contextlib.contextmanager
-def ours(*options, workers=WORKERS, prefix=()):
-    """The supervisor with a new run directory in memory and a new spool on disk."""
+def ours(*options, workers=WORKERS, pool=None, prefix=()):
+    """The supervisor with a new run directory in memory and a new spool on disk. `pool` is a dynamic pool's options
+    instead of a fixed number of workers."""
+    pool = pool or ("--workers", workers)
     with contextlib.ExitStack() as undo:
         run_dir = tempfile.mkdtemp(prefix="holdfast-bench-", dir="/dev/shm")
         undo.callback(shutil.rmtree, run_dir, ignore_errors=True)
         spool_dir = tempfile.mkdtemp(prefix="holdfast-bench-", dir="/var/tmp")
         undo.callback(shutil.rmtree, spool_dir, ignore_errors=True)
         server = Server(
-            [*prefix, RELEASE / "supervisor", "--workers", workers, "--listen", "tcp:127.0.0.1:0",
+            [*prefix, RELEASE / "supervisor", *pool, "--listen", "tcp:127.0.0.1:0",
              "--run-dir", run_dir, "--spool-dir", spool_dir, *options],
-            rf"Running with {workers} workers on .*tcp:127\.0\.0\.1:(?P<port>\d+)")
+            rf"Running with \d+ workers on .*tcp:127\.0\.0\.1:(?P<port>\d+)")
         undo.callback(server.stop)
         server.run_dir, server.spool_dir = pathlib.Path(run_dir), pathlib.Path(spool_dir)
         yield server

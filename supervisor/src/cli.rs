@@ -1,9 +1,11 @@
 //! The command line.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use common::address::Address;
+use common::destination::Destination;
 use common::error::{Error, Result};
 use common::layout::Geometry;
 use common::limits::MAX_SLOTS;
@@ -34,7 +36,7 @@ commas between them) and in the file that --config names (read_timeout = \"3s\";
 them). The command line comes first, then the environment, then the file, then the default.
 
 HUP and `supervisor reload` read the file again. What they change at once: users, latency, access_log, read_timeout,
-request_timeout, max_requests, idle_exit, grace, checkpoint_interval, log_level; a change of anything else waits for the next start, and the log says so. USR1 opens log and
+request_timeout, max_requests, idle_exit, grace, checkpoint_interval, log_level, policy; a change of anything else waits for the next start, and the log says so. USR1 opens log and
 access log again. TERM and INT drain and stop, QUIT stops now, TTIN and TTOU want a worker more or less.
 
 Exit codes: 0 success, 1 failure while running, 2 usage or configuration, 3 another instance owns the run directory or
@@ -106,6 +108,9 @@ pub struct Instance {
     /// The configuration that may name the run directory [env: HOLDFAST_CONFIG]
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
+    /// Ask the instance at this address instead: tcp:HOST:PORT, which its --control-listen names, or unix:PATH
+    #[arg(long, value_name = "ADDR", conflicts_with = "run_dir")]
+    pub connect: Option<Address>,
 }
 
 /// How recovery is kept.
@@ -166,6 +171,12 @@ pub struct Options {
     /// Bound of the spool [default: while 1 GiB or 5 % of the file system is free, whichever is less]
     #[arg(long, value_name = "SIZE")]
     spool_limit: Option<Size>,
+    /// Ship the journal there, http://HOST:PORT/PATH: run data_collector too
+    #[arg(long, value_name = "URL")]
+    pub collect: Option<Destination>,
+    /// With --collect: how often; with less than a minute, minutes of the journal are sealed early
+    #[arg(long, value_name = "D", default_value = "60s")]
+    pub collect_interval: Span,
     /// When the journal is written to the disk
     #[arg(long, value_name = "WHEN", value_enum, default_value = "interval")]
     sync: SyncPolicy,
@@ -184,6 +195,12 @@ pub struct Options {
     /// Log every message here
     #[arg(long, value_name = "FILE")]
     pub access_log: Option<PathBuf>,
+    /// Who else may join the region or ask for its status, by user and group: a TOML file [default: this user, and nobody else]
+    #[arg(long, value_name = "FILE")]
+    pub policy: Option<PathBuf>,
+    /// Let itself be asked and commanded here too, as far as `remote` in the policy says: tcp:HOST:PORT; may be repeated
+    #[arg(long, value_name = "ADDR")]
+    pub control_listen: Vec<Address>,
     /// How recovery is kept
     #[arg(long, value_name = "HOW", value_enum, default_value = "standby")]
     pub recovery: Recovery,
@@ -269,6 +286,20 @@ impl Options {
         self.spool_limit.map_or(0, |Size(bytes)| bytes.max(1))
     }
 
+    /// `--collect-interval`, as far as there is something to collect.
+    ///
+    /// # Errors
+    /// It is 0 (exit 2).
+    pub fn seal_interval(&self) -> Result<Option<Duration>> {
+        let Span(interval) = self.collect_interval;
+        if interval.is_zero() {
+            return Err(Error::usage(
+                "--collect-interval 0: the journal is shipped every so often, such as 10s",
+            ));
+        }
+        Ok(self.collect.as_ref().map(|_| interval))
+    }
+
     /// `--sync`.
     pub fn sync(&self) -> Sync {
         match self.sync {
@@ -328,7 +359,7 @@ impl Options {
 }
 
 /// Slots for the workers, and beyond them for those being replaced or repaired.
-fn slots_for(pool: Shape) -> u32 {
+pub(crate) fn slots_for(pool: Shape) -> u32 {
     let workers = pool.most();
     workers.saturating_add((workers / 16).clamp(2, 1024))
 }

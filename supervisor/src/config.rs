@@ -21,7 +21,7 @@ use common::units::{Size, Span};
 use crate::cli::{self, Cli, Options, Source};
 use crate::prepared::Prepared;
 
-mod file;
+pub(crate) mod file;
 
 /// What the variables' names begin with.
 const PREFIX: &str = "HOLDFAST_";
@@ -38,6 +38,7 @@ const READ_AGAIN: [&str; 10] = [
     "grace",
     "checkpoint-interval",
     "log-level",
+    "policy",
 ];
 
 /// The values of some options, by their long names: all that one source says.
@@ -122,6 +123,15 @@ impl Configuration {
         let file = file_named(file).map(absolute);
         let in_force = in_force(&fixed, file.as_deref())?;
         Ok(Self { options: parse(&in_force)?, sources: Sources { in_force, fixed, file } })
+    }
+
+    /// What a file says, without a command line.
+    ///
+    /// # Errors
+    /// A file that cannot be read, or says what is no option or no value of one (exit 2).
+    pub fn of_file(path: &Path) -> Result<Self> {
+        let matches = Cli::command().try_get_matches_from(["supervisor"]);
+        Self::of(&matches.map_err(|error| Error::usage(error.to_string()))?, Some(path))
     }
 
     /// Whether an instance could be started like this, in one line; nothing is begun.

@@ -1,39 +1,76 @@
 //! The control socket: requests in, replies out, and never a wait for anybody.
 
+use std::collections::BTreeMap;
+use std::fs::Permissions;
 use std::os::fd::{AsFd, BorrowedFd, RawFd};
-use std::path::Path;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
 
 use common::error::{Context, Result};
 use common::log_limit::LogLimit;
-use common::sys::channel::{Channel, ChannelListener, Received};
+use common::sys::channel::{ChannelListener, Received};
+use common::sys::peer::{Peer, Process};
+use common::sys::socket;
+use common::sys::transport::{Stream, Transport};
 use common::wire::control::{self, Request, Response};
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 
+use crate::access::{AccessPolicy, Rights};
+use crate::listen::Listeners;
 use crate::policy::Clock;
 
-/// With so many connections the oldest that has never asked for anything makes room for a new one.
-const MAX_CONNECTIONS: usize = 256;
+/// With so many connections that belong to nobody who is attached, the oldest that has never asked for anything makes
+/// room for a new one.
+const MAX_VISITORS: usize = 256;
+
+/// Connections that are looked at in one turn. The others wait for the next.
+const AT_A_TIME: usize = 256;
 
 /// A connection's name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ConnectionId(u64);
 
 #[derive(Debug)]
 struct Connection {
-    id: ConnectionId,
-    channel: Channel,
+    transport: Box<dyn Transport>,
+    /// Who is at the other end; over the network nobody knows.
+    peer: Option<Peer>,
+    rights: Rights,
     /// Whether it has asked for something, and may be waiting for the answer.
     has_asked: bool,
+    /// Whether it is an attached program's, and stays until that ends it.
+    attached: bool,
+}
+
+/// Who is at a connection's other end, where that is known.
+type Visitor = (Box<dyn Transport>, Option<Peer>);
+
+/// What came over the control socket.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Event {
+    /// Somebody asks for something, and may.
+    Asked(ConnectionId, Request),
+    /// The connection of an attached program is gone.
+    Lost(ConnectionId),
 }
 
 /// The listening control socket and who is connected.
 #[derive(Debug)]
 pub struct ControlSocket {
     listener: ChannelListener,
-    connections: Vec<Connection>,
+    /// `--control-listen`: for status and control alone.
+    remote: Listeners,
+    path: PathBuf,
+    access: AccessPolicy,
+    connections: BTreeMap<ConnectionId, Connection>,
+    /// The connections, so that a thousand of them cost one descriptor to wait for.
+    arrivals: Epoll,
+    attached: usize,
     next: u64,
     /// Set when a connection could not be accepted: the listener stays ready, and is let be until the next tick.
     resting: bool,
     complaints: LogLimit,
+    denials: LogLimit,
 }
 
 impl ControlSocket {
@@ -41,44 +78,111 @@ impl ControlSocket {
     ///
     /// # Errors
     /// What bind and listen report.
-    pub fn open(path: &Path) -> Result<Self> {
-        let listener =
-            ChannelListener::bind(path).context(|| "cannot listen on RUN/control.sock".to_owned())?;
-        let complaints = LogLimit::default();
-        Ok(Self { listener, connections: Vec::new(), next: 0, resting: false, complaints })
+    pub fn open(path: &Path, access: AccessPolicy, remote: Listeners) -> Result<Self> {
+        let doing = || "cannot listen on RUN/control.sock".to_owned();
+        let this = Self {
+            listener: ChannelListener::bind(path).context(doing)?,
+            remote,
+            path: path.to_owned(),
+            access,
+            connections: BTreeMap::new(),
+            arrivals: Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).context(doing)?,
+            attached: 0,
+            next: 0,
+            resting: false,
+            complaints: LogLimit::default(),
+            denials: LogLimit::default(),
+        };
+        this.open_doors()?;
+        Ok(this)
     }
 
-    /// What to poll for reading: the listener and every connection.
+    /// Another policy, for whoever connects or asks from now on.
+    ///
+    /// # Errors
+    /// Where the socket's mode cannot be changed.
+    pub fn set_access(&mut self, access: AccessPolicy) -> Result<()> {
+        self.access = access;
+        for connection in self.connections.values_mut() {
+            connection.rights = self.access.rights(connection.peer.as_ref());
+        }
+        self.open_doors()
+    }
+
+    /// The kernel lets those connect who may write to the socket's file and pass through its directory. Where the policy
+    /// admits somebody else, everybody may, and is looked at then.
+    fn open_doors(&self) -> Result<()> {
+        let mode = if self.access.admits_others() { 0o666 } else { 0o600 };
+        let doing = || "cannot change who may connect to RUN/control.sock".to_owned();
+        std::fs::set_permissions(&self.path, Permissions::from_mode(mode)).context(doing)
+    }
+
+    /// Whether the policy admits others than the instance's own user.
+    pub fn admits_others(&self) -> bool {
+        self.access.admits_others()
+    }
+
+    /// What to poll for reading: the listeners, and all connections together.
     pub fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        let listener = (!self.resting).then(|| self.listener.as_fd());
-        listener.into_iter().chain(self.connections.iter().map(|connection| connection.channel.as_fd()))
+        let listeners = [self.listener.as_fd()].into_iter().chain(self.remote.descriptors().map(AsFd::as_fd));
+        listeners.filter(|_| !self.resting).chain([self.arrivals.0.as_fd()])
     }
 
     /// Takes what has arrived. A connection that is closed or speaks nonsense is dropped.
-    pub fn requests(&mut self, now: Clock) -> Vec<(ConnectionId, Request)> {
+    pub fn events(&mut self, now: Clock) -> Vec<Event> {
         self.accept(now);
-        let mut requests = Vec::new();
-        let complaints = &mut self.complaints;
-        self.connections.retain_mut(|connection| match connection.channel.try_receive() {
-            Ok(Received::Nothing) => true,
-            Ok(Received::Closed) => false,
-            Ok(Received::Frame(frame, _)) => match control::decode(&frame) {
-                Ok(request) => {
-                    connection.has_asked = true;
-                    requests.push((connection.id, request));
-                    true
-                }
-                Err(error) => {
-                    complaints.warn(now, || format!("control socket: {error}"));
-                    false
-                }
-            },
-            Err(error) => {
-                complaints.warn(now, || format!("control socket: {error}"));
-                false
-            }
+        let mut ready = [EpollEvent::empty(); AT_A_TIME];
+        let count = self.arrivals.wait(&mut ready, EpollTimeout::ZERO).unwrap_or(0);
+        let ids = ready[..count].iter().map(|event| ConnectionId(event.data()));
+        ids.filter_map(|id| self.take(now, id)).collect()
+    }
+
+    fn take(&mut self, now: Clock, id: ConnectionId) -> Option<Event> {
+        let connection = self.connections.get_mut(&id)?;
+        let received = connection.transport.try_receive().and_then(|received| match received {
+            Received::Frame(frame, _) => Ok(Some(control::decode::<Request>(&frame)?)),
+            Received::Nothing => Ok(None),
+            Received::Closed => Err(std::io::ErrorKind::BrokenPipe.into()),
         });
-        requests
+        match received {
+            Ok(None) => None,
+            Ok(Some(request)) => {
+                connection.has_asked = true;
+                if connection.rights.allow(&request) {
+                    return Some(Event::Asked(id, request));
+                }
+                let (who, rights) = (name(connection.peer.as_ref()), connection.rights);
+                self.denied(now, &who, rights);
+                self.reply(id, &refusal(&who, rights), &[]);
+                None
+            }
+            Err(error) => {
+                if error.kind() != std::io::ErrorKind::BrokenPipe {
+                    self.complaints.warn(now, || format!("control socket: {error}"));
+                }
+                self.close(id)
+            }
+        }
+    }
+
+    fn denied(&mut self, now: Clock, who: &str, rights: Rights) {
+        self.denials.warn(now, || format!("control socket: {who} was denied; it may {}", rights.name()));
+    }
+
+    /// Ends a connection, whoever has a descriptor of its other end still.
+    pub fn hang_up(&mut self, id: ConnectionId) {
+        if let Some(connection) = self.connections.get(&id) {
+            connection.transport.shut_down();
+        }
+        self.close(id);
+    }
+
+    fn close(&mut self, id: ConnectionId) -> Option<Event> {
+        let connection = self.connections.remove(&id)?;
+        // Closing it would not do where somebody has a descriptor of it still, which he may.
+        let _ = self.arrivals.delete(&connection.transport);
+        self.attached -= usize::from(connection.attached);
+        connection.attached.then_some(Event::Lost(id))
     }
 
     /// Accepting may be possible again.
@@ -88,44 +192,129 @@ impl ControlSocket {
 
     fn accept(&mut self, now: Clock) {
         while !self.resting {
-            match self.listener.accept() {
-                Ok(Some((channel, uid))) if may_connect(uid) => self.admit(channel),
-                Ok(Some((_, uid))) => {
-                    self.complaints.warn(now, || format!("control socket: uid {uid} was turned away"));
-                }
+            let admitted = match self.next_visitor() {
                 Ok(None) => return,
-                Err(error) => {
-                    self.resting = true;
-                    self.complaints.warn(now, || format!("control socket: {error}"));
-                }
+                Ok(Some((transport, peer))) => self.admit(now, transport, peer),
+                Err(error) => Err(error),
+            };
+            if let Err(error) = admitted {
+                self.resting = true;
+                self.complaints.warn(now, || format!("control socket: {error}"));
             }
         }
     }
 
-    fn admit(&mut self, channel: Channel) {
-        if self.connections.len() >= MAX_CONNECTIONS {
-            let idle = self.connections.iter().position(|connection| !connection.has_asked);
-            self.connections.remove(idle.unwrap_or(0));
+    /// Somebody who waits to be let in, and who he is where that is known.
+    fn next_visitor(&self) -> std::io::Result<Option<Visitor>> {
+        if let Some(channel) = self.listener.accept()? {
+            let peer = Peer::of(channel.as_fd())?;
+            return Ok(Some((Box::new(channel), Some(peer))));
+        }
+        for listener in self.remote.descriptors() {
+            if let Some(connection) = socket::accept(listener.as_fd())? {
+                return Ok(Some((Box::new(Stream::from_descriptor(connection)), None)));
+            }
+        }
+        Ok(None)
+    }
+
+    fn admit(
+        &mut self,
+        now: Clock,
+        transport: Box<dyn Transport>,
+        peer: Option<Peer>,
+    ) -> std::io::Result<()> {
+        let rights = self.access.rights(peer.as_ref());
+        if rights == Rights::None {
+            let who = name(peer.as_ref());
+            self.denied(now, &who, rights);
+            turn_away(&*transport, &who);
+            return Ok(());
+        }
+        if self.connections.len() - self.attached >= MAX_VISITORS {
+            let visitors = || self.connections.iter().filter(|(_, connection)| !connection.attached);
+            let idle = visitors().find(|(_, connection)| !connection.has_asked);
+            let goes = idle.or_else(|| visitors().next()).map(|(id, _)| *id);
+            goes.map(|id| self.close(id));
         }
         let id = ConnectionId(self.next);
         self.next += 1;
-        self.connections.push(Connection { id, channel, has_asked: false });
+        self.arrivals.add(&transport, EpollEvent::new(EpollFlags::EPOLLIN, id.0))?;
+        self.connections
+            .insert(id, Connection { transport, peer, rights, has_asked: false, attached: false });
+        Ok(())
     }
 
-    /// Sends a reply. Whoever does not take it at once is dropped.
-    pub fn reply(&mut self, to: ConnectionId, response: &Response, descriptors: &[RawFd]) {
-        self.connections.retain(|connection| {
-            connection.id != to
-                || control::encode(response)
-                    .map_err(std::io::Error::from)
-                    .and_then(|frame| connection.channel.try_send(&frame, descriptors))
-                    .inspect_err(|error| log::debug!("control socket: a reply was not taken: {error}"))
-                    .is_ok()
-        });
+    /// Sends a reply; whether it was taken. Whoever does not take it at once is dropped.
+    pub fn reply(&mut self, to: ConnectionId, response: &Response, descriptors: &[RawFd]) -> bool {
+        let Some(connection) = self.connections.get(&to) else { return false };
+        let sent = control::encode(response)
+            .map_err(std::io::Error::from)
+            .and_then(|frame| connection.transport.try_send(&frame, descriptors));
+        if let Err(error) = &sent {
+            log::debug!("control socket: a reply was not taken: {error}");
+            // An attached program's goes the way that it goes when the other end closes it.
+            connection.transport.shut_down();
+            if !connection.attached {
+                self.close(to);
+            }
+        }
+        sent.is_ok()
+    }
+
+    /// The process at the other end.
+    ///
+    /// # Errors
+    /// Where it has ended, or lives where it cannot be seen.
+    pub fn process(&self, id: ConnectionId) -> std::io::Result<Process> {
+        let gone = || std::io::Error::from_raw_os_error(nix::libc::ESRCH);
+        let connection = self.connections.get(&id).ok_or_else(gone)?;
+        match &connection.peer {
+            None => Err(std::io::Error::other("it is somewhere in the network")),
+            Some(peer) if peer.pid.0 <= 0 => Err(std::io::Error::other("it lives in another pid namespace")),
+            Some(peer) => Process::at(connection.transport.as_fd(), peer),
+        }
+    }
+
+    /// Whether descriptors can be sent over a connection.
+    pub fn carries_descriptors(&self, id: ConnectionId) -> bool {
+        self.connections.get(&id).is_some_and(|connection| connection.peer.is_some())
+    }
+
+    /// Whether the connection is an attached program's.
+    pub fn is_attached(&self, id: ConnectionId) -> bool {
+        self.connections.get(&id).is_some_and(|connection| connection.attached)
+    }
+
+    /// The connection is an attached program's from now on, or none any more.
+    pub fn set_attached(&mut self, id: ConnectionId, attached: bool) {
+        if let Some(connection) = self.connections.get_mut(&id)
+            && connection.attached != attached
+        {
+            connection.attached = attached;
+            if attached { self.attached += 1 } else { self.attached -= 1 }
+        }
     }
 }
 
-/// The directory keeps others out already; this is the second door.
-fn may_connect(uid: u32) -> bool {
-    uid == 0 || uid == nix::unistd::geteuid().as_raw()
+/// Who it is, for people.
+fn name(peer: Option<&Peer>) -> String {
+    match peer {
+        Some(peer) => format!("user {} (process {})", peer.uid, peer.pid),
+        None => "somebody in the network".to_owned(),
+    }
+}
+
+fn refusal(who: &str, rights: Rights) -> Response {
+    let may = if rights == Rights::None { "not join" } else { "only read" };
+    Response::Refused(format!("{who} may {may} here (--policy says who may what)"))
+}
+
+/// Says why, as far as somebody listens, and that is all.
+fn turn_away(transport: &dyn Transport, who: &str) {
+    // What was asked already is read, since the reply would be lost otherwise.
+    let _ = transport.try_receive();
+    if let Ok(frame) = control::encode(&refusal(who, Rights::None)) {
+        let _ = transport.try_send(&frame, &[]);
+    }
 }

@@ -14,12 +14,16 @@ use common::region::Region;
 use common::sys::file;
 use common::sys::process::{self, Ending};
 use common::sys::signal::SignalPipe;
+use common::tidings::Tidings;
+use common::wire::control::Access;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::signal::Signal;
 
+use crate::access::AccessPolicy;
 use crate::children::{Child, Kept};
 use crate::cli::Options;
+use crate::clients::{Clients, Heritage};
 use crate::config::{Configuration, Sources};
 use crate::control::{ConnectionId, ControlSocket};
 use crate::listen::Listeners;
@@ -29,6 +33,7 @@ use crate::pool::Pool;
 use crate::prepared::Prepared;
 use crate::repairs::Repairs;
 use crate::rundir::RunDir;
+use crate::shipping::{Errand, Shipping};
 use crate::starter::Starter;
 
 mod upkeep;
@@ -46,6 +51,8 @@ mod overdue;
 mod commands;
 
 mod requests;
+
+mod clients;
 
 mod ending;
 
@@ -130,6 +137,7 @@ enum Phase {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Source {
     Signals,
+    Clients,
     Bell,
     Control,
     Template,
@@ -155,8 +163,13 @@ struct Supervisor {
     writers: File,
     listeners: Listeners,
     control: ControlSocket,
+    clients: Clients,
+    /// Who wants to attach, once every slot has been looked at.
+    attach_waiters: Vec<(ConnectionId, Access)>,
     signals: SignalPipe,
     bell: EventFd,
+    /// Between workers and recovery; kept here so that a new recovery finds it.
+    tidings: Tidings,
 
     template: Kept,
     template_number: u32,
@@ -172,6 +185,7 @@ struct Supervisor {
     keeper: Kept,
     checkpoints: checkpoints::Checkpoints,
     restoring: restoring::Restoring,
+    shipping: Shipping,
     /// Children that have been let go and not been reaped yet.
     leaving: Vec<(Pid, Clock)>,
 
@@ -218,22 +232,36 @@ impl Supervisor {
         options.check_room(region.unverified.contents().geometry())?;
         let listeners = Listeners::open(&prepared.listen, options.read_timeout.limit().unwrap_or(NEVER))?;
         rundir.remove("control.sock")?;
-        let control = ControlSocket::open(&rundir.short_path("control.sock"))?;
+        let access = AccessPolicy::read(options.policy.as_deref())?;
+        let remote = Listeners::open(&options.control_listen, NEVER)?;
+        let control = ControlSocket::open(&rundir.short_path("control.sock"), access, remote)?;
+        rundir.let_through(control.admits_others())?;
+        let mut clients = Clients::new(rundir.clients()?)?;
         let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
         let bell = EventFd::from_value_and_flags(0, flags).context(|| "cannot make an eventfd".to_owned())?;
+        let tidings = Tidings::new().context(|| "cannot make a pipe".to_owned())?;
         let region_to_show =
             file::reopen_read_only(&region.file).context(|| "cannot open the region".to_owned())?;
         // The first thing that recovery does is to look at every slot; until then nobody gets one.
         let region_file = region.file;
         let region = region.unverified.once(Region::mark_in_use)?;
+        let mut pool = Pool::of(&region);
+        let mut repairs = Repairs::starting_with_takeover(Duration::ZERO);
+        for Heritage { owner, lives } in clients.inherit(&region) {
+            pool.adopt(&region, owner, lives);
+            if !lives {
+                repairs.add(owner, true, Duration::ZERO);
+            }
+        }
         process::raise_priority();
         if starter.is_detached() {
             std::env::set_current_dir("/").context(|| "cannot leave the working directory".to_owned())?;
         }
         let this = Self {
             policy: Policy::new(shape),
-            pool: Pool::of(&region),
-            repairs: Repairs::starting_with_takeover(Duration::ZERO),
+            pool,
+            repairs,
+            shipping: Shipping::new(errand(&options, &prepared)),
             options,
             sources,
             prepared,
@@ -248,8 +276,11 @@ impl Supervisor {
             writers,
             listeners,
             control,
+            clients,
+            attach_waiters: Vec::new(),
             signals,
             bell,
+            tidings,
             template: Kept::default(),
             template_number: 0,
             templates_started: 0,
@@ -309,6 +340,7 @@ impl Supervisor {
         for source in self.wait()? {
             match source {
                 Source::Signals => self.take_signals()?,
+                Source::Clients => self.take_client_deaths(),
                 Source::Bell => self.look_at_workers(),
                 Source::Control => self.take_requests(),
                 Source::Template => self.take_template_reports(),
@@ -322,8 +354,9 @@ impl Supervisor {
     }
 
     fn wait(&self) -> Result<Vec<Source>> {
-        let mut sources = vec![Source::Signals, Source::Bell];
-        let mut fds = vec![polled(self.signals.descriptor()), polled(self.bell.as_fd())];
+        let mut sources = vec![Source::Signals, Source::Clients, Source::Bell];
+        let mut fds =
+            vec![polled(self.signals.descriptor()), polled(self.clients.as_fd()), polled(self.bell.as_fd())];
         let children = [
             (Source::Recovery, self.recovery.child.as_ref()),
             (Source::Template, self.template.child.as_ref()),
@@ -379,6 +412,7 @@ impl Supervisor {
             missing(&self.template),
             missing(&self.recovery),
             missing(&self.keeper),
+            self.shipping.due().filter(|due| *due > now),
             deadline(&self.template),
             deadline(&self.recovery),
             deadline(&self.keeper),
@@ -456,6 +490,16 @@ const NEVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
 fn polled(descriptor: BorrowedFd<'_>) -> PollFd<'_> {
     PollFd::new(descriptor, PollFlags::POLLIN)
+}
+
+/// What the collector is to do, with `--collect`.
+fn errand(options: &Options, prepared: &Prepared) -> Option<Errand> {
+    Some(Errand {
+        program: prepared.collector.clone()?,
+        spool_dir: prepared.spool_dir.clone(),
+        destination: options.collect.clone()?,
+        interval: options.collect_interval.0,
+    })
 }
 
 /// Makes stderr the log, and sees to it that the children can open their logs.

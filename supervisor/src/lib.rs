@@ -18,6 +18,8 @@ pub mod pool;
 
 pub mod repairs;
 
+pub mod shipping;
+
 pub mod event_loop;
 
 pub mod children;
@@ -26,7 +28,11 @@ pub mod rundir;
 
 pub mod listen;
 
+pub mod access;
+
 pub mod control;
+
+pub mod clients;
 
 pub mod status;
 

@@ -10,6 +10,9 @@ use common::sys::process::Ending;
 
 use crate::policy::{Clock, Counts};
 
+mod attached;
+pub use attached::Departure;
+
 mod occupation;
 pub use occupation::Overdue;
 
@@ -33,6 +36,8 @@ pub enum Standing {
     Killed(Pid),
     /// A process of this supervisor that is no worker has it.
     Lent,
+    /// An attached program, which is nobody's child.
+    Attached,
     /// Its process is dead; it waits for repair.
     Dead,
 }
@@ -87,6 +92,8 @@ pub struct Pool {
     counts: Counts,
     /// How many are asked to leave.
     retiring: u32,
+    /// How many are attached programs'.
+    attached: u32,
 }
 
 impl Pool {
@@ -107,6 +114,7 @@ impl Pool {
             unknown_dead: HashMap::new(),
             oldest_serving: 0,
             retiring: 0,
+            attached: 0,
         }
     }
 
@@ -127,6 +135,7 @@ impl Pool {
                 Standing::Ready(_) if outdated => &mut self.counts.outdated,
                 Standing::Ready(_) => &mut self.counts.ready,
                 Standing::Retiring(..) => &mut self.retiring,
+                Standing::Attached => &mut self.attached,
                 Standing::Killed(_) | Standing::Lent | Standing::Dead => continue,
             };
             *count = count.wrapping_add(change);
@@ -140,9 +149,9 @@ impl Pool {
         (entry.generation == owner.generation).then_some(entry.standing)
     }
 
-    /// Whether every process is gone and every slot repaired.
+    /// Whether every process of the pool is gone and every slot repaired. Attached programs may be there still.
     pub fn is_empty(&self) -> bool {
-        self.free.len() == self.entries.len()
+        self.free.len() + self.attached as usize == self.entries.len()
     }
 
     /// Workers cloned from templates before this one are outdated from now on.
@@ -156,15 +165,20 @@ impl Pool {
 
     /// Promises a free slot to a process that `template` is to make.
     pub fn reserve(&mut self, region: &Region, template: u32) -> Option<Owner> {
+        let owner = self.next_owner()?;
+        self.entries[owner.slot.0 as usize].template = template;
+        region.slot(owner.slot)?.reserve(owner.generation, template);
+        self.stand(owner.slot, Standing::Reserved);
+        self.starting.push(owner.slot);
+        Some(owner)
+    }
+
+    /// Takes a free slot for its next generation.
+    fn next_owner(&mut self) -> Option<Owner> {
         let index = self.free.pop()?;
         let entry = &mut self.entries[index.0 as usize];
         entry.generation = Generation(entry.generation.0.wrapping_add(1));
-        entry.template = template;
-        let owner = slots::owner(index, entry.generation);
-        region.slot(index)?.reserve(owner.generation, template);
-        self.stand(index, Standing::Reserved);
-        self.starting.push(index);
-        Some(owner)
+        Some(slots::owner(index, entry.generation))
     }
 
     /// Lends a free slot to a process that is no worker, until [`Pool::given_back`].

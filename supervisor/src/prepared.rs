@@ -12,6 +12,7 @@ use common::journal::spool::Spool;
 use common::sys::privileges::Identity;
 use nix::unistd::{AccessFlags, access};
 
+use crate::access::AccessPolicy;
 use crate::children::{check_program, find_program};
 use crate::cli::Options;
 
@@ -26,6 +27,8 @@ pub struct Prepared {
     pub worker: PathBuf,
     /// The recovery program.
     pub recovery: PathBuf,
+    /// The collector program, where the journal is to be shipped.
+    pub collector: Option<PathBuf>,
     /// The spool directory.
     pub spool_dir: PathBuf,
     /// Whom everything but the supervisor runs as, where that is somebody else.
@@ -47,14 +50,16 @@ impl Prepared {
             listen: options.listen()?,
             worker: find(&options.worker_program, "worker")?,
             recovery: find(&options.recovery_program, "recovery")?,
+            collector: options.seal_interval()?.map(|_| find_program("data_collector")).transpose()?,
             spool_dir: std::path::absolute(options.spool_dir()?)
                 .context(|| "cannot find the spool".to_owned())?,
             identity: Identity::find(options.user.as_deref(), options.group.as_deref())?,
         };
-        for program in [&prepared.worker, &prepared.recovery] {
+        for program in [&prepared.worker, &prepared.recovery].into_iter().chain(&prepared.collector) {
             prepared.check_for_children(program, "run", || Ok(access(program, AccessFlags::X_OK)?))?;
         }
         prepared.check_users(options)?;
+        AccessPolicy::read(options.policy.as_deref())?;
         Ok(prepared)
     }
 

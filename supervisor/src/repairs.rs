@@ -6,7 +6,7 @@ use std::time::Duration;
 use common::ids::Owner;
 use common::limits::MAX_REPAIRS_PER_FRAME;
 use common::sys::process::Ending;
-use common::wire::control::{Microseconds, Order};
+use common::wire::control::{Attached, Microseconds, Order};
 use hdrhistogram::Histogram;
 use nix::libc;
 
@@ -96,11 +96,12 @@ impl Repairs {
         !self.told.is_empty()
     }
 
-    /// The next order for recovery. It counts as told once [`Repairs::told`] says so.
-    pub fn next_order(&self) -> Option<Order> {
+    /// The next order for recovery. It counts as told once [`Repairs::told`] says so. An order about every slot names
+    /// those of attached programs.
+    pub fn next_order(&self, attached: impl FnOnce() -> Vec<Attached>) -> Option<Order> {
         match self.untold.front()? {
-            Task::TakeOver => Some(Order::TakeOver),
-            Task::Sweep => Some(Order::Sweep),
+            Task::TakeOver => Some(Order::TakeOver(attached())),
+            Task::Sweep => Some(Order::Sweep(attached())),
             Task::Slot(_) => Some(Order::Repair(self.next_slots().collect())),
         }
     }
@@ -228,7 +229,7 @@ mod tests {
 
     fn after_takeover() -> Repairs {
         let mut repairs = Repairs::starting_with_takeover(NOW);
-        assert_eq!(repairs.next_order(), Some(Order::TakeOver));
+        assert_eq!(repairs.next_order(Vec::new), Some(Order::TakeOver(Vec::new())));
         repairs.told();
         repairs.taken_over();
         repairs
@@ -240,7 +241,7 @@ mod tests {
         for slot in 0..200 {
             repairs.add(owner(slot), true, NOW);
         }
-        let Some(Order::Repair(orders)) = repairs.next_order() else { panic!() };
+        let Some(Order::Repair(orders)) = repairs.next_order(Vec::new) else { panic!() };
         assert_eq!(orders.len(), 200);
         repairs.told();
         assert!(!repairs.has_untold());
@@ -260,7 +261,7 @@ mod tests {
         repairs.repaired(owner(1), NOW);
         for _ in 0..10 {
             assert_eq!(repairs.recovery_died(KILL, false), None, "a SIGKILL is nobody's fault");
-            assert_eq!(repairs.next_order(), Some(Order::Repair(vec![(owner(2), false)])));
+            assert_eq!(repairs.next_order(Vec::new), Some(Order::Repair(vec![(owner(2), false)])));
             repairs.told();
         }
     }
@@ -273,7 +274,10 @@ mod tests {
         // The one that fails goes last, so that it does not keep the others from being repaired.
         repairs.told();
         assert_eq!(repairs.recovery_died(SEGV, false), None);
-        assert_eq!(repairs.next_order(), Some(Order::Repair(vec![(owner(2), true), (owner(1), true)])));
+        assert_eq!(
+            repairs.next_order(Vec::new),
+            Some(Order::Repair(vec![(owner(2), true), (owner(1), true)]))
+        );
         repairs.told();
         repairs.repaired(owner(2), NOW);
         assert_eq!(repairs.recovery_died(KILL, true), None, "by the deadline");

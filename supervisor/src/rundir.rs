@@ -2,16 +2,16 @@
 //! however it ends, so nothing ever needs cleaning up.
 
 use std::ffi::OsStr;
-use std::fs::File;
+use std::fs::{File, Permissions};
 use std::io::{Seek as _, Write as _};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
 use common::error::{Context, Error, Exit, Result};
-use common::places::START_LOCK;
+use common::places::{CLIENTS, START_LOCK};
 use common::region::{Region, UnverifiedRegion};
 use common::sys::file::{self, Lock};
 use common::sys::process::{self, Ending};
@@ -94,6 +94,28 @@ impl RunDir {
     /// What open reports.
     pub fn start_lock(&self) -> Result<File> {
         open_own_file(&self.directory, START_LOCK)
+    }
+
+    /// The file that says who is attached.
+    ///
+    /// # Errors
+    /// What open reports.
+    pub fn clients(&self) -> Result<File> {
+        open_own_file(&self.directory, CLIENTS)
+    }
+
+    /// Lets others reach what is in the directory, if they are to, as far as its own mode allows it. They cannot see what
+    /// is there. A directory that lets them already stays as it is.
+    ///
+    /// # Errors
+    /// What chmod reports.
+    pub fn let_through(&self, others: bool) -> Result<()> {
+        let doing = || format!("cannot let others reach {}/control.sock", self.path.display());
+        let mode = self.directory.metadata().context(doing)?.mode() & 0o7777;
+        if others && mode & 0o011 != 0o011 {
+            self.directory.set_permissions(Permissions::from_mode(mode | 0o011)).context(doing)?;
+        }
+        Ok(())
     }
 
     /// Removes a file of the directory if it is there.

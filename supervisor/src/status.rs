@@ -1,15 +1,13 @@
 //! `supervisor status`, `stop`, `reload`, `checkpoint` and `scale`: clients of a running instance. Counters and slots are read from
 //! the region itself; only what the daemon alone knows is asked for.
 
-use std::path::Path;
-
 use client::attach::{Attachment, CheckpointView, StatusView};
 use common::error::{Error, Result};
 use common::slots::Totals;
 use common::wire::control::{DaemonState, Request, Response};
 use serde_json::{Value, json};
 
-use crate::cli::Command;
+use crate::cli::{Command, Instance};
 use crate::config::run_dir;
 
 /// Carries out a command.
@@ -18,34 +16,40 @@ use crate::config::run_dir;
 /// No instance (exit 1); a request that the instance refuses.
 pub fn run(command: &Command) -> Result<()> {
     match command {
-        Command::Status { instance, json, slots } => show(&run_dir(instance)?, *json, *slots),
-        Command::Stop { instance, fast } => stop(&run_dir(instance)?, *fast),
-        Command::Reload { instance } => ask(&run_dir(instance)?, Request::Reload),
-        Command::Checkpoint { instance } => ask(&run_dir(instance)?, Request::Checkpoint),
-        Command::Scale { instance, workers } => ask(&run_dir(instance)?, Request::Scale(*workers)),
+        Command::Status { instance, json, slots } => show(instance, *json, *slots),
+        Command::Stop { instance, fast } => stop(instance, *fast),
+        Command::Reload { instance } => ask(instance, Request::Reload),
+        Command::Checkpoint { instance } => ask(instance, Request::Checkpoint),
+        Command::Scale { instance, workers } => ask(instance, Request::Scale(*workers)),
     }
 }
 
-fn ask(run_dir: &Path, request: Request) -> Result<()> {
-    match Attachment::connect(run_dir)?.request(request)? {
+fn connect(instance: &Instance) -> Result<Attachment> {
+    match &instance.connect {
+        Some(address) => Attachment::connect_to(address),
+        None => Attachment::connect(&run_dir(instance)?),
+    }
+}
+
+fn ask(instance: &Instance, request: Request) -> Result<()> {
+    match connect(instance)?.request(request)? {
         Response::Done => Ok(()),
         Response::Refused(why) => Err(Error::failure(why)),
-        Response::Status(_) | Response::Listening(_) => {
-            Err(Error::failure("the instance answered something else; is it of this version?"))
-        }
+        _ => Err(Error::failure("the instance answered something else; is it of this version?")),
     }
 }
 
-fn stop(run_dir: &Path, fast: bool) -> Result<()> {
-    let attachment = Attachment::connect(run_dir)?;
+fn stop(instance: &Instance, fast: bool) -> Result<()> {
+    let attachment = connect(instance)?;
     match attachment.request(Request::Stop { fast })? {
         Response::Done => attachment.wait_until_gone(),
+        Response::Refused(why) => Err(Error::failure(why)),
         _ => Err(Error::failure("the instance refuses to stop; is it of this version?")),
     }
 }
 
-fn show(run_dir: &Path, as_json: bool, with_slots: bool) -> Result<()> {
-    let view = Attachment::connect(run_dir)?.status()?;
+fn show(instance: &Instance, as_json: bool, with_slots: bool) -> Result<()> {
+    let view = connect(instance)?.status()?;
     if as_json {
         println!("{}", to_json(&view, with_slots)?);
     } else {
@@ -72,6 +76,7 @@ fn to_json(view: &StatusView, with_slots: bool) -> Result<Value> {
             "idle": workers.idle,
             "busy": workers.busy,
         },
+        "attached": view.attached(),
         "totals": {
             "connections": connections,
             "messages": messages,
@@ -86,15 +91,15 @@ fn to_json(view: &StatusView, with_slots: bool) -> Result<Value> {
             "p99": daemon.recovery_us.p99,
             "max": daemon.recovery_us.max,
         },
-        "checkpoint": checkpoint_json(&view.checkpoints()),
-        "restored": restored_json(&view.checkpoints()),
+        "checkpoint": view.checkpoints().map_or(Value::Null, |view| checkpoint_json(&view)),
+        "restored": view.checkpoints().map_or(Value::Null, |view| restored_json(&view)),
         "users_complete": users.complete,
         "users": users
             .users
             .into_iter()
             .map(|(user, sent)| (user, json!({ "messages": sent.messages, "bytes": sent.bytes })))
             .collect::<serde_json::Map<_, _>>(),
-        "heap": { "bytes": heap.bytes, "used": heap.used },
+        "heap": heap.map(|heap| json!({ "bytes": heap.bytes, "used": heap.used })),
         "spool": { "bytes": spool.bytes, "limit": spool.limit, "oldest_minute": spool.oldest_minute },
     });
     if with_slots {
@@ -109,6 +114,7 @@ fn to_json(view: &StatusView, with_slots: bool) -> Result<Value> {
                     "state": slot.state,
                     "messages": slot.messages,
                     "doing": slot.doing,
+                    "attached": slot.attached,
                 })
             })
             .collect();
@@ -118,8 +124,9 @@ fn to_json(view: &StatusView, with_slots: bool) -> Result<Value> {
 
 fn write_checkpoints(view: &StatusView, text: &mut String) {
     use std::fmt::Write as _;
+    let Some(checkpoints) = view.checkpoints() else { return };
     let CheckpointView { number, taken_ns, bytes, pause_us, restored_ns, restored_from_ns, replayed } =
-        view.checkpoints();
+        checkpoints;
     let _ = match number {
         Some(number) => {
             let taken = time(taken_ns);
@@ -192,6 +199,7 @@ fn to_text(view: &StatusView, with_slots: bool) -> Result<String> {
         "totals: {} connections, {} messages, {} bytes, {} errors, {} crashes, {} recoveries",
         totals.connections, totals.messages, totals.bytes, totals.errors, totals.crashes, totals.recoveries
     );
+    let _ = writeln!(text, "attached: {} programs", view.attached());
     let took = daemon.recovery_us;
     let _ = writeln!(
         text,
@@ -202,13 +210,16 @@ fn to_text(view: &StatusView, with_slots: bool) -> Result<String> {
     let oldest = spool.oldest_minute.map_or_else(|| "none".to_owned(), |minute| minute.to_string());
     let _ = writeln!(text, "spool: {} bytes, limit {limit}, oldest minute {oldest}", spool.bytes);
     write_checkpoints(view, &mut text);
-    let heap = view.heap();
-    let _ = writeln!(text, "heap: {} of {} bytes taken", heap.used, heap.bytes);
+    if let Some(heap) = view.heap() {
+        let _ = writeln!(text, "heap: {} of {} bytes taken", heap.used, heap.bytes);
+    }
     for (user, sent) in users.users {
         let _ = writeln!(text, "user {user}: {} messages, {} bytes", sent.messages, sent.bytes);
     }
     if !users.complete {
-        text.push_str("some users cannot be read now: a process that changes them is stopped\n");
+        text.push_str(
+            "some users cannot be read: a process that changes them is stopped, or this is asked from afar\n",
+        );
     }
     if with_slots {
         let _ = writeln!(

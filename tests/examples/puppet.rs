@@ -157,7 +157,7 @@ fn stand_between(script: &Script, supervisor: &Channel, role: &str) {
 fn cue(script: &Script, order: &Order) -> Option<Option<Owner>> {
     match (script.cue.as_str(), order) {
         ("repair", Order::Repair(owners)) => Some(owners.first().map(|(owner, _)| *owner)),
-        ("takeover", Order::TakeOver) => {
+        ("takeover", Order::TakeOver(_)) => {
             Some(Some(Owner { slot: common::ids::SlotIndex(0), generation: Generation(0) }))
         }
         ("seal", Order::SealAll) => Some(None),

@@ -5,6 +5,7 @@ use std::net::{Shutdown, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{setsockopt, sockopt};
 
 use crate::DEADLINE;
@@ -102,6 +103,12 @@ impl Connection {
     /// What write reports.
     pub fn try_send(&mut self, bytes: &[u8]) -> std::io::Result<()> {
         self.reader.get_mut().write_all(bytes)
+    }
+
+    /// Whether something has come that was not read yet, or the end.
+    pub fn has_answered(&self) -> bool {
+        let mut polled = [PollFd::new(self.reader.get_ref().as_fd(), PollFlags::POLLIN)];
+        !self.reader.buffer().is_empty() || poll(&mut polled, PollTimeout::ZERO).is_ok_and(|count| count > 0)
     }
 
     /// The next line, without its newline; `None` at the end, whether orderly or not.

@@ -22,6 +22,8 @@ pub struct Instance {
     spool_dir: PathBuf,
     /// Whether whoever uses the run directory belongs to this instance.
     alone: bool,
+    /// Whether visitors stay when it ends.
+    leaves_visitors: bool,
     /// Workers, as the first line on stdout says.
     pub workers: u32,
     /// Where it listens, as that line says.
@@ -30,7 +32,15 @@ pub struct Instance {
 
 impl Instance {
     pub(crate) fn new(running: Running, run_dir: PathBuf, spool_dir: PathBuf) -> Self {
-        Self { running, run_dir, spool_dir, alone: true, workers: 0, listen: Vec::new() }
+        Self {
+            running,
+            run_dir,
+            spool_dir,
+            alone: true,
+            leaves_visitors: false,
+            workers: 0,
+            listen: Vec::new(),
+        }
     }
 
     /// Waits for the line that says that it serves.
@@ -140,6 +150,7 @@ impl Instance {
         let slots = status["slots"].as_array().unwrap_or_else(|| panic!("no slots in {status}"));
         slots
             .iter()
+            .filter(|slot| slot["attached"] == false)
             .filter(|slot| slot["state"].as_str().is_some_and(|state| states.contains(&state)))
             .map(|slot| slot["pid"].as_i64().expect("a pid is a number") as i32)
             .collect()
@@ -275,12 +286,31 @@ impl Instance {
         outcome
     }
 
+    /// `supervisor stop` while visitors are attached, which stay.
+    #[track_caller]
+    pub fn stop_leaving_visitors(mut self) -> Outcome {
+        self.leaves_visitors = true;
+        self.stop()
+    }
+
+    /// Kills the supervisor while visitors are attached, which stay, and nobody else.
+    #[track_caller]
+    pub fn kill9_leaving_visitors(mut self) -> Outcome {
+        self.leaves_visitors = true;
+        self.kill9()
+    }
+
     #[track_caller]
     fn nobody_is_left(&self) {
         eventually(DEADLINE, "every process is gone", || {
-            let left = processes::users_of(&self.run_dir);
+            let left = self.users();
             if left.is_empty() { Ok(()) } else { Err(format!("{left:?}")) }
         });
+    }
+
+    fn users(&self) -> Vec<processes::Process> {
+        let users = processes::users_of(&self.run_dir).into_iter();
+        users.filter(|user| !self.leaves_visitors || user.name != "visitor").collect()
     }
 }
 
@@ -298,7 +328,7 @@ impl Drop for Instance {
             self.running.kill();
         }
         if self.alone {
-            processes::users_of(&self.run_dir).iter().for_each(processes::Process::kill);
+            self.users().iter().for_each(processes::Process::kill);
         }
     }
 }

@@ -3,7 +3,8 @@
 //! condition, with a deadline.
 //!
 //! In reading order: where the programs are ([`programs`]), running one to its end ([`outcome`]), an instance and its
-//! directories ([`place`], [`instance`]), talking to it ([`connection`], [`load`]), what it wrote ([`journal`]), and
+//! directories ([`place`], [`instance`]), talking to it ([`connection`], [`load`]), programs that are
+//! attached to it ([`visitor`]), what it wrote ([`journal`]), and
 //! what only the machine can tell or do ([`processes`], [`machine`]),
 //! and chance that can be had again ([`random`]).
 #![forbid(unsafe_code)]
@@ -20,6 +21,8 @@ pub mod connection;
 
 pub mod load;
 
+pub mod visitor;
+
 pub mod journal;
 
 pub mod processes;
@@ -34,6 +37,7 @@ pub use connection::Connection;
 pub use instance::Instance;
 pub use outcome::Outcome;
 pub use place::Place;
+pub use visitor::Visitor;
 
 /// What is expected comes long before this, however loaded the machine is.
 pub const DEADLINE: Duration = Duration::from_secs(60);

@@ -19,6 +19,15 @@ pub fn skip(test: &str, why: &str) {
     eprintln!("skipped: {test}: {why}");
 }
 
+/// A TCP port of loopback that nobody listens on at this moment.
+///
+/// # Panics
+/// Where there is none.
+pub fn free_port() -> u16 {
+    let socket = std::net::TcpListener::bind("127.0.0.1:0").expect("a port is free");
+    socket.local_addr().expect("it has an address").port()
+}
+
 /// Raises this process's soft limit of open files to the hard one.
 ///
 /// # Panics

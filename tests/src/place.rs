@@ -41,6 +41,15 @@ impl Place {
         Self { run: directory(&above_run), spool: directory(&std::env::temp_dir()) }
     }
 
+    /// Lets other users reach what an instance opens to them.
+    ///
+    /// # Panics
+    /// Where that cannot be done.
+    pub fn let_others_through(&self) {
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o711);
+        std::fs::set_permissions(self.run.path(), mode).expect("the mode of a directory can be changed");
+    }
+
     /// The run directory. The first instance creates it.
     pub fn run_dir(&self) -> PathBuf {
         self.run.path().join("run")

@@ -8,10 +8,22 @@ use std::sync::OnceLock;
 pub const BIN_DIR_VARIABLE: &str = "HOLDFAST_BIN_DIR";
 
 /// The programs that an installation consists of.
-pub const ALL: [&str; 5] = ["supervisor", "worker", "recovery", "cclient", "acquired"];
+pub const ALL: [&str; 7] =
+    ["supervisor", "worker", "recovery", "cclient", "acquired", "block", "data_collector"];
 
 /// What is built besides for the tests alone.
-const EXAMPLES: [&str; 6] = ["--example", "puppet", "--example", "bank", "--example", "ask"];
+const EXAMPLES: [&str; 10] = [
+    "--example=puppet",
+    "--example=bank",
+    "--example=post",
+    "--example=limiter",
+    "--example=turnstile",
+    "--example=ask",
+    "--example=join",
+    "--example=visitor",
+    "--example=frames",
+    "--example=churn",
+];
 
 /// The path of a program.
 pub fn path(name: &str) -> PathBuf {
@@ -28,9 +40,57 @@ pub fn bank() -> PathBuf {
     example("bank")
 }
 
+/// The path of the worker whose requests queue for locks (see `worker/examples/turnstile.rs`).
+pub fn turnstile() -> PathBuf {
+    example("turnstile")
+}
+
+/// The path of the worker whose processes share queues and a blob (see `worker/examples/post.rs`).
+pub fn post() -> PathBuf {
+    example("post")
+}
+
+/// The path of the worker that limits rates (see `worker/examples/limiter.rs`).
+pub fn limiter() -> PathBuf {
+    example("limiter")
+}
+
 /// The path of the client of a daemon that is started on demand (see `client/examples/ask.rs`).
 pub fn ask() -> PathBuf {
     example("ask")
+}
+
+/// The path of the program that joins a region (see `client/examples/join.rs`).
+pub fn join() -> PathBuf {
+    example("join")
+}
+
+/// The path of the program that is attached and does what it is told (see `examples/visitor/`).
+pub fn visitor() -> PathBuf {
+    example("visitor")
+}
+
+/// The path of the producer and the consumers of pictures (see `client/examples/frames.rs`).
+pub fn frames() -> PathBuf {
+    example("frames")
+}
+
+/// The path of one of many that use the same blocks (see `examples/churn.rs`).
+pub fn churn() -> PathBuf {
+    example("churn")
+}
+
+/// The directory of the C library, shared and static, of the same build.
+pub fn libraries() -> PathBuf {
+    static BUILT: OnceLock<()> = OnceLock::new();
+    BUILT.get_or_init(|| build(&["--package", "capi"]));
+    profile_directory()
+}
+
+/// The path of the server that takes minute files (see `src/bin/test-server`). It is always of this build.
+pub fn test_server() -> PathBuf {
+    let _ = directory();
+    profile_directory().join("test-server")
 }
 
 /// Even where the programs come from elsewhere, the examples are of this build.
@@ -45,7 +105,8 @@ fn directory() -> &'static Path {
         Some(named) => {
             build(
                 &[
-                    &["--package", "holdfast-tests", "--package", "worker", "--package", "client"],
+                    &["--package", "holdfast-tests", "--package", "worker", "--package", "client"][..],
+                    &["--bin", "test-server"],
                     &EXAMPLES[..],
                 ]
                 .concat(),

@@ -4,6 +4,12 @@
 #[derive(Clone, Debug)]
 pub struct Random(u64);
 
+/// A seed that is another one each time.
+pub fn by_clock() -> u64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    now.map_or(1, |since| since.as_nanos() as u64)
+}
+
 impl Random {
     /// Any seed is as good as any other.
     pub fn new(seed: u64) -> Self {

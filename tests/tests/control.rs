@@ -2,7 +2,9 @@
 
 use std::os::fd::{AsRawFd, OwnedFd};
 
-use common::wire::control::{Order, Report, Request, Response, encode};
+use common::sys::channel::Received;
+use common::sys::transport::{Stream, Transport as _, receive_within};
+use common::wire::control::{Access, Order, Report, Request, Response, decode, encode};
 use holdfast_tests::machine::{allow_descriptors, is_root, skip};
 use holdfast_tests::{Instance, Place};
 use nix::sys::socket::{
@@ -169,5 +171,64 @@ fn who_is_somebody_else_is_not_let_in() {
     command.args(["stop", "--run-dir"]).arg(place.run_dir());
     let outcome = holdfast_tests::outcome::run(&mut command);
     assert_ne!(outcome.code(), Some(0), "{outcome}");
+    end(instance);
+}
+
+/// An instance that lets itself be asked over the network, and where.
+fn remote(place: &Place, policy: &str) -> (Instance, String) {
+    let policy = place.write("policy.toml", policy);
+    let port = holdfast_tests::machine::free_port();
+    let address = format!("tcp:127.0.0.1:{port}");
+    let instance = place.instance().args(&["--control-listen", &address]).arg("--policy").arg(policy).start();
+    (instance, address)
+}
+
+fn afar(command: &str, address: &str, arguments: &[&str]) -> holdfast_tests::Outcome {
+    let mut supervisor = holdfast_tests::place::program("supervisor");
+    holdfast_tests::outcome::run(supervisor.arg(command).args(["--connect", address]).args(arguments))
+}
+
+#[test]
+fn over_the_network_it_can_be_asked_and_commanded() {
+    let place = Place::new();
+    let (instance, address) = remote(&place, "remote = 'control'\n");
+    instance.say("served");
+    let outcome = afar("status", &address, &["--json"]);
+    outcome.assert_succeeded();
+    let status: serde_json::Value = serde_json::from_str(&outcome.stdout).unwrap();
+    assert_eq!((&status["totals"]["messages"], &status["workers"]["live"]), (&1.into(), &4.into()));
+    assert_eq!(status["users_complete"], false);
+    afar("scale", &address, &["5"]).assert_succeeded();
+    afar("reload", &address, &[]).assert_succeeded();
+    instance.wait_for_status("there are five", |status| status["workers"]["live"] == 5);
+    afar("stop", &address, &[]).assert_succeeded();
+    instance.finish().assert_succeeded();
+    afar("status", &address, &[]).assert_failed(1, &["cannot reach an instance"]);
+}
+
+#[test]
+fn over_the_network_nobody_may_more_than_the_policy_says() {
+    let place = Place::new();
+    let (instance, address) = remote(&place, "remote = 'read'\n");
+    afar("status", &address, &[]).assert_succeeded();
+    for command in ["stop", "reload"] {
+        afar(command, &address, &[]).assert_failed(1, &["may only read"]);
+    }
+    // Nor is nonsense of any use, or a share in the region.
+    let to = address.strip_prefix("tcp:").unwrap();
+    for bytes in [&[0xff; 300][..], &[0, 0, 0, 0], &[0xff, 0xff, 0, 0], b"GET / HTTP/1.1\r\n\r\n"] {
+        let mut visitor = std::net::TcpStream::connect(to).unwrap();
+        std::io::Write::write_all(&mut visitor, bytes).unwrap();
+    }
+    for access in [Access::Read, Access::Write] {
+        let stream = Stream::connect(&[to.parse().unwrap()], holdfast_tests::DEADLINE).unwrap();
+        stream.try_send(&encode(&Request::Attach(access)).unwrap(), &[]).unwrap();
+        let answer = receive_within(&stream, holdfast_tests::DEADLINE).unwrap();
+        let Received::Frame(frame, _) = answer else { panic!("{answer:?}") };
+        assert!(matches!(decode(&frame).unwrap(), Response::Refused(_)));
+    }
+    end(instance);
+    let (instance, address) = remote(&place, "");
+    afar("status", &address, &[]).assert_failed(1, &["may not join here"]);
     end(instance);
 }

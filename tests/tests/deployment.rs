@@ -56,8 +56,9 @@ fn files_below(directory: &Path) -> BTreeMap<String, (u32, Vec<u8>)> {
     files
 }
 
-const INSTALLED: [(&str, u32); 7] = [
+const INSTALLED: [(&str, u32); 8] = [
     ("bin/cclient", 0o755),
+    ("bin/data_collector", 0o755),
     ("bin/supervisor", 0o755),
     ("etc/default/holdfast", 0o644),
     ("etc/holdfast/supervisor.toml", 0o644),

@@ -1,12 +1,13 @@
 //! One request and its answer: what a service may do meanwhile.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::request_clock::RequestClock;
 use crate::{Kind, Refusal, Settings};
 use common::ids::Pid;
 use common::journal::spool::Spool;
 use common::journal::writer::{AppendError, Writer};
+use common::objects::Queue;
 use common::region::Region;
 use common::tally::{self, Account};
 use common::txn::{Seat, Transaction, TxnError};
@@ -53,6 +54,20 @@ impl Exchange<'_> {
         changes: impl FnOnce(&mut Transaction<'_, 'static>) -> Result<T, TxnError>,
     ) -> Result<T, Refusal> {
         self.ledger.change(changes)
+    }
+
+    /// The same once a queue has an item, with its lock: what is popped first is there. `None` where none has come within
+    /// `limit`, or by the time that the request may take.
+    ///
+    /// # Errors
+    /// As [`Exchange::change`].
+    pub fn change_with_item<T>(
+        &mut self,
+        queue: Queue,
+        limit: Duration,
+        changes: impl FnOnce(&mut Transaction<'_, 'static>) -> Result<T, TxnError>,
+    ) -> Result<Option<T>, Refusal> {
+        self.ledger.change_with_item(queue, limit, changes)
     }
 
     /// The region, to read from: see [`common::objects`].
@@ -162,6 +177,25 @@ impl Ledger {
         Ok(changed)
     }
 
+    fn change_with_item<T>(
+        &mut self,
+        queue: Queue,
+        limit: Duration,
+        changes: impl FnOnce(&mut Transaction<'_, 'static>) -> Result<T, TxnError>,
+    ) -> Result<Option<T>, Refusal> {
+        if self.clock.is_over() {
+            return Err(self.clock.refusal());
+        }
+        let limit = self.clock.left().map_or(limit, |left| left.min(limit));
+        let mut transaction = match self.seat.begin_with_item(queue, Instant::now() + limit) {
+            Err(TxnError::TimedOut) => return Ok(None),
+            begun => begun.map_err(decline)?,
+        };
+        let changed = changes(&mut transaction).map_err(decline)?;
+        transaction.commit().map_err(decline)?;
+        Ok(Some(changed))
+    }
+
     /// Where a user is counted. The last one is remembered: a connection is mostly one user's.
     fn account(&mut self, user: &str) -> Result<Account, Refusal> {
         if let Some((name, account)) = &self.last_user
@@ -191,9 +225,11 @@ fn decline(error: TxnError) -> Refusal {
     match error {
         TxnError::Damaged | TxnError::Disturbed | TxnError::Forked => crash(error),
         TxnError::Busy => Refusal::new(Kind::Busy, error.to_string()),
-        TxnError::Full | TxnError::TooManyObjects | TxnError::TooManyLocks | TxnError::TooLarge => {
-            Refusal::new(Kind::Full, error.to_string())
-        }
+        TxnError::Full
+        | TxnError::TooManyObjects
+        | TxnError::TooManyLocks
+        | TxnError::TooManyInFlight
+        | TxnError::TooLarge => Refusal::new(Kind::Full, error.to_string()),
         _ => Refusal::new(Kind::Malformed, error.to_string()),
     }
 }

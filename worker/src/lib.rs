@@ -27,8 +27,8 @@
 //!
 //! The program is then given to the supervisor: `supervisor --worker PATH`.
 //!
-//! What all workers share lies in the region as maps and counters in named folders ([`objects`]). A service changes them
-//! in transactions, alone ([`Exchange::change`]) or together with a record ([`Exchange::record_with`]): all of it stands
+//! What all workers share lies in the region as maps, queues, blobs and counters in named folders ([`objects`]). A service
+//! changes them in transactions, alone ([`Exchange::change`]) or together with a record ([`Exchange::record_with`]): all of it stands
 //! or nothing does, whoever dies at whatever instruction. Reading ([`Exchange::region`]) takes no lock.
 //!
 //! ```no_run

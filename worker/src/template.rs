@@ -19,6 +19,7 @@ use common::sys::file;
 use common::sys::process::{self, CHANNEL_FD};
 use common::sys::signal;
 use common::sys::socket::{self, Listener};
+use common::tidings::Tidings;
 use common::wire::control::{self, ENDOWMENTS, Endowment, Order, Report, Settings, Start};
 use nix::errno::Errno;
 use nix::sys::signal::{SigSet, Signal};
@@ -43,6 +44,7 @@ pub(crate) struct Estate {
     pub region: &'static Region,
     pub spool: Spool,
     pub bell: File,
+    pub tidings: Tidings,
     pub listeners: Vec<Listener>,
     pub log: LogFile,
     /// `SPOOL/.writers` and `RUN/alive`: their locks are held by whoever has them open.
@@ -133,8 +135,8 @@ impl Estate {
         }
         let sockets = descriptors.split_off(ENDOWMENTS);
         // The order is Endowment's; the assertion keeps both in step.
-        const _: () = assert!(Endowment::Bell as usize == ENDOWMENTS - 1);
-        let [region, spool, writers, alive, bell] = descriptors.try_into().map_err(|_| wrong())?;
+        const _: () = assert!(Endowment::Tidings as usize == ENDOWMENTS - 1);
+        let [region, spool, writers, alive, bell, tidings] = descriptors.try_into().map_err(|_| wrong())?;
         let listeners = adopt_all(sockets).context(|| "cannot use a listening socket".to_owned())?;
         let region: &'static Region = Box::leak(Box::new(Region::attach(&File::from(region))?));
         Ok(Self {
@@ -142,6 +144,7 @@ impl Estate {
             region,
             spool: Spool::from_directory(File::from(spool)),
             bell: File::from(bell),
+            tidings: Tidings::from_descriptor(tidings),
             listeners,
             _locks: [writers, alive],
         })

@@ -101,6 +101,8 @@ fn take_seat(
     seat: Seat<'static>,
     entrance: Entrance,
 ) -> io::Result<Post> {
+    // Where the kernel will not, the supervisor learns of this worker's death a little later.
+    seat.slot().knell.hang();
     let retirement = Retirement::arm(seat.slot())?;
     signal::set_blocked(&newborn.blocked)?;
     // The slot is live already: either the supervisor sees that when it stops being attentive, or the bell rings.
@@ -112,7 +114,8 @@ fn take_seat(
 
 /// Serves connections until asked to leave.
 fn serve<S: Service>(service: S, mut estate: Estate, settings: &Settings, post: Post) {
-    let Post { seat, mut entrance, retirement } = post;
+    let Post { mut seat, mut entrance, retirement } = post;
+    seat.carry(estate.tidings);
     let slot = seat.slot();
     let demand = &estate.region.header().demand;
     // Nothing of what follows is made before somebody comes.

@@ -86,7 +86,7 @@ fn an_idle_worker_has_little_memory_of_its_own() {
 fn orders_that_make_no_sense_are_answered_or_ignored() {
     let stage = Stage::prepare(Script::default());
     assert_eq!(stage.report(), Report::Ready);
-    for frame in [&b"garbage"[..], &[0xff; 300], &control::encode(&Order::TakeOver).unwrap()] {
+    for frame in [&b"garbage"[..], &[0xff; 300], &control::encode(&Order::TakeOver(Vec::new())).unwrap()] {
         stage.order(frame);
     }
     let absent = slots::owner(SlotIndex(u32::MAX), Generation(1));

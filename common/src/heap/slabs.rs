@@ -128,8 +128,13 @@ impl<'r> Seat<'r> {
         own.then_some(slab).ok_or(TxnError::Damaged)
     }
 
-    /// A slot keeps one empty slab of a class; of two in a row the second goes back.
+    /// A slot keeps one empty slab of a class; of two in a row the second goes back, once the heap is half taken. Before,
+    /// nobody misses it, and whoever fills and empties a queue would give slabs back and take them again all the time.
     fn give_back_next_if_empty(&mut self, class: u32, index: u32) -> Result<(), TxnError> {
+        let in_use = self.region.object(HEAP_OBJECT).map_or(0, |heap| heap.body[PAGES_IN_USE].load(Relaxed));
+        if in_use < u64::from(self.region.geometry().page_count / 2) {
+            return Ok(());
+        }
         let next = self.own_slab(index + 1, class)?.next.load(Relaxed);
         let empty = next != 0 && self.is_empty_slab(index, class) && self.is_empty_slab(next - 1, class);
         if empty && !somebody_is_freeing(self.region) {

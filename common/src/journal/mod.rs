@@ -1,11 +1,27 @@
 //! The journal: minute files of NDJSON records in a spool directory. Every byte range of a file has an owner, so that
 //! repair can decide about each record after any death.
 
-pub mod intent;
-pub mod record;
-pub mod seal;
+pub mod names;
+
 pub mod spool;
+
+pub mod record;
+
+pub mod tally;
+
+pub mod room;
+
+pub mod intent;
+
 pub mod writer;
+
+pub mod single;
+
+pub mod twofold;
+
+pub mod generated;
+
+pub mod seal;
 
 use std::sync::atomic::Ordering::SeqCst;
 

@@ -101,6 +101,15 @@ pub fn is_whole(line: &[u8], id: RecordId) -> bool {
     checked.starts_with(begins.as_bytes()) && trailer[..] == *ends.as_bytes()
 }
 
+/// Whether the check that a line carries is right, whosever record it is; `None` where it carries none. The line ends
+/// with its newline.
+pub fn is_sound(line: &[u8]) -> Option<bool> {
+    let (checked, trailer) = line.split_last_chunk::<TRAILER>()?;
+    let carries_one = trailer.starts_with(br#","crc":""#) && trailer.ends_with(b"\"}\n");
+    let right = format!(",\"crc\":\"{:08x}\"}}\n", crc32c::crc32c(checked));
+    carries_one.then(|| trailer[..] == *right.as_bytes())
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -142,7 +151,7 @@ mod tests {
     #[test]
     fn only_the_whole_record_of_the_id_is_whole() {
         let line = encoded("u", "message");
-        assert!(is_whole(&line, id(5)));
+        assert!(is_whole(&line, id(5)) && is_sound(&line) == Some(true));
         assert!(!is_whole(&line, id(6)));
         assert!(!is_whole(&[], id(5)));
         for cut in 0..line.len() {
@@ -153,7 +162,7 @@ mod tests {
         for place in 0..line.len() {
             let mut altered = line.clone();
             altered[place] ^= 1;
-            assert!(!is_whole(&altered, id(5)), "{place}");
+            assert!(!is_whole(&altered, id(5)) && is_sound(&altered) != Some(true), "{place}");
         }
     }
 

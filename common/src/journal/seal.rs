@@ -5,11 +5,12 @@ use std::io;
 use std::os::unix::fs::FileExt;
 
 use crate::ids::Minute;
+use crate::journal::generated;
 use crate::journal::intent::blank;
 use crate::journal::spool::Spool;
 
 /// Makes a minute immutable: its holes become blanks, the space reserved beyond its end goes back, it is on the disk,
-/// `SPOOL/sealed` says so, and its lock is gone. A file without a record is removed. The caller has made sure that
+/// its records are counted, `SPOOL/sealed` says so, and its lock is gone. A file without a record is removed. The caller has made sure that
 /// nobody writes and that every earlier minute is sealed. Can be repeated from the start after a death anywhere.
 ///
 /// # Errors
@@ -25,6 +26,8 @@ pub fn seal(spool: &Spool, minute: Minute) -> io::Result<()> {
             file.sync_all()?;
             if length == 0 {
                 spool.remove_minute(minute)?;
+            } else {
+                generated::count(spool, minute, &file)?;
             }
         }
     }

@@ -1,10 +1,11 @@
 //! The spool directory: which minute files there are, and who may still write one.
 //!
 //! `M.dat.lock` is a hard link to `.writers`, on which the supervisor and all its children hold one shared kernel lock:
-//! the name exists, and the inode is locked, exactly while someone may write `M.dat`.
+//! the name exists, and the inode is locked, exactly while someone may write `M.dat`. A device that writes alone has
+//! `.device` in its place, and locks it for itself.
 
 use std::fs::File;
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, Read as _};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -17,19 +18,44 @@ use nix::unistd::{UnlinkatFlags, linkat, unlinkat};
 
 use crate::error::{Context, Error, Result};
 use crate::ids::Minute;
+use crate::journal::generated;
+use crate::journal::names::{self, Kind};
+pub use crate::journal::names::{data_name, lock_name, shipped_name};
 use crate::sys::file::{self, Lock};
 
-const WRITERS: &str = ".writers";
 const SEALED: &str = "sealed";
 const SEALED_NEXT: &str = ".sealed.next";
 
+/// Bytes of the file that says what is sealed, filled up with blanks: it is written again in its place.
+const SEALED_LENGTH: usize = 32;
+
 /// How long the children of a dead instance may take to be gone.
 const CHILDREN_GONE: Duration = Duration::from_secs(10);
+
+/// Whose minutes a spool's locks speak of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Writers {
+    /// A supervisor and its children.
+    Instance,
+    /// A device, alone.
+    Device,
+}
+
+impl Writers {
+    /// The file that their locks are links to.
+    pub fn file_name(self) -> &'static str {
+        match self {
+            Self::Instance => ".writers",
+            Self::Device => ".device",
+        }
+    }
+}
 
 /// An open spool directory.
 #[derive(Debug)]
 pub struct Spool {
     directory: File,
+    writers: Writers,
 }
 
 /// A minute file in the spool.
@@ -43,26 +69,64 @@ pub struct MinuteFile {
     pub locked: bool,
 }
 
+/// Something in the spool under a name of ours.
+#[derive(Debug)]
+pub struct Entry {
+    /// Of which minute.
+    pub minute: Minute,
+    /// What it is.
+    pub kind: Kind,
+    /// Where it stands.
+    pub entry: std::fs::DirEntry,
+}
+
 impl Spool {
     /// Opens the spool, creating the directory if need be.
     ///
     /// # Errors
     /// A path that is not a directory or may not be used (exit 2).
     pub fn open_or_create(path: &Path) -> Result<Self> {
+        Self::create_for(path, "--spool-dir")
+    }
+
+    /// The same where the path was given by another option.
+    ///
+    /// # Errors
+    /// As [`Spool::open_or_create`].
+    pub fn create_for(path: &Path, option: &str) -> Result<Self> {
         use std::os::unix::fs::DirBuilderExt;
         let unusable = |error: io::Error| {
             Error::usage(format!(
-                "cannot use {} as the spool: {error}; choose another --spool-dir",
+                "cannot use {} as the spool: {error}; choose another {option}",
                 path.display()
             ))
         };
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(unusable)?;
-        Ok(Self { directory: File::open(path).map_err(unusable)? })
+        let directory = File::open(path).map_err(unusable)?;
+        // Also what is a file and no directory can be opened.
+        if !directory.metadata().map_err(unusable)?.is_dir() {
+            return Err(unusable(io::ErrorKind::NotADirectory.into()));
+        }
+        Ok(Self::from_directory(directory))
     }
 
     /// The spool behind an open directory.
     pub fn from_directory(directory: File) -> Self {
-        Self { directory }
+        Self { directory, writers: Writers::Instance }
+    }
+
+    /// The same spool, seen as these writers'.
+    #[must_use]
+    pub fn of(self, writers: Writers) -> Self {
+        Self { writers, ..self }
+    }
+
+    /// The same spool once more, seen as these writers'.
+    ///
+    /// # Errors
+    /// What dup reports.
+    pub fn seen_as(&self, writers: Writers) -> io::Result<Self> {
+        Ok(Self { directory: self.directory.try_clone()?, writers })
     }
 
     /// The directory.
@@ -75,19 +139,64 @@ impl Spool {
     /// # Errors
     /// Another instance writes here (exit 3); a file system that cannot reserve space (exit 2).
     pub fn take(&self) -> Result<File> {
+        self.refuse_device()?;
+        let writers = self.take_alone("another instance writes to this spool; choose another --spool-dir")?;
+        match file::try_lock(&writers, Lock::Shared).context(|| self.cannot_lock())? {
+            true => Ok(writers),
+            false => Err(Error::failure(self.cannot_lock())),
+        }
+    }
+
+    /// Two kinds of writers would not know of each other's minutes.
+    fn refuse_device(&self) -> Result<()> {
+        let doing = || "cannot examine the spool".to_owned();
+        let device = self.seen_as(Writers::Device).context(doing)?;
+        if device.has_writers().context(doing)? && device.take_over().context(doing)?.is_none() {
+            return Err(Error::already_running("a device writes to this spool; choose another --spool-dir"));
+        }
+        Ok(())
+    }
+
+    /// Takes the spool for this process alone and gives the lock; `taken` says what it means if it cannot be had.
+    ///
+    /// # Errors
+    /// Another writes here (exit 3).
+    pub fn take_alone(&self, taken: &str) -> Result<File> {
+        let name = self.writers.file_name();
         let writers = self
-            .open(WRITERS, OFlag::O_RDWR | OFlag::O_CREAT)
-            .context(|| "cannot create SPOOL/.writers".to_owned())?;
+            .open(name, OFlag::O_RDWR | OFlag::O_CREAT)
+            .context(|| format!("cannot create SPOOL/{name}"))?;
         let mine = file::wait_for(CHILDREN_GONE, || file::try_lock(&writers, Lock::Exclusive))
-            .context(|| "cannot lock SPOOL/.writers".to_owned())?;
-        let shared = mine
-            && file::try_lock(&writers, Lock::Shared).context(|| "cannot lock SPOOL/.writers".to_owned())?;
-        if !shared {
-            return Err(Error::already_running(
-                "another instance writes to this spool; choose another --spool-dir",
-            ));
+            .context(|| self.cannot_lock())?;
+        if !mine {
+            return Err(Error::already_running(taken));
         }
         Ok(writers)
+    }
+
+    /// Takes the lock of writers that are dead; `None` where one lives, or there never was one. Nobody can begin to
+    /// write as one of them while it is held.
+    ///
+    /// # Errors
+    /// What open and flock report.
+    pub fn take_over(&self) -> io::Result<Option<File>> {
+        let writers = match self.open(self.writers.file_name(), OFlag::O_RDWR) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            opened => opened?,
+        };
+        Ok(file::try_lock(&writers, Lock::Exclusive)?.then_some(writers))
+    }
+
+    /// Whether writers of this kind were ever here.
+    ///
+    /// # Errors
+    /// What stat reports.
+    pub fn has_writers(&self) -> io::Result<bool> {
+        self.exists(self.writers.file_name())
+    }
+
+    fn cannot_lock(&self) -> String {
+        format!("cannot lock SPOOL/{}", self.writers.file_name())
     }
 
     /// Creates a minute's file and, before it, its lock. What exists already is left as it is. False where the lock is
@@ -96,7 +205,13 @@ impl Spool {
     /// # Errors
     /// What link and open report.
     pub fn create_minute(&self, minute: Minute) -> io::Result<bool> {
-        match linkat(self.fd(), WRITERS, self.fd(), lock_name(minute).as_str(), AtFlags::empty()) {
+        match linkat(
+            self.fd(),
+            self.writers.file_name(),
+            self.fd(),
+            lock_name(minute).as_str(),
+            AtFlags::empty(),
+        ) {
             Ok(()) => {}
             Err(Errno::EEXIST) if self.lock_is_ours(minute)? => {}
             Err(Errno::EEXIST) => return Ok(false),
@@ -148,7 +263,7 @@ impl Spool {
     /// What stat reports.
     pub fn lock_is_ours(&self, minute: Minute) -> io::Result<bool> {
         let stat = |name: &str| nix::sys::stat::fstatat(self.fd(), name, AtFlags::AT_SYMLINK_NOFOLLOW);
-        match (stat(WRITERS), stat(&lock_name(minute))) {
+        match (stat(self.writers.file_name()), stat(&lock_name(minute))) {
             (Ok(writers), Ok(lock)) => Ok((writers.st_dev, writers.st_ino) == (lock.st_dev, lock.st_ino)),
             (Err(Errno::ENOENT), _) | (_, Err(Errno::ENOENT)) => Ok(false),
             (Err(error), _) | (_, Err(error)) => Err(error.into()),
@@ -161,14 +276,13 @@ impl Spool {
     /// What reading the directory reports.
     pub fn minutes(&self) -> io::Result<Vec<MinuteFile>> {
         let mut found = std::collections::BTreeMap::<Minute, MinuteFile>::new();
-        let directory = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&self.directory));
-        for entry in std::fs::read_dir(directory)? {
-            let entry = entry?;
-            let Some((minute, is_lock)) = entry.file_name().to_str().and_then(read_name) else {
+        for entry in self.entries()? {
+            let Entry { minute, kind, entry } = entry?;
+            if !matches!(kind, Kind::Data | Kind::Lock) {
                 continue;
-            };
+            }
             let known = found.entry(minute).or_insert(MinuteFile { minute, size: 0, locked: false });
-            if is_lock {
+            if kind == Kind::Lock {
                 known.locked = true;
             } else {
                 // A file may be gone again: the shipper removes what it delivered.
@@ -178,18 +292,15 @@ impl Spool {
         Ok(found.into_values().collect())
     }
 
-    /// The minutes that were shipped and are kept until checkpoints cover them, `M.sent`, in ascending order, and their bytes.
+    /// The minutes that were delivered and are kept until checkpoints cover them, in ascending order, and their bytes.
     ///
     /// # Errors
     /// What reading the directory reports.
     pub fn shipped(&self) -> io::Result<Vec<(Minute, u64)>> {
         let mut found = Vec::new();
-        let directory = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&self.directory));
-        for entry in std::fs::read_dir(directory)? {
-            let entry = entry?;
-            let name = entry.file_name();
-            let stem = name.to_str().and_then(|name| name.strip_suffix(".sent"));
-            if let Some(minute) = stem.and_then(minute_named) {
+        for entry in self.entries()? {
+            let Entry { minute, kind, entry } = entry?;
+            if kind == Kind::Sent {
                 found.push((minute, entry.metadata().map_or(0, |metadata| metadata.size())));
             }
         }
@@ -197,7 +308,7 @@ impl Spool {
         Ok(found)
     }
 
-    /// Opens a shipped minute for reading.
+    /// Opens a delivered minute for reading.
     ///
     /// # Errors
     /// What open reports.
@@ -205,12 +316,65 @@ impl Spool {
         self.open(&shipped_name(minute), OFlag::O_RDONLY)
     }
 
-    /// Removes a shipped minute.
+    /// Removes a delivered minute.
     ///
     /// # Errors
     /// What unlink reports, besides that it is gone.
     pub fn remove_shipped(&self, minute: Minute) -> io::Result<()> {
         self.unlink(&shipped_name(minute))
+    }
+
+    /// What stands in the spool under a name of ours, in no order, one at a time: however much there is, it takes no
+    /// memory.
+    ///
+    /// # Errors
+    /// What reading the directory reports.
+    pub fn entries(&self) -> io::Result<impl Iterator<Item = io::Result<Entry>> + use<>> {
+        let directory = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&self.directory));
+        Ok(std::fs::read_dir(directory)?.filter_map(|entry| match entry {
+            Err(error) => Some(Err(error)),
+            Ok(entry) => {
+                let (minute, kind) = entry.file_name().to_str().and_then(names::read)?;
+                Some(Ok(Entry { minute, kind, entry }))
+            }
+        }))
+    }
+
+    /// The minutes with a lock, in ascending order.
+    ///
+    /// # Errors
+    /// What reading the directory reports.
+    pub fn locked_minutes(&self) -> io::Result<Vec<Minute>> {
+        let mut minutes = Vec::new();
+        for entry in self.entries()? {
+            let Entry { minute, kind, .. } = entry?;
+            if kind == Kind::Lock {
+                minutes.push(minute);
+            }
+        }
+        minutes.sort_unstable();
+        Ok(minutes)
+    }
+
+    /// Bytes that files of these kinds take up.
+    ///
+    /// # Errors
+    /// What reading the directory reports.
+    pub fn bytes_of(&self, kinds: &[Kind]) -> io::Result<u64> {
+        self.entries()?.try_fold(0_u64, |sum, entry| {
+            let Entry { kind, entry, .. } = entry?;
+            let counts = kinds.contains(&kind);
+            let size = if counts { entry.metadata().map_or(0, |metadata| metadata.size()) } else { 0 };
+            Ok(sum.saturating_add(size))
+        })
+    }
+
+    /// Bytes that delivered and refused files take up: they count like the journal.
+    ///
+    /// # Errors
+    /// What reading the directory reports.
+    pub fn kept_bytes(&self) -> io::Result<u64> {
+        self.bytes_of(&[Kind::Refused, Kind::Sent])
     }
 
     /// The durable record of what is sealed; minute 0 where nothing is.
@@ -232,16 +396,94 @@ impl Spool {
         }
     }
 
-    /// Makes it durable that every minute up to `minute` is sealed.
+    /// Makes it durable that every minute up to `minute` is sealed. Once [`Spool::prepare_sealed`] had room, it needs
+    /// none: two files change places, and the one that is not in force is written again where it lies.
     ///
     /// # Errors
     /// What writing, fsync and rename report; then what was there before stands.
     pub fn write_sealed(&self, minute: Minute) -> io::Result<()> {
-        let mut next = self.open(SEALED_NEXT, OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_TRUNC)?;
-        writeln!(next, "{minute}")?;
+        let next = self.open(SEALED_NEXT, OFlag::O_RDWR | OFlag::O_CREAT)?;
+        let text = format!("{minute:<width$}\n", width = SEALED_LENGTH - 1);
+        file::write_whole_at(&next, text.as_bytes(), 0)?;
+        next.set_len(SEALED_LENGTH as u64)?;
         next.sync_all()?;
-        renameat(self.fd(), SEALED_NEXT, self.fd(), SEALED)?;
+        if !self.exchange(SEALED_NEXT, SEALED)? {
+            renameat(self.fd(), SEALED_NEXT, self.fd(), SEALED)?;
+        }
         self.sync()
+    }
+
+    /// Makes the files that sealing uses, while there is room for them: what is sealed can then be counted and said
+    /// when there is none. For whoever seals, since the files become its own.
+    ///
+    /// # Errors
+    /// What the file system reports; sealing tries again.
+    pub fn prepare(&self) -> io::Result<()> {
+        if !self.exists(SEALED)? {
+            self.write_sealed(Minute(0))?;
+        }
+        let next = self.open(SEALED_NEXT, OFlag::O_RDWR | OFlag::O_CREAT)?;
+        file::write_whole_at(&next, &[b' '; SEALED_LENGTH], 0)?;
+        generated::prepare(self)
+    }
+
+    /// Lets two files change places. False where one is missing or the file system cannot do that.
+    fn exchange(&self, one: &str, other: &str) -> io::Result<bool> {
+        use rustix::fs::RenameFlags;
+        match rustix::fs::renameat_with(self.fd(), one, self.fd(), other, RenameFlags::EXCHANGE) {
+            Ok(()) => Ok(true),
+            Err(rustix::io::Errno::NOENT | rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Gives a file another name, unless there is one of that name. False where there is, or the file is gone.
+    ///
+    /// # Errors
+    /// What rename reports.
+    pub fn rename(&self, from: &str, to: &str) -> io::Result<bool> {
+        use rustix::fs::RenameFlags;
+        match rustix::fs::renameat_with(self.fd(), from, self.fd(), to, RenameFlags::NOREPLACE) {
+            Ok(()) => Ok(true),
+            Err(rustix::io::Errno::EXIST | rustix::io::Errno::NOENT) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Whether there is something of this name.
+    ///
+    /// # Errors
+    /// What stat reports.
+    pub fn exists(&self, name: &str) -> io::Result<bool> {
+        match nix::sys::stat::fstatat(self.fd(), name, AtFlags::AT_SYMLINK_NOFOLLOW) {
+            Ok(_) => Ok(true),
+            Err(Errno::ENOENT) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Opens a file of this name for reading and writing, creating it if need be. A link is refused.
+    ///
+    /// # Errors
+    /// What open reports.
+    pub fn open_or_create_file(&self, name: &str) -> io::Result<File> {
+        self.open(name, OFlag::O_RDWR | OFlag::O_CREAT)
+    }
+
+    /// Opens a file of this name for reading. A link is refused.
+    ///
+    /// # Errors
+    /// What open reports.
+    pub fn open_file(&self, name: &str) -> io::Result<File> {
+        self.open(name, OFlag::O_RDONLY)
+    }
+
+    /// Removes a file of this name.
+    ///
+    /// # Errors
+    /// What unlink reports, besides that it is gone.
+    pub fn remove(&self, name: &str) -> io::Result<()> {
+        self.unlink(name)
     }
 
     /// Makes the directory's entries durable.
@@ -280,7 +522,7 @@ impl Spool {
     /// # Errors
     /// What the kernel reports.
     pub fn check_writers(&self) -> io::Result<()> {
-        self.open(WRITERS, OFlag::O_RDWR).map(drop)
+        self.open(self.writers.file_name(), OFlag::O_RDWR).map(drop)
     }
 
     fn open(&self, name: &str, flags: OFlag) -> io::Result<File> {
@@ -300,36 +542,6 @@ impl Spool {
     }
 }
 
-/// The file's name: `M.dat`.
-pub fn data_name(minute: Minute) -> String {
-    format!("{minute}.dat")
-}
-
-/// The lock's name: `M.dat.lock`.
-pub fn lock_name(minute: Minute) -> String {
-    format!("{minute}.dat.lock")
-}
-
-/// What the file is called once it is shipped, for as long as it is kept: `M.sent`.
-pub fn shipped_name(minute: Minute) -> String {
-    format!("{minute}.sent")
-}
-
-/// Reads `M.dat` and `M.dat.lock`; the flag says which. Names that are written otherwise are not ours.
-fn read_name(name: &str) -> Option<(Minute, bool)> {
-    let (stem, is_lock) = match name.strip_suffix(".dat.lock") {
-        Some(stem) => (stem, true),
-        None => (name.strip_suffix(".dat")?, false),
-    };
-    Some((minute_named(stem)?, is_lock))
-}
-
-/// The minute of this number: no sign, no leading zero, nothing so large that arithmetic on it could overflow.
-fn minute_named(stem: &str) -> Option<Minute> {
-    let minute = Minute(stem.parse().ok()?);
-    (minute.to_string() == stem && minute.is_possible()).then_some(minute)
-}
-
 /// The path of a minute's file in a spool at `path`.
 pub fn data_path(path: &Path, minute: Minute) -> PathBuf {
     path.join(data_name(minute))
@@ -338,17 +550,6 @@ pub fn data_path(path: &Path, minute: Minute) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn names() {
-        assert_eq!(read_name("26593136.dat"), Some((Minute(26_593_136), false)));
-        assert_eq!(read_name("26593136.dat.lock"), Some((Minute(26_593_136), true)));
-        for foreign in
-            ["x.dat", ".dat", "007.dat", "+7.dat", "7.dat.sent", "7.data", "99999999999999999999.dat"]
-        {
-            assert_eq!(read_name(foreign), None, "{foreign}");
-        }
-    }
 
     #[test]
     fn a_minute_is_created_behind_its_lock() {
@@ -374,8 +575,10 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let spool = Spool::open_or_create(directory.path()).unwrap();
         assert_eq!(spool.read_sealed().unwrap(), Minute(0));
-        spool.write_sealed(Minute(42)).unwrap();
-        assert_eq!(spool.read_sealed().unwrap(), Minute(42));
+        for minute in [42, 43, 1_000_000] {
+            spool.write_sealed(Minute(minute)).unwrap();
+            assert_eq!(spool.read_sealed().unwrap(), Minute(minute));
+        }
         for garbage in ["garbage", "", "-1", "100000000000000000", "18446744073709551615"] {
             std::fs::write(directory.path().join("sealed"), garbage).unwrap();
             assert!(spool.read_sealed().is_err(), "{garbage}");

@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering::{Acquire, SeqCst};
 use crate::ids::{Minute, Owner, Pid};
 use crate::journal::intent::blank;
 use crate::journal::record::{Record, RecordId};
+use crate::journal::room;
 use crate::journal::spool::Spool;
 use crate::journal::{OpenMinute, Tagged};
 use crate::layout::{Intent, JournalState, MinuteState};
@@ -21,9 +22,6 @@ const ROUNDS: usize = 1000;
 
 /// A buffer for a record longer than this is given back.
 const LONG_LINE: usize = 16 * 1024;
-
-/// The default bound of the spool: messages stop with so many bytes of the file system free, or a twentieth of it.
-const KEEP_FREE: u64 = 1 << 30;
 
 /// Appends records for one owner.
 #[derive(Debug)]
@@ -55,7 +53,7 @@ impl std::fmt::Display for AppendError {
 
 impl std::error::Error for AppendError {}
 
-fn failed(doing: &str, error: &io::Error) -> AppendError {
+pub(super) fn failed(doing: &str, error: &io::Error) -> AppendError {
     AppendError::Full(format!("cannot {doing} the journal: {error}"))
 }
 
@@ -262,7 +260,9 @@ fn reserve_up_to(journal: &JournalState, file: &File, minute: Minute, end: u64) 
     let mut refusal = AppendError::Disturbed;
     for step in [RESERVE_STEP, RESERVE_STEP / 16, 1] {
         let goal = end.max(reserved + step);
-        let outcome = check_room(journal, file, goal - reserved).and_then(|()| {
+        let limit = journal.limit.load(SeqCst);
+        let used = || Ok(journal.closed_bytes.load(SeqCst).saturating_add(journal.open_bytes().1));
+        let outcome = room::check(limit, used, file, goal - reserved).and_then(|()| {
             file::reserve(file, reserved, goal - reserved)
                 .map_err(|error| failed("reserve space for", &error))
         });
@@ -276,32 +276,6 @@ fn reserve_up_to(journal: &JournalState, file: &File, minute: Minute, end: u64) 
         }
     }
     Err(refusal)
-}
-
-/// Whether the spool may grow by `more` bytes: within `--spool-limit`, or leaving the file system enough.
-fn check_room(journal: &JournalState, file: &File, more: u64) -> Result<(), AppendError> {
-    let limit = journal.limit.load(SeqCst);
-    if limit != 0 {
-        let used = journal.closed_bytes.load(SeqCst).saturating_add(journal.open_bytes().1);
-        if used.saturating_add(more) > limit {
-            return Err(AppendError::Full(format!("the spool has reached its limit of {limit} bytes")));
-        }
-        return Ok(());
-    }
-    let (free, keep) = free_and_kept(file).map_err(|error| failed("examine the file system of", &error))?;
-    if free.saturating_sub(more) < keep {
-        return Err(AppendError::Full(format!("the spool's file system has only {free} bytes free")));
-    }
-    Ok(())
-}
-
-/// Bytes free on the spool's file system, and those of them that are left to others where there is no `--spool-limit`.
-///
-/// # Errors
-/// What fstatvfs reports.
-pub fn free_and_kept(file: &File) -> io::Result<(u64, u64)> {
-    let (free, whole) = file::free_space(file)?;
-    Ok((free, KEEP_FREE.min(whole / 20)))
 }
 
 #[cfg(test)]

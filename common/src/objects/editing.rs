@@ -11,6 +11,7 @@ use crate::objects::buckets::{
     BUCKETS, COUNT, Entry, FAN, Found, HASH, KEY, LENGTHS, MOST_BUCKETS, NEXT, Page, Place, ROOT, Tree, WORD,
     bucket_of, hash_of, link_to, pairs, target,
 };
+use crate::objects::emptying::DRAIN_ROOM;
 use crate::planted::{self, Bug};
 use crate::region::Region;
 use crate::txn::{Transaction, TxnError};
@@ -21,9 +22,6 @@ const FIRST_BUCKETS: u64 = 8;
 /// Buckets for each entry. An entry behind another in its chain costs whoever looks for it one more miss of the caches,
 /// and the processor a wrong guess; a bucket costs a word.
 const BUCKETS_PER_ENTRY: u64 = 2;
-
-/// What a deletion still logs in one transaction, in words: the rest is for the next one.
-const DRAIN_ROOM: usize = 64;
 
 impl<'r> Transaction<'_, 'r> {
     /// Puts into an object that is made as a map is, under its lock.
@@ -142,7 +140,7 @@ impl<'r> Transaction<'_, 'r> {
         let words = KEY + key_words + value.len().div_ceil(WORD);
         let offset = self.allocate(words * WORD)?;
         let lengths = (value.len() as u64) << 32 | key.len() as u64;
-        let place = self.region().heap_words(offset, words).ok_or(TxnError::Damaged)?;
+        let place = self.fresh(offset, words)?;
         let (head, body) = place.split_at(KEY);
         head.iter().zip([next, hash, lengths]).for_each(|(word, content)| word.store(content, Relaxed));
         let contents = pairs(body, key).chain(pairs(&body[key_words..], value));

@@ -76,7 +76,23 @@ impl Map {
         Ok(self.len(region)? == 0)
     }
 
-    /// Every entry, in no order. An entry that is there from before the call to its end is given exactly once,
+    /// The entries, in no order, read a few at a time while others go on changing the map. Nothing is locked and nothing
+    /// kept from them.
+    ///
+    /// What it promises: an entry that is there from this call to the iterator's end is given exactly once, whatever is
+    /// put and removed meanwhile, with a value that it has had in that time. One that is put or removed meanwhile is given
+    /// once or not at all. What two entries say need not be of the same moment. The iterator ends: after an error, or
+    /// once it has been through the buckets that there were at first and what they were split into; with
+    /// [`ReadError::Busy`] where so much is put meanwhile that it has copied the heap several times, and with
+    /// [`ReadError::NotFound`] where the map is deleted.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    pub fn iter(self, region: &Region) -> Result<Entries<'_>, ReadError> {
+        Entries::of(region, self.0, Kind::Map)
+    }
+
+    /// Every entry, in no order, as [`Map::iter`] gives them. An entry that is there from before the call to its end is given exactly once,
     /// whatever is put and removed meanwhile, with a value that it has had; another at most once.
     ///
     /// # Errors
@@ -138,19 +154,41 @@ impl LockedMap<'_, '_, '_> {
 
 /// Every entry of an object that is made as a map is; see [`Map::entries`].
 pub(crate) fn entries(region: &Region, handle: Handle, kind: Kind) -> Result<Vec<Pair>, ReadError> {
-    let former = reading::read(region, handle, kind, |object| {
-        let buckets = object.body[BUCKETS].load(Relaxed);
-        Tree::check(region, buckets).map(|()| buckets)
-    })?;
-    let heap = u64::from(region.geometry().page_count) * PAGE_SIZE;
-    let (mut all, mut copied) = (Vec::new(), 0);
-    // A map that had no bucket may have got some since: its first is then the ancestor of all.
-    for number in 0..former.max(1) {
-        let known = all.len();
-        copied += reading::read(region, handle, kind, |object| {
-            all.truncate(known);
-            let (tree, mut bytes) = (Tree::of(region, object), 0);
-            tree.descendants(number, former.max(1), |entry| {
+    Entries::of(region, handle, kind)?.collect()
+}
+
+/// The entries of a map, one after the other, while others change it; see [`Map::iter`].
+#[derive(Debug)]
+pub struct Entries<'r> {
+    region: &'r Region,
+    handle: Handle,
+    kind: Kind,
+    /// Buckets that there were at first; one where there was none: the first bucket of a map is then the ancestor of all.
+    former: u64,
+    /// Which of them is read next.
+    number: u64,
+    /// What was read of the one before and not given yet.
+    ready: Vec<Pair>,
+    copied: u64,
+}
+
+impl<'r> Entries<'r> {
+    fn of(region: &'r Region, handle: Handle, kind: Kind) -> Result<Self, ReadError> {
+        let former = reading::read(region, handle, kind, |object| {
+            let buckets = object.body[BUCKETS].load(Relaxed);
+            Tree::check(region, buckets).map(|()| buckets)
+        })?;
+        Ok(Self { region, handle, kind, former: former.max(1), number: 0, ready: Vec::new(), copied: 0 })
+    }
+
+    /// Reads the next bucket, with what it has been split into since.
+    fn read_on(&mut self) -> Result<(), ReadError> {
+        let Self { region, handle, kind, former, number, .. } = *self;
+        let heap = u64::from(region.geometry().page_count) * PAGE_SIZE;
+        self.copied += reading::read(region, handle, kind, |object| {
+            self.ready.clear();
+            let mut bytes = 0;
+            Tree::of(region, object).descendants(number, former, |entry| {
                 // More than the heap has was scribbled into a ring.
                 bytes += entry.bytes() as u64;
                 if bytes > heap {
@@ -159,17 +197,34 @@ pub(crate) fn entries(region: &Region, handle: Handle, kind: Kind) -> Result<Vec
                 let (mut key, mut value) = (Vec::new(), Vec::new());
                 entry.key(&mut key);
                 entry.value(&mut value);
-                all.push((key, value));
+                self.ready.push((key, value));
                 Ok(())
             })?;
             Ok(bytes)
         })?;
+        self.number += 1;
         // So much can only have been put while it was being read, or stands in many buckets at once.
-        if copied > MOST_COPIED * heap {
-            return Err(ReadError::Busy);
-        }
+        if self.copied > MOST_COPIED * heap { Err(ReadError::Busy) } else { Ok(()) }
     }
-    Ok(all)
+}
+
+impl Iterator for Entries<'_> {
+    type Item = Result<Pair, ReadError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        while self.ready.is_empty() {
+            if self.number >= self.former {
+                return None;
+            }
+            if let Err(error) = self.read_on() {
+                // What comes behind an error is its end.
+                self.ready.clear();
+                self.number = self.former;
+                return Some(Err(error));
+            }
+        }
+        self.ready.pop().map(Ok)
+    }
 }
 
 /// Calls `visit` with every block that a map uses at one moment; see [`Tree::blocks`].

@@ -1,4 +1,4 @@
-//! Objects: what processes share by name. Folders of one level hold maps and counters.
+//! Objects: what processes share by name. Folders, a tree of them, hold maps, queues, blobs and counters.
 //!
 //! ```
 //! # use common::{ids::*, region::Region, slots, txn::Seat};
@@ -30,24 +30,38 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
+//! Queues are waited for before the transaction: see [`Seat::begin_with_item`](crate::seat::Seat::begin_with_item).
+//!
 //! An object's lock, sequence word and identity stand in the object table, at a place that never becomes something
 //! else. A handle names the entry and the object's generation: a handle of a deleted object finds nothing.
 
+pub mod blob;
 pub mod counter;
 pub mod folder;
+pub mod in_flight;
 pub mod map;
+pub mod queue;
+pub mod tree;
+pub mod waiting;
 
 pub(crate) mod buckets;
+pub(crate) mod chunks;
+pub(crate) mod items;
 
 mod editing;
+mod emptying;
+mod naming;
 mod reading;
 pub mod survey;
 
 use std::sync::atomic::Ordering::Relaxed;
 
+pub use blob::Blob;
 pub use counter::Counter;
 pub use folder::Folder;
+pub use in_flight::Taken;
 pub use map::Map;
+pub use queue::Queue;
 pub(crate) use reading::Broken;
 pub use reading::ReadError;
 
@@ -72,8 +86,16 @@ pub enum Kind {
     Map = 3,
     /// A number.
     Counter = 4,
-    /// Deleted, with blocks that are still to be freed.
+    /// A map or folder that was deleted, with blocks that are still to be freed.
     Dropping = 5,
+    /// Items in order.
+    Queue = 6,
+    /// Bytes.
+    Blob = 7,
+    /// A queue that was deleted, likewise.
+    DroppingQueue = 8,
+    /// A blob that was deleted, likewise.
+    DroppingBlob = 9,
 }
 
 impl Kind {
@@ -86,7 +108,46 @@ impl Kind {
             3 => Some(Self::Map),
             4 => Some(Self::Counter),
             5 => Some(Self::Dropping),
+            6 => Some(Self::Queue),
+            7 => Some(Self::Blob),
+            8 => Some(Self::DroppingQueue),
+            9 => Some(Self::DroppingBlob),
             _ => None,
+        }
+    }
+
+    /// Whether it was deleted, and has blocks that are still to be freed.
+    pub const fn is_dropping(self) -> bool {
+        matches!(self, Self::Dropping | Self::DroppingQueue | Self::DroppingBlob)
+    }
+
+    /// Whether folders have names for such objects.
+    pub const fn is_named(self) -> bool {
+        matches!(self, Self::Folder | Self::Map | Self::Counter | Self::Queue | Self::Blob)
+    }
+
+    /// Whether it is made as a map is: of buckets.
+    pub const fn has_buckets(self) -> bool {
+        matches!(self, Self::Folder | Self::Map | Self::Dropping)
+    }
+
+    /// Whether it is made as a queue is.
+    pub const fn has_items(self) -> bool {
+        matches!(self, Self::Queue | Self::DroppingQueue)
+    }
+
+    /// Whether it is made as a blob is.
+    pub const fn has_chunks(self) -> bool {
+        matches!(self, Self::Blob | Self::DroppingBlob)
+    }
+
+    /// What becomes of such an object when it is deleted.
+    pub(crate) const fn deleted(self) -> Self {
+        match self {
+            Self::Map | Self::Folder => Self::Dropping,
+            Self::Queue => Self::DroppingQueue,
+            Self::Blob => Self::DroppingBlob,
+            other => other,
         }
     }
 }
@@ -99,7 +160,9 @@ impl std::fmt::Display for Kind {
             Self::Folder => "folder",
             Self::Map => "map",
             Self::Counter => "counter",
-            Self::Dropping => "being deleted",
+            Self::Queue => "queue",
+            Self::Blob => "blob",
+            Self::Dropping | Self::DroppingQueue | Self::DroppingBlob => "being deleted",
         })
     }
 }

@@ -11,14 +11,19 @@ use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64};
 use crate::ids::Offset;
 use crate::layout::Object;
 use crate::objects::buckets::{
-    BUCKETS, COUNT, Entry, FAN, KEY, LENGTHS, LONGEST_CHAIN, MOST_BUCKETS, NEXT, Page, Place, ROOT,
-    TAG_SHIFT, bucket_of, hash_of, target,
+    BUCKETS, COUNT, Entry, FAN, KEY, LENGTHS, LONGEST_CHAIN, MOST_BUCKETS, NEXT, Page, Place, TAG_SHIFT,
+    bucket_of, hash_of, target,
 };
 use crate::objects::folder::{self, Entry as Named};
+use crate::objects::items;
 use crate::objects::reading::Broken;
 use crate::objects::{Handle, Kind};
 use crate::region::Region;
 use crate::undo::{LogState, UndoLog};
+
+mod pieces;
+
+pub use pieces::Piece;
 
 /// What stood where before an unfinished change.
 #[derive(Debug, Default)]
@@ -88,16 +93,18 @@ pub struct Survey<'a> {
     pub before: &'a Before,
     index: u32,
     identity: u64,
-    body: [u64; 3],
+    body: [u64; 5],
 }
 
-/// What a bucket is made of.
+/// What an object is made of.
 #[derive(Debug)]
 pub enum Part<'a> {
-    /// A page of buckets or of pointers to such pages.
+    /// A page of buckets or of pointers.
     Page(Offset),
-    /// An entry.
+    /// An entry of a map or of a folder.
     Item(Item<'a>),
+    /// An item of a queue, or a chunk of a blob.
+    Piece(Piece<'a>),
 }
 
 /// An entry of a map or of a folder, its bounds checked.
@@ -156,7 +163,7 @@ impl<'a> Survey<'a> {
             before.word(Offset(region.object_offset(index).0 + within as u64), word)
         };
         let first = std::mem::offset_of!(Object, body);
-        let body = [COUNT, BUCKETS, ROOT].map(|which| place(first + which * 8, &object.body[which]));
+        let body = [0, 1, 2, 3, 4].map(|which| place(first + which * 8, &object.body[which]));
         let identity = place(std::mem::offset_of!(Object, identity), &object.identity);
         Some(Self { region, before, index, identity, body })
     }
@@ -171,21 +178,58 @@ impl<'a> Survey<'a> {
         Handle { index: self.index, generation: (self.identity >> 32) as u32 }
     }
 
-    /// A counter's value; how many entries a map or folder says it has.
+    /// A counter's value; how many entries or items a map, folder or queue says it has; a blob's bytes.
     pub fn count(&self) -> u64 {
-        self.body[0]
+        self.body[COUNT]
     }
 
     /// Buckets of a map or folder.
     pub fn buckets(&self) -> u64 {
-        self.body[1]
+        self.body[BUCKETS]
     }
 
-    /// Whether there can be as many buckets as it says.
+    /// Most items of a queue; 0 = any number.
+    pub fn capacity(&self) -> u64 {
+        self.body[items::CAPACITY]
+    }
+
+    /// In how many steps the object is read: a bucket each; all of a queue or of a blob in one.
+    pub fn steps(&self) -> u64 {
+        match self.kind() {
+            Some(kind) if kind.has_buckets() => self.buckets(),
+            Some(kind) if kind.has_items() || kind.has_chunks() => 1,
+            _ => 0,
+        }
+    }
+
+    /// Whether there can be as much of it as it says.
     ///
     /// # Errors
-    /// More than the heap has words for.
-    pub fn check_buckets(&self) -> Result<(), Flaw> {
+    /// More than the heap has room for.
+    pub fn check_shape(&self) -> Result<(), Flaw> {
+        match self.kind() {
+            Some(kind) if kind.has_buckets() => self.check_buckets(),
+            Some(kind) if kind.has_items() => self.check_items(),
+            Some(kind) if kind.has_chunks() => self.check_chunks(kind),
+            _ => Ok(()),
+        }
+    }
+
+    /// Gives what the object is made of in one of its steps.
+    ///
+    /// # Errors
+    /// [`Flaw`].
+    pub fn step(&self, number: u64, visit: impl FnMut(Part<'a>)) -> Result<(), Flaw> {
+        self.check_shape()?;
+        match self.kind() {
+            Some(kind) if kind.has_buckets() => self.bucket(number, visit),
+            Some(kind) if kind.has_items() => self.items(visit),
+            Some(kind) if kind.has_chunks() => self.chunks(visit),
+            _ => Ok(()),
+        }
+    }
+
+    fn check_buckets(&self) -> Result<(), Flaw> {
         let most = (u64::from(self.region.geometry().page_count) * FAN).min(MOST_BUCKETS);
         if self.buckets() > most {
             return Err(Flaw(format!("it says that it has {} buckets, which is impossible", self.buckets())));
@@ -194,11 +238,7 @@ impl<'a> Survey<'a> {
     }
 
     /// Gives every page that is first needed for the bucket of this number, and the bucket's entries.
-    ///
-    /// # Errors
-    /// [`Flaw`].
-    pub fn bucket(&self, number: u64, mut visit: impl FnMut(Part<'a>)) -> Result<(), Flaw> {
-        self.check_buckets()?;
+    fn bucket(&self, number: u64, mut visit: impl FnMut(Part<'a>)) -> Result<(), Flaw> {
         let place = self.lead_to(number, &mut visit).map_err(|Broken| {
             Flaw(format!("the pages that lead to its bucket {number} are not in the heap"))
         })?;
@@ -223,7 +263,7 @@ impl<'a> Survey<'a> {
     }
 
     fn lead_to(&self, number: u64, visit: &mut impl FnMut(Part<'a>)) -> Result<Place<'a>, Broken> {
-        let [_, buckets, root] = self.body;
+        let [_, buckets, root, ..] = self.body;
         let mut page = root;
         if number == 0 {
             visit(Part::Page(Offset(page)));

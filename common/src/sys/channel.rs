@@ -54,6 +54,18 @@ impl Channel {
         Ok(Self::from_descriptor(socket))
     }
 
+    /// The same without waiting, also where many others are waiting to be let in.
+    ///
+    /// # Errors
+    /// As [`Channel::connect`]; `WouldBlock`.
+    pub fn connect_at_once(path: &Path) -> io::Result<Self> {
+        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+        let socket = socket::socket(AddressFamily::Unix, SockType::SeqPacket, flags, None)?;
+        socket::connect(socket.as_raw_fd(), &UnixAddr::new(path)?)?;
+        nix::fcntl::fcntl(&socket, nix::fcntl::F_SETFL(nix::fcntl::OFlag::empty()))?;
+        Ok(Self::from_descriptor(socket))
+    }
+
     /// The channel in an inherited or received descriptor.
     pub fn from_descriptor(socket: OwnedFd) -> Self {
         Self { socket, buffer: RefCell::new(Vec::new()) }
@@ -111,6 +123,11 @@ impl Channel {
         self.receive_with(MsgFlags::MSG_DONTWAIT)
     }
 
+    /// Nothing goes either way any more, whoever else has a descriptor of this end.
+    pub fn shut_down(&self) {
+        let _ = socket::shutdown(self.socket.as_raw_fd(), socket::Shutdown::Both);
+    }
+
     fn receive_with(&self, flags: MsgFlags) -> io::Result<Received> {
         let mut frame = self.buffer.borrow_mut();
         frame.resize(MAX_FRAME, 0);
@@ -165,7 +182,7 @@ pub struct ChannelListener {
 }
 
 impl ChannelListener {
-    /// Listens at `path`, which must not exist. Nobody but this user can connect.
+    /// Listens at `path`, which must not exist. Who can connect is for the file's mode to say.
     ///
     /// # Errors
     /// What bind and listen report.
@@ -173,15 +190,16 @@ impl ChannelListener {
         let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
         let socket = socket::socket(AddressFamily::Unix, SockType::SeqPacket, flags, None)?;
         socket::bind(socket.as_raw_fd(), &UnixAddr::new(path)?)?;
-        socket::listen(&socket, Backlog::new(128)?)?;
+        // As many as the kernel allows: after a start, all who were attached come at once.
+        socket::listen(&socket, Backlog::MAXALLOWABLE)?;
         Ok(Self { socket })
     }
 
-    /// Takes a waiting connection and the uid of its other end; `None` where none waits.
+    /// Takes a waiting connection; `None` where none waits.
     ///
     /// # Errors
     /// What accept reports.
-    pub fn accept(&self) -> io::Result<Option<(Channel, u32)>> {
+    pub fn accept(&self) -> io::Result<Option<Channel>> {
         let flags = SockFlag::SOCK_CLOEXEC;
         let accepted = match socket::accept4(self.socket.as_raw_fd(), flags) {
             Err(nix::errno::Errno::EAGAIN | nix::errno::Errno::EINTR | nix::errno::Errno::ECONNABORTED) => {
@@ -191,8 +209,7 @@ impl ChannelListener {
         };
         // SAFETY: the kernel has just opened this descriptor for this process.
         let socket = unsafe { OwnedFd::from_raw_fd(accepted) };
-        let peer = socket::getsockopt(&socket, socket::sockopt::PeerCredentials)?;
-        Ok(Some((Channel::from_descriptor(socket), peer.uid())))
+        Ok(Some(Channel::from_descriptor(socket)))
     }
 }
 

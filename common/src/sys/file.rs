@@ -7,7 +7,7 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use nix::fcntl::{FallocateFlags, OFlag};
+use nix::fcntl::{FallocateFlags, FcntlArg, OFlag, RenameFlags};
 use nix::sys::stat::Mode;
 
 /// How a kernel lock is taken. It belongs to the open file description: everyone who inherited it holds it.
@@ -47,6 +47,49 @@ pub fn unlock(file: &impl AsFd) -> io::Result<()> {
     super::cerr(returned.into()).map(drop)
 }
 
+/// Takes a lock on one byte of a file, together with others, without waiting. It belongs to the open file description
+/// (OFD): it is given back when the last descriptor of it is closed, in whichever process, and by nothing else.
+///
+/// # Errors
+/// `EAGAIN` where another has the byte alone; what fcntl reports besides.
+pub fn lock_byte(file: &File, byte: u64) -> io::Result<()> {
+    nix::fcntl::fcntl(file, FcntlArg::F_OFD_SETLK(&byte_lock(libc::F_RDLCK, byte)?))?;
+    Ok(())
+}
+
+/// Whether a byte of a file is locked through another open file description than this one.
+///
+/// # Errors
+/// What fcntl reports.
+pub fn is_byte_locked(file: &File, byte: u64) -> io::Result<bool> {
+    is_locked(file, byte_lock(libc::F_WRLCK, byte)?)
+}
+
+/// Whether any byte of a file is locked through another open file description than this one.
+///
+/// # Errors
+/// What fcntl reports.
+pub fn is_any_byte_locked(file: &File) -> io::Result<bool> {
+    // From the first byte to the last that there can be.
+    is_locked(file, libc::flock { l_len: 0, ..byte_lock(libc::F_WRLCK, 0)? })
+}
+
+fn is_locked(file: &File, mut asked: libc::flock) -> io::Result<bool> {
+    nix::fcntl::fcntl(file, FcntlArg::F_OFD_GETLK(&mut asked))?;
+    Ok(libc::c_int::from(asked.l_type) != libc::F_UNLCK)
+}
+
+fn byte_lock(kind: libc::c_int, byte: u64) -> io::Result<libc::flock> {
+    let start = i64::try_from(byte).map_err(|_| io::Error::from_raw_os_error(libc::EFBIG))?;
+    Ok(libc::flock {
+        l_type: kind as libc::c_short,
+        l_whence: libc::SEEK_SET as libc::c_short,
+        l_start: start,
+        l_len: 1,
+        l_pid: 0,
+    })
+}
+
 /// Opens a file of this name in a directory, creating it if need be; nobody else may read it. A link is refused.
 ///
 /// # Errors
@@ -60,6 +103,16 @@ pub fn open_in(directory: &File, name: &str) -> io::Result<File> {
         .mode(0o600)
         .custom_flags(libc::O_NOFOLLOW)
         .open(format!("/proc/self/fd/{}/{name}", directory.as_raw_fd()))
+}
+
+/// Gives a file of a directory another name in it. With `replace` it takes the place of a file that has that name;
+/// otherwise there must be none.
+///
+/// # Errors
+/// What renameat2 reports; EEXIST where there is such a file and it is not to be replaced.
+pub fn rename_in(directory: &File, from: &str, to: &str, replace: bool) -> io::Result<()> {
+    let flags = if replace { RenameFlags::empty() } else { RenameFlags::RENAME_NOREPLACE };
+    Ok(nix::fcntl::renameat2(directory, from, directory, to, flags)?)
 }
 
 /// Reserves disk space for a range without changing the file's size, so that a later write cannot meet a full disk.
@@ -116,6 +169,15 @@ pub fn open_directory(path: &Path) -> io::Result<File> {
     Ok(File::from(nix::fcntl::open(path, flags, Mode::empty())?))
 }
 
+/// Opens a directory only to reach what is in it: for that one need not be allowed to read it.
+///
+/// # Errors
+/// What open reports.
+pub fn open_to_pass_through(path: &Path) -> io::Result<File> {
+    let flags = OFlag::O_DIRECTORY | OFlag::O_PATH | OFlag::O_CLOEXEC;
+    Ok(File::from(nix::fcntl::open(path, flags, Mode::empty())?))
+}
+
 /// Whether a directory lies in memory (tmpfs or ramfs) and not on a disk.
 ///
 /// # Errors
@@ -146,6 +208,15 @@ pub fn set_aside(path: &Path) -> io::Result<Option<PathBuf>> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
     }
+}
+
+/// Opens the pipe that a descriptor is an end of once more: without waiting, for reading and writing.
+///
+/// # Errors
+/// What open reports.
+pub fn reopen_both_ways(pipe: &impl AsFd) -> io::Result<File> {
+    let path = format!("/proc/self/fd/{}", pipe.as_fd().as_raw_fd());
+    File::options().read(true).write(true).custom_flags(libc::O_NONBLOCK).open(path)
 }
 
 /// Makes stderr append to a file from now on, creating it if need be.
@@ -182,5 +253,26 @@ pub fn wait_for(limit: Duration, mut attempt: impl FnMut() -> io::Result<bool>) 
             return Ok(false);
         }
         std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_byte_is_locked_until_the_last_descriptor_of_its_description_is_closed() {
+        let place = tempfile::tempdir().unwrap();
+        let directory = open_directory(place.path()).unwrap();
+        let file = open_in(&directory, "bytes").unwrap();
+        let reader = reopen_read_only(&file).unwrap();
+        lock_byte(&reader, 7).unwrap();
+        let locked = |byte| is_byte_locked(&file, byte).unwrap();
+        assert!(locked(7) && !locked(6) && !locked(8) && is_any_byte_locked(&file).unwrap());
+        let copy = reader.try_clone().unwrap();
+        drop(reader);
+        assert!(locked(7), "the copy holds it");
+        drop(copy);
+        assert!(!locked(7) && !is_any_byte_locked(&file).unwrap());
     }
 }

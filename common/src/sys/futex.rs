@@ -1,10 +1,12 @@
 //! Sleeping until a word in shared memory changes.
 
 use std::io;
+use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicU32, AtomicU64};
 use std::time::Duration;
 
 use rustix::thread::futex;
+use rustix::time::{ClockId, clock_gettime};
 
 use super::process;
 
@@ -28,6 +30,28 @@ pub fn wait(word: &AtomicU64, seen: u64, limit: Duration) -> Waited {
     }
 }
 
+/// Sleeps as [`wait`] does, but is woken only by a wake that names one of `bits`.
+pub fn wait_as(word: &AtomicU64, bits: NonZeroU32, seen: u64, limit: Duration) -> Waited {
+    // This way of waiting takes the moment at which it ends.
+    let now = clock_gettime(ClockId::Monotonic);
+    let nanoseconds = now.tv_nsec + i64::from(limit.subsec_nanos());
+    let end = futex::Timespec {
+        tv_sec: now.tv_sec + limit.as_secs().cast_signed() + nanoseconds / 1_000_000_000,
+        tv_nsec: nanoseconds % 1_000_000_000,
+    };
+    let wait = || futex::wait_bitset(low_half(word), futex::Flags::empty(), seen as u32, Some(&end), bits);
+    match process::wake_at_once(wait) {
+        Err(error) if io::Error::from(error).kind() == io::ErrorKind::TimedOut => Waited::TimedOut,
+        _ => Waited::Woken,
+    }
+}
+
+/// Wakes up to `most` processes that sleep on the low half of `word` with one of `bits`; says how many.
+pub fn wake_as(word: &AtomicU64, bits: NonZeroU32, most: u32) -> u32 {
+    let woken = futex::wake_bitset(low_half(word), futex::Flags::empty(), most, bits);
+    woken.map_or(0, |count| count as u32)
+}
+
 /// Wakes one process that sleeps on the low half of `word`.
 pub fn wake_one(word: &AtomicU64) {
     let _ = futex::wake(low_half(word), futex::Flags::empty(), 1);
@@ -39,7 +63,7 @@ pub fn wake_all(word: &AtomicU64) {
 }
 
 /// The kernel compares 32 bits: the half of the word in which its lowest bits are.
-fn low_half(word: &AtomicU64) -> &AtomicU32 {
+pub(super) fn low_half(word: &AtomicU64) -> &AtomicU32 {
     let half = word.as_ptr().cast::<AtomicU32>().wrapping_add(usize::from(cfg!(target_endian = "big")));
     // SAFETY: within the word, aligned for a half of it, and as long-lived. Nobody but the kernel accesses it by halves.
     unsafe { &*half }

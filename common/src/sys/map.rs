@@ -90,12 +90,31 @@ impl Mapping {
         Some(unsafe { std::slice::from_raw_parts(first.cast::<T>(), count) })
     }
 
+    /// Where `length` bytes at `offset` are in this process; `None` where they would leave the mapping. For whoever knows
+    /// that nobody writes to them, or that only he does.
+    pub fn pointer(&self, offset: Offset, length: usize) -> Option<*const u8> {
+        let start = usize::try_from(offset.0).ok()?;
+        let end = start.checked_add(length)?;
+        (end <= self.raw.len()).then(|| self.raw.as_ptr().wrapping_add(start))
+    }
+
     /// Has the kernel back the file with huge pages, as far as it can: then a random access costs one miss of the caches and
     /// none of the address translation, and a thousand processes do without a thousand page tables. The rest of the file
     /// is as it was.
     pub fn back_with_huge_pages(&self) {
         // SAFETY: the mapping, whole; its contents stay what they are.
         unsafe { libc::madvise(self.raw.as_mut_ptr().cast(), self.raw.len(), libc::MADV_COLLAPSE) };
+    }
+
+    /// Keeps the mapping from children: one that is forked does not have it (`MADV_DONTFORK`).
+    ///
+    /// # Errors
+    /// What madvise reports.
+    pub fn keep_from_children(&self) -> io::Result<()> {
+        // SAFETY: the mapping, whole; in this process it stays what it is.
+        let kept =
+            unsafe { libc::madvise(self.raw.as_mut_ptr().cast(), self.raw.len(), libc::MADV_DONTFORK) };
+        super::cerr(kept.into()).map(drop)
     }
 
     /// Has the processor fetch the cache line at `offset`, ahead of its use. A hint: nothing happens outside the mapping.

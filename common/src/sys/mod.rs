@@ -2,15 +2,20 @@
 
 pub mod channel;
 pub mod clone;
+pub mod copy;
 pub mod daemon;
 pub mod file;
 pub mod fork_mark;
 pub mod futex;
+pub mod knell;
 pub mod map;
+pub mod peer;
 pub mod privileges;
 pub mod process;
+pub mod range_lock;
 pub mod signal;
 pub mod socket;
+pub mod transport;
 
 /// Turns the C convention of -1 and errno into a result.
 pub(crate) fn cerr(returned: libc::c_long) -> std::io::Result<libc::c_long> {

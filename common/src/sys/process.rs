@@ -79,6 +79,30 @@ pub fn start_on(terms: &Terms, program: &Path, arguments: &[&OsStr], channel: &O
     Ok(Pid(command.spawn()?.id() as i32))
 }
 
+/// Starts a program that has nothing of this one but its stderr. It dies with the caller, who reaps it by its pid, and
+/// can gain no privilege.
+///
+/// # Errors
+/// As [`start_on`].
+pub fn start_apart(
+    terms: &Terms,
+    program: &Path,
+    arguments: &[impl AsRef<OsStr>],
+    environment: &[(&str, &str)],
+) -> io::Result<Pid> {
+    let (myself, terms) = (Pid::current(), terms.clone());
+    let mut command = Command::new(program);
+    command.args(arguments).envs(environment.iter().copied()).stdin(Stdio::null()).stdout(Stdio::null());
+    // SAFETY: the closure only calls async-signal-safe functions on integers and on a list that it owns.
+    unsafe {
+        command.pre_exec(move || {
+            settle_terms(&terms)?;
+            follow(myself)
+        });
+    }
+    Ok(Pid(command.spawn()?.id() as i32))
+}
+
 /// In the child between fork and exec: it dies with its parent, also where it is stopped before it can say so itself.
 /// After a change of user, which would make the kernel forget it.
 fn follow(parent: Pid) -> io::Result<()> {

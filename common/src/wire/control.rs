@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::ids::{Owner, Pid};
 use crate::limits::MAX_FRAME;
+use crate::slots::Totals;
 
 /// What a child is told first. With it come the descriptors of [`Endowment`], in order.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -39,10 +40,12 @@ pub enum Endowment {
     Alive,
     /// An eventfd: written to when the supervisor should look at the slots.
     Bell,
+    /// A pipe, both ways: who waits for a dead one's lock tells recovery, see `tidings`.
+    Tidings,
 }
 
 /// Descriptors before the listening sockets.
-pub const ENDOWMENTS: usize = 5;
+pub const ENDOWMENTS: usize = 6;
 
 /// What the supervisor's options say of the service.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -65,6 +68,8 @@ pub struct Settings {
     pub request_timeout: Duration,
     /// `--max-requests`; 0 = no bound.
     pub max_requests: u64,
+    /// How often minutes of the journal are sealed, where that is more often than they are over.
+    pub seal_interval: Option<Duration>,
 }
 
 /// When the journal goes to the disk.
@@ -88,14 +93,25 @@ pub enum Order {
     Spawn(Owner),
     /// To recovery: repair these. The flag: the owner crashed (and was not lost with its supervisor).
     Repair(Vec<(Owner, bool)>),
-    /// To recovery, before anything else runs: repair every slot that is not free, and prepare the journal.
-    TakeOver,
-    /// To recovery, when nobody runs any more: repair every slot that is not free or holds something.
-    Sweep,
+    /// To recovery, before anything else runs: repair every slot that is not free, but for those of attached programs
+    /// that live, and prepare the journal.
+    TakeOver(Vec<Attached>),
+    /// To recovery, when no child runs any more: repair every slot that is not free or holds something, with the same
+    /// exceptions.
+    Sweep(Vec<Attached>),
     /// To the journal keeper: close and seal every minute.
     SealAll,
     /// To the checkpoint process: take one, as the owner of this slot.
     Checkpoint(Owner),
+}
+
+/// An attached program's slot, as the supervisor knows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attached {
+    /// Slot and generation.
+    pub owner: Owner,
+    /// Whether its process lives, and the slot is not to be touched. If not, it has crashed.
+    pub lives: bool,
 }
 
 /// Frames from a child to the supervisor.
@@ -158,6 +174,33 @@ pub enum Request {
     /// Somebody is about to connect: the idle clock of `--idle-exit` starts again, and the answer is where it listens, once
     /// it serves.
     Touch,
+    /// A share in the region for the process that connected: to read, or with a slot of its own to write. The answer
+    /// comes once the instance serves.
+    Attach(Access),
+    /// The process that connected had this slot before its connection was lost, and has it still.
+    Rejoin(Membership),
+    /// The slot has been left: nothing in it is half-done.
+    Detach(Owner),
+    /// As [`Request::Status`], for who cannot be sent a descriptor: in numbers, as far as the daemon knows them.
+    Summary,
+}
+
+/// What a program that attaches may do with the region.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Access {
+    /// Read. It has no slot, and nothing of it needs repair.
+    Read,
+    /// Read and write.
+    Write,
+}
+
+/// A slot in one region.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Membership {
+    /// Slot and generation.
+    pub owner: Owner,
+    /// The region's epoch.
+    pub epoch: u64,
 }
 
 /// Replies on the control socket.
@@ -165,12 +208,19 @@ pub enum Request {
 pub enum Response {
     /// To [`Request::Status`].
     Status(Box<DaemonStatus>),
+    /// To [`Request::Summary`].
+    Summary(Box<Summary>),
     /// It has been done, or for a stop: it has begun.
     Done,
     /// It will not be done; why.
     Refused(String),
     /// To [`Request::Touch`].
     Listening(Listening),
+    /// To [`Request::Attach`] to read. With it comes the region, read-only.
+    Shown,
+    /// To [`Request::Attach`] to write, and to [`Request::Rejoin`]. With it come, to the former, the region and a file
+    /// that is to be kept open as long as the slot is kept.
+    Joined(Membership),
 }
 
 /// Which instance serves, and where.
@@ -206,6 +256,27 @@ pub struct DaemonStatus {
     /// What became of the region of this instance, where it was damaged and a checkpoint was gone back to; until a
     /// reload.
     pub restored: Option<String>,
+}
+
+/// What an instance is doing, without the region to read the rest from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Summary {
+    /// What the daemon alone knows.
+    pub daemon: DaemonStatus,
+    /// What all slots have counted.
+    pub totals: Totals,
+    /// Workers that wait for a connection.
+    pub idle: u32,
+    /// Workers that serve one, or were asked to leave.
+    pub busy: u32,
+    /// Slots of attached programs.
+    pub attached: u32,
+    /// Bytes in the spool.
+    pub spool_bytes: u64,
+    /// The bound of the spool; 0 = by free space.
+    pub spool_limit: u64,
+    /// The oldest minute file; 0 = none.
+    pub oldest_minute: u64,
 }
 
 /// A summary of durations in microseconds.
@@ -308,6 +379,13 @@ mod tests {
     fn the_longest_repair_order_fits() {
         let owner = Owner { slot: SlotIndex(u32::MAX), generation: Generation(u32::MAX) };
         let order = Order::Repair(vec![(owner, true); MAX_REPAIRS_PER_FRAME]);
+        assert!(encode(&order).unwrap().len() < MAX_FRAME);
+    }
+
+    #[test]
+    fn as_many_programs_as_may_be_attached_fit() {
+        let owner = Owner { slot: SlotIndex(u32::MAX), generation: Generation(u32::MAX) };
+        let order = Order::TakeOver(vec![Attached { owner, lives: true }; crate::limits::MAX_CLIENTS]);
         assert!(encode(&order).unwrap().len() < MAX_FRAME);
     }
 

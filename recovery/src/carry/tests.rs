@@ -4,7 +4,7 @@ use common::limits::USER_ROWS;
 use common::slots::owner;
 
 use super::*;
-use crate::scene::{Scene, with_objects};
+use crate::scene::{Scene, with_objects, with_queue_and_blob};
 
 fn region(length: u64) -> Region {
     Region::create(&tempfile::tempfile().unwrap(), length).unwrap()
@@ -40,6 +40,7 @@ fn rows(region: &Region) -> Vec<Pair> {
 fn everything_is_carried_to_a_larger_region_and_back() {
     let scene = Scene::new();
     with_objects(&scene);
+    with_queue_and_blob(&scene);
     send(&scene.region, USER_ROWS + 30);
     let (grown, shrunk) = (region(4 << 20), region(1 << 20));
     carry(&scene.region, &grown).unwrap();
@@ -48,10 +49,10 @@ fn everything_is_carried_to_a_larger_region_and_back() {
         assert_eq!(tally::totals(carried).unwrap().users, tally::totals(&scene.region).unwrap().users);
         assert_eq!(carried.totals(), scene.region.totals());
         assert_eq!(rows(carried), rows(&scene.region), "the same numbers");
-        assert_eq!(Folder::all(carried).unwrap().len(), 2);
+        assert_eq!(Folder::all(carried).unwrap().len(), 3);
         let shop = Folder::open(carried, "shop").unwrap();
         let names: Vec<_> = shop.list(carried).unwrap().into_iter().map(|(name, _)| name).collect();
-        assert_eq!(names, ["empty", "large", "sold", "stock"]);
+        assert_eq!(names, ["back", "empty", "large", "sold", "stock"]);
         assert_eq!(shop.open_counter(carried, "sold").unwrap().get(carried), Ok(7));
         for name in ["stock", "large", "empty"] {
             let sorted = |region: &Region, map: Map| {
@@ -62,6 +63,14 @@ fn everything_is_carried_to_a_larger_region_and_back() {
             let here = shop.open_map(carried, name).unwrap();
             assert_eq!(sorted(carried, here), sorted(&scene.region, scene.map(name)), "{name}");
         }
+        let [here, there] = [carried, &scene.region].map(|region| {
+            let back = Folder::open(region, "shop/back").unwrap();
+            let jobs = back.open_queue(region, "jobs").unwrap();
+            let text = back.open_blob(region, "text").unwrap().get(region).unwrap();
+            (jobs.items(region).unwrap(), jobs.capacity(region).unwrap(), text)
+        });
+        assert_eq!(here, there);
+        assert_eq!((here.0.len(), here.1, here.2.len()), (10, Some(12), 1000));
         assert_eq!(verify::check_with(carried, &[]), []);
         assert!(carried.slots().all(|(_, slot)| !crate::repair::needs_repair(slot)));
     }

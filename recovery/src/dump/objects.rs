@@ -1,13 +1,17 @@
-//! Folders, maps and counters, as they stand. An object in the middle of a change is shown as it was before.
+//! Folders, and the objects in them, as they stand. An object in the middle of a change is shown as it was before.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
+use common::ids::SlotIndex;
+use common::layout::Slot;
 use common::objects::folder::Entry;
-use common::objects::survey::{Item, Part, Survey};
-use common::objects::{self, Handle, Kind, ROOT_OBJECT};
+use common::objects::queue::End;
+use common::objects::survey::{Before, Item, Part, Survey};
+use common::objects::{self, Handle, Kind, ROOT_OBJECT, in_flight};
 use common::region::Region;
 use common::tally::{Row, Sent};
+use common::undo::UndoLog;
 use serde::Serialize;
 
 use crate::picture::{self, Gap};
@@ -49,8 +53,20 @@ pub(super) struct ObjectDump {
     count: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     buckets: Option<u64>,
+    /// Most items that a queue takes; 0 = any number.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    capacity: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     entries: Option<Vec<EntryDump>>,
+    /// A queue's items, the first one first.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    items: Option<Vec<Bytes>>,
+    /// Items that were taken from a queue, in the order in which they were taken from it by each slot.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    in_flight: Option<Vec<TakenDump>>,
+    /// What is in a blob.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    content: Option<Bytes>,
     /// Why not everything could be read.
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
@@ -60,6 +76,17 @@ pub(super) struct ObjectDump {
 struct EntryDump {
     key: Bytes,
     value: Bytes,
+}
+
+/// An item that belongs to a slot until it is finished or put back.
+#[derive(Debug, Serialize)]
+struct TakenDump {
+    slot: u32,
+    generation: u32,
+    serial: u64,
+    /// The end that it was taken from, and goes back to.
+    end: &'static str,
+    item: Bytes,
 }
 
 /// Text where the bytes are some without control characters, else their digits.
@@ -87,19 +114,13 @@ impl Objects {
     pub fn of(region: &Region) -> Self {
         let mut this = Self { folders: Vec::new(), unnamed: Vec::new(), paths: Paths::default() };
         this.paths.0.insert(ROOT_OBJECT, "/".to_owned());
-        for folder in names_in(region, ROOT_OBJECT) {
-            let name = shown(&folder.name);
-            let Some(handle) = folder.entry.map(|entry| entry.handle) else { continue };
-            // Scribbled, one folder may stand in many others: each object is shown once.
-            if !this.paths.add(handle, format!("/{name}")) {
-                continue;
-            }
-            let objects = this.named_in(region, handle, &name);
-            this.folders.push(FolderDump {
-                name,
-                object: ObjectDump::without_entries(region, handle),
-                objects,
-            });
+        // The root has folders only: what else was scribbled there has no folder to be shown in.
+        let mut waiting = this.named_in(region, ROOT_OBJECT, "").1;
+        while let Some((path, handle)) = waiting.pop() {
+            let (objects, folders) = this.named_in(region, handle.index, &path);
+            waiting.extend(folders);
+            let object = ObjectDump::without_entries(region, handle);
+            this.folders.push(FolderDump { name: path, object, objects });
         }
         this.folders.sort_by(|one, other| one.name.cmp(&other.name));
         for (handle, kind, _) in objects::all(region) {
@@ -110,17 +131,30 @@ impl Objects {
         this
     }
 
-    fn named_in(&mut self, region: &Region, folder: Handle, path: &str) -> Vec<NamedDump> {
-        let mut objects = Vec::new();
-        for Named { name, entry } in names_in(region, folder.index) {
+    /// What is in a folder: its objects, and the folders with their paths. Scribbled, one may stand in many folders: each
+    /// is shown once.
+    fn named_in(
+        &mut self,
+        region: &Region,
+        folder: u32,
+        path: &str,
+    ) -> (Vec<NamedDump>, Vec<(String, Handle)>) {
+        let (mut objects, mut folders) = (Vec::new(), Vec::new());
+        for Named { name, entry } in names_in(region, folder) {
             let name = shown(&name);
-            let Some(handle) = entry.map(|entry| entry.handle) else { continue };
-            if self.paths.add(handle, format!("/{path}/{name}")) {
+            let Some(Entry { handle, kind }) = entry else { continue };
+            let below = if path.is_empty() { name.clone() } else { format!("{path}/{name}") };
+            if !self.paths.add(handle, format!("/{below}")) {
+                continue;
+            }
+            if kind == Kind::Folder {
+                folders.push((below, handle));
+            } else {
                 objects.push(NamedDump { name, object: ObjectDump::of(region, handle.index) });
             }
         }
         objects.sort_by(|one, other| one.name.cmp(&other.name));
-        objects
+        (objects, folders)
     }
 
     /// What the users have sent, by the maps in the folder that they are kept in.
@@ -179,6 +213,41 @@ fn pairs(region: &Region, index: u32) -> picture::Picture<(Vec<u8>, Vec<u8>)> {
     })
 }
 
+/// What an object holds, as it is shown.
+enum Content {
+    Entry(Vec<u8>, Vec<u8>),
+    Piece(Vec<u8>),
+}
+
+fn contents(region: &Region, index: u32) -> picture::Picture<Content> {
+    picture::read(region, index, |_: &Survey<'_>, _, parts, found| {
+        found.extend(parts.iter().filter_map(|part| match part {
+            Part::Page(_) => None,
+            Part::Item(item) => Some(Content::Entry(item.key(), item.value())),
+            Part::Piece(piece) => Some(Content::Piece(piece.bytes())),
+        }));
+    })
+}
+
+/// The items of a queue that are in flight, as they were before an unfinished change.
+fn taken_from(region: &Region, queue: Handle) -> Vec<TakenDump> {
+    let of_slot = |(index, slot): (SlotIndex, &Slot)| {
+        let before = UndoLog::of(region, index).map_or_else(Before::default, |log| Before::of(&log));
+        let mut taken = in_flight::taken_before(region, index, &before);
+        taken.retain(|taken| taken.queue.handle() == queue);
+        taken.sort_by_key(|taken| taken.serial);
+        let generation = slot.standing().0.0;
+        taken.into_iter().map(move |taken| TakenDump {
+            slot: index.0,
+            generation,
+            serial: taken.serial,
+            end: if taken.end == End::Front { "front" } else { "back" },
+            item: Bytes::of(in_flight::item(region, &taken).unwrap_or_default()),
+        })
+    };
+    region.slots().flat_map(of_slot).collect()
+}
+
 impl FolderDump {
     pub fn write(&self, text: &mut String) {
         self.object.write(&format!("/{}", self.name), text);
@@ -191,24 +260,35 @@ impl FolderDump {
 impl ObjectDump {
     /// The object at `index` with everything in it.
     fn of(region: &Region, index: u32) -> Self {
-        let picture = pairs(region, index);
-        let kind = picture.kind;
-        let is_map = matches!(kind, Some(Kind::Map | Kind::Folder | Kind::Dropping));
-        let mut entries: Vec<_> = picture
-            .found
-            .into_iter()
-            .map(|(key, value)| EntryDump { key: Bytes::of(key), value: Bytes::of(value) })
-            .collect();
+        let picture = contents(region, index);
+        let (kind, handle) = (picture.kind, picture.handle);
+        let is = |wanted: fn(Kind) -> bool| kind.is_some_and(wanted);
+        let (is_map, is_queue, is_blob) = (is(Kind::has_buckets), is(Kind::has_items), is(Kind::has_chunks));
+        let (mut entries, mut items, mut content) = (Vec::new(), Vec::new(), Vec::new());
+        for found in picture.found {
+            match found {
+                Content::Entry(key, value) => {
+                    entries.push(EntryDump { key: Bytes::of(key), value: Bytes::of(value) });
+                }
+                Content::Piece(bytes) if is_queue => items.push(Bytes::of(bytes)),
+                Content::Piece(bytes) => content.extend(bytes),
+            }
+        }
         entries.sort_by(|one, other| one.key.cmp(&other.key));
         let number = |wanted: bool, of: fn(picture::Shape) -> u64| picture.at_once.filter(|_| wanted).map(of);
+        let count = if is_queue { items.len() } else { entries.len() } as u64;
         Self {
             kind: kind.map_or_else(|| "unknown".to_owned(), |kind| kind.to_string()),
             object: index,
-            generation: picture.handle.generation,
+            generation: handle.generation,
             value: number(kind == Some(Kind::Counter), |shape| shape.count),
-            count: number(is_map, |shape| shape.count).or(is_map.then_some(entries.len() as u64)),
-            buckets: number(is_map, |shape| shape.buckets),
+            count: number(is_map || is_queue, |shape| shape.count).or((is_map || is_queue).then_some(count)),
+            buckets: number(is_map, |shape| shape.extent),
+            capacity: number(is_queue, |shape| shape.extent),
             entries: is_map.then_some(entries),
+            items: is_queue.then_some(items),
+            in_flight: (kind == Some(Kind::Queue)).then(|| taken_from(region, handle)),
+            content: is_blob.then(|| Bytes::of(content)),
             error: picture.gap.map(|gap| match gap {
                 Gap::Busy => "it was being changed all the time".to_owned(),
                 Gap::Flaw(flaw) => flaw.0,
@@ -222,9 +302,20 @@ impl ObjectDump {
     }
 
     pub fn write(&self, path: &str, text: &mut String) {
-        let Self { kind, object, generation, value, count, buckets, error, .. } = self;
+        let Self { kind, object, generation, value, count, buckets, capacity, error, .. } = self;
         let _ = write!(text, "{path}: {kind}, object {object} generation {generation}");
-        for (name, number) in [("value", value), ("entries", count), ("buckets", buckets)] {
+        let counted = if self.items.is_some() { "items" } else { "entries" };
+        let in_flight = self.in_flight.as_ref().map(|taken| taken.len() as u64);
+        let bytes = self.content.as_ref().map(Bytes::length);
+        let numbers = [
+            ("value", value),
+            (counted, count),
+            ("buckets", buckets),
+            ("at most", &capacity.filter(|capacity| *capacity != 0)),
+            ("in flight", &in_flight),
+            ("bytes", &bytes),
+        ];
+        for (name, number) in numbers {
             if let Some(number) = number {
                 let _ = write!(text, ", {number} {name}");
             }
@@ -237,6 +328,13 @@ impl ObjectDump {
 }
 
 impl Bytes {
+    fn length(&self) -> u64 {
+        match self {
+            Self::Text(text) => text.len() as u64,
+            Self::Hex { hex } => hex.len() as u64 / 2,
+        }
+    }
+
     fn of(bytes: Vec<u8>) -> Self {
         match String::from_utf8(bytes) {
             Ok(text) if !text.contains(char::is_control) => Self::Text(text),

@@ -6,6 +6,7 @@ use common::txn::Seat;
 
 use super::*;
 
+mod anticipated;
 mod objects;
 use crate::scene::{STEPS, Scene, Step, counts, die_after, with_open_minute};
 
@@ -109,7 +110,7 @@ fn a_commit_cut_short_while_it_frees_touches_nothing_that_is_anothers_since() {
     scene.slot(SLOT).held_count.store(1, SeqCst);
     // The other goes through its pages, and fills all that are nobody's with what looks like states of the dead one's.
     (0..FREED).for_each(|key| put(&mut other, filled, key, &[1; 40]).unwrap());
-    let states = common::heap::pending(SlotIndex(SLOT)).to_le_bytes().repeat(2000);
+    let states = heap::pending(SlotIndex(SLOT)).to_le_bytes().repeat(2000);
     let pages = (FREED..).find(|key| put(&mut other, filled, *key, &states).is_err()).unwrap();
     repairer(&scene).repair(one.owner(), true).unwrap().expect("something to repair");
     for key in FREED..pages {

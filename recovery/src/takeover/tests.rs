@@ -3,7 +3,7 @@ use common::limits::JOURNAL_RING;
 use proptest::prelude::*;
 
 use super::*;
-use crate::scene::{STEPS, Scene, counts, die_after, with_objects, with_open_minute};
+use crate::scene::{STEPS, Scene, Step, counts, die_after, with_objects, with_open_minute};
 
 #[test]
 fn every_slot_is_repaired_whatever_its_owner_was_at() {
@@ -13,13 +13,32 @@ fn every_slot_is_repaired_whatever_its_owner_was_at() {
         die_after(&scene, index, 5, last);
     }
     let counted = STEPS.into_iter().filter(|last| counts(*last)).count() as u64;
-    assert_eq!(take_over(&scene.region, &scene.spool).unwrap().repaired, STEPS.len() as u32 + 1);
+    assert_eq!(take_over(&scene.region, &scene.spool, &[]).unwrap().repaired, STEPS.len() as u32 + 1);
     assert_eq!(scene.messages(), 1 + counted);
     assert_eq!(scene.records() as u64, 1 + counted);
     let totals = scene.region.totals();
     let idle = 3; // never live, left cleanly, and the owner of the first message
     assert_eq!((totals.crashes, totals.recoveries), (0, STEPS.len() as u64 + 1 - idle));
-    assert_eq!(take_over(&scene.region, &scene.spool).unwrap().repaired, 0);
+    assert_eq!(take_over(&scene.region, &scene.spool, &[]).unwrap().repaired, 0);
+}
+
+#[test]
+fn attached_programs_that_live_are_left_alone_and_those_that_died_have_crashed() {
+    let scene = Scene::new();
+    with_open_minute(&scene);
+    let lives = die_after(&scene, 1, 5, Step::Changed);
+    let dead = die_after(&scene, 2, 5, Step::Changed);
+    die_after(&scene, 3, 5, Step::Changed);
+    let attached = [Attached { owner: lives, lives: true }, Attached { owner: dead, lives: false }];
+    let repaired = take_over(&scene.region, &scene.spool, &attached).unwrap().repaired;
+    assert!(scene.slot(1).is(lives.generation, State::Live) && !scene.slot(1).holds_nothing());
+    assert!(!needs_repair(scene.slot(2)) && !needs_repair(scene.slot(3)));
+    // The owner of the first message is repaired besides.
+    assert_eq!((repaired, scene.region.totals().crashes), (3, 1));
+    // Its next generation is another's.
+    let other = slots::owner(lives.slot, Generation(4));
+    sweep(&scene.region, &scene.spool, &[Attached { owner: other, lives: true }]).unwrap();
+    assert!(!needs_repair(scene.slot(1)));
 }
 
 #[test]
@@ -30,7 +49,7 @@ fn unknown_states_and_a_free_slot_that_holds_something_are_repaired() {
     let free = scene.slot(2);
     free.intent.minute.store(1, SeqCst);
     free.intent.off.store(common::layout::NO_OFFSET, SeqCst);
-    assert_eq!(take_over(&scene.region, &scene.spool).unwrap().repaired, 2);
+    assert_eq!(take_over(&scene.region, &scene.spool, &[]).unwrap().repaired, 2);
     assert!(unknown.is(Generation(4), State::Free));
     assert!(!needs_repair(free));
     assert_eq!(scene.region.totals().recoveries, 2);
@@ -43,7 +62,7 @@ fn one_slot_that_is_refused_does_not_keep_the_others_from_repair() {
     let refused = die_after(&scene, 1, 5, STEPS[3]);
     scene.slot(1).mini.store(1, SeqCst);
     die_after(&scene, 2, 5, STEPS[3]);
-    let outcome = take_over(&scene.region, &scene.spool);
+    let outcome = take_over(&scene.region, &scene.spool, &[]);
     assert!(matches!(outcome, Err(Obstacle::Refused(owner, _)) if owner == refused), "{outcome:?}");
     assert!(needs_repair(scene.slot(1)) && !needs_repair(scene.slot(2)));
 }
@@ -52,11 +71,11 @@ fn one_slot_that_is_refused_does_not_keep_the_others_from_repair() {
 fn damaged_objects_are_not_served_from() {
     let scene = Scene::new();
     with_objects(&scene);
-    take_over(&scene.region, &scene.spool).unwrap();
+    take_over(&scene.region, &scene.spool, &[]).unwrap();
     let stock = scene.region.object(scene.map("stock").handle().index).unwrap();
     stock.lock.store(7 << 32 | 5, SeqCst);
     let before = scene.snapshot();
-    let outcome = take_over(&scene.region, &scene.spool);
+    let outcome = take_over(&scene.region, &scene.spool, &[]);
     assert!(
         matches!(&outcome, Err(Obstacle::Refused(_, why)) if why.contains("/shop/stock: its lock is held")),
         "{outcome:?}"
@@ -68,7 +87,7 @@ fn damaged_objects_are_not_served_from() {
 fn new_records_go_under_a_name_that_no_file_has() {
     let scene = Scene::new();
     let former = with_open_minute(&scene);
-    take_over(&scene.region, &scene.spool).unwrap();
+    take_over(&scene.region, &scene.spool, &[]).unwrap();
     let open = scene.journal().open_minute();
     assert_eq!((open.minute, open.closed), (former, true));
     assert!(with_open_minute(&scene) > former);
@@ -81,7 +100,7 @@ fn a_fresh_region_beside_an_old_spool() {
     let former = with_open_minute(&scene);
     scene.spool.write_sealed(Minute(former.0 - 1)).unwrap();
     let fresh = Region::create(&tempfile::tempfile().unwrap(), crate::scene::LENGTH).unwrap();
-    take_over(&fresh, &scene.spool).unwrap();
+    take_over(&fresh, &scene.spool, &[]).unwrap();
     let journal = &fresh.header().journal;
     assert_eq!(journal.sealed_minute(), Minute(former.0 - 1));
     assert_eq!(journal.open_minute(), OpenMinute { minute: former, closed: true });
@@ -95,7 +114,7 @@ fn a_region_used_again_counts_no_byte_twice() {
     let scene = Scene::new();
     let former = with_open_minute(&scene);
     std::fs::write(scene.directory.path().join(data_name(Minute(7))), "0123456789").unwrap();
-    take_over(&scene.region, &scene.spool).unwrap();
+    take_over(&scene.region, &scene.spool, &[]).unwrap();
     let size = std::fs::metadata(scene.directory.path().join(data_name(former))).unwrap().len();
     assert_eq!(scene.journal().closed_bytes.load(SeqCst), 10);
     assert_eq!(scene.journal().spool_bytes(), 10 + size);
@@ -111,7 +130,7 @@ fn entries_of_the_ring_that_nobody_would_seal_are_dropped() {
             entry.tail.store(0x1234_5678_9abc_def0, SeqCst);
         }
     }
-    take_over(&scene.region, &scene.spool).unwrap();
+    take_over(&scene.region, &scene.spool, &[]).unwrap();
     let left: Vec<_> = scene.journal().ring_claims().into_iter().flatten().collect();
     assert_eq!((left.len(), left[0].minute), (1, former));
     assert_eq!(scene.journal().ring.len(), JOURNAL_RING);
@@ -122,7 +141,7 @@ fn a_spool_that_lost_its_word_gets_it_back_from_the_region() {
     let scene = Scene::new();
     let minute = with_open_minute(&scene);
     scene.journal().sealed.store(minute.0 - 1, SeqCst);
-    take_over(&scene.region, &scene.spool).unwrap();
+    take_over(&scene.region, &scene.spool, &[]).unwrap();
     assert_eq!(scene.spool.read_sealed().unwrap(), Minute(minute.0 - 1));
     assert_eq!(scene.journal().sealed_minute(), Minute(minute.0 - 1));
 }
@@ -132,7 +151,7 @@ fn what_is_sealed_cannot_be_guessed() {
     let scene = Scene::new();
     std::fs::write(scene.directory.path().join("sealed"), "garbage").unwrap();
     assert!(
-        matches!(take_over(&scene.region, &scene.spool), Err(Obstacle::Spool(why)) if why.contains("sealed"))
+        matches!(take_over(&scene.region, &scene.spool, &[]), Err(Obstacle::Spool(why)) if why.contains("sealed"))
     );
 }
 
@@ -174,7 +193,7 @@ fn another_programs_lock_and_file_are_left_alone() {
     for name in [data_name(minute), lock_name(minute)] {
         std::fs::write(scene.directory.path().join(name), "another's").unwrap();
     }
-    take_over(&scene.region, &scene.spool).unwrap();
+    take_over(&scene.region, &scene.spool, &[]).unwrap();
     assert!(with_open_minute(&scene) > minute);
     let found = std::fs::read(scene.directory.path().join(data_name(minute))).unwrap();
     assert_eq!(found, b"another's");
@@ -207,8 +226,8 @@ proptest! {
             image[place] = byte;
         }
         scene.restore(&image);
-        let first = take_over(&scene.region, &scene.spool);
-        let second = take_over(&scene.region, &scene.spool);
+        let first = take_over(&scene.region, &scene.spool, &[]);
+        let second = take_over(&scene.region, &scene.spool, &[]);
         match first {
             Ok(_) => prop_assert!(matches!(second, Ok(TakenOver { repaired: 0, .. })), "{second:?}"),
             Err(_) => prop_assert!(second.is_err(), "{second:?}"),

@@ -46,7 +46,7 @@ fn after_death(scene: &Scene) -> Seat<'_> {
 fn what_was_deleted_is_free_and_what_is_empty_goes_back() {
     let scene = untidy();
     let before = Usage::of(&scene.region).used;
-    let dropping = || objects::all(&scene.region).filter(|(_, kind, _)| *kind == Kind::Dropping).count();
+    let dropping = || objects::all(&scene.region).filter(|(_, kind, _)| kind.is_dropping()).count();
     assert_eq!(dropping(), 2);
     let tidied = tidy(&scene.region).unwrap();
     assert_eq!((tidied.dropped, dropping()), (2, 0));
@@ -94,7 +94,7 @@ fn whoever_dies_at_tidying_is_followed_by_another() {
                 let mut seat = Seat::take(&scene.region, owner(SlotIndex(index), generation)).unwrap();
                 work(&mut seat);
             }
-            take_over(&scene.region, &scene.spool).unwrap();
+            take_over(&scene.region, &scene.spool, &[]).unwrap();
             assert_eq!(verify::check_with(&scene.region, &[]), [], "station {number}, slot {index}");
             assert_eq!(tidy(&scene.region).unwrap(), Tidied::default(), "nothing was left to do");
             assert!(scene.slot(index).is(generation, State::Free));

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering::SeqCst;
 use common::heap::{self, HEAP_OBJECT, USED};
 use common::ids::Offset;
 use common::layout::{Object, Slot};
-use common::limits::PAGE_SIZE;
+use common::limits::{MAX_DEPTH, PAGE_SIZE};
 use common::lock::{self, WAITERS};
 use common::objects::folder::Entry;
 use common::objects::survey::{Item, Part, Survey, is_name};
@@ -15,7 +15,7 @@ use common::region::Region;
 use common::slots::{self, State};
 
 use super::heap::Marks;
-use super::{Place, Wrong, Wrongs};
+use super::{Place, Wrong, Wrongs, in_flight};
 use crate::picture::{self, Gap, Picture};
 
 /// What a walk over all objects gave.
@@ -29,9 +29,9 @@ pub(super) struct Walk {
 
 /// What the walk notes of one object.
 enum Note {
-    /// A page of buckets or of pointers.
+    /// A block that is no entry or item of its own.
     Page(Offset),
-    /// An entry, and its block if it has one.
+    /// An entry or an item, and its block if it has one.
     Entry(Option<Offset>),
     Name(Vec<u8>, Entry),
     Wrong(&'static str, String),
@@ -48,6 +48,7 @@ struct Known {
 /// Looks at every object once.
 pub(super) fn walk(region: &Region) -> Walk {
     let mut walk = Walk { wrongs: Wrongs::new(), reached: Marks::of(region), complete: true };
+    let in_flight = in_flight::all(region);
     let mut known = Vec::new();
     for index in 0..region.geometry().object_count {
         let Some(object) = region.object(index) else { continue };
@@ -56,19 +57,24 @@ pub(super) fn walk(region: &Region) -> Walk {
             continue;
         }
         let picture = picture::read(region, index, |survey, number, parts, notes| {
-            check_bucket(region, survey, number, parts, notes);
+            check_step(region, survey, number, parts, notes);
         });
         known.push(walk.take(picture, wrongs));
     }
+    in_flight::check(region, &in_flight, &mut walk);
     let folders_read = walk.complete;
     let paths = paths(&known);
     for Known { handle, kind, wrongs, .. } in &mut known {
         let named = paths.get(handle).map_or(&[][..], Vec::as_slice);
-        if folders_read && is_named_kind(*kind) && handle.index > ROOT_OBJECT && named.len() != 1 {
+        if folders_read && kind.is_named() && handle.index > ROOT_OBJECT && named.len() != 1 {
             wrongs
                 .push(("names", format!("the {kind} is named {} times: {}", named.len(), named.join(", "))));
         }
         let path = if handle.index == ROOT_OBJECT { Some("/".to_owned()) } else { named.first().cloned() };
+        let depth = named.iter().map(|path| path.split('/').count() - 1).max().unwrap_or(0);
+        if *kind == Kind::Folder && depth > MAX_DEPTH {
+            wrongs.push(("depth", format!("the folder is {depth} levels deep, and {MAX_DEPTH} is the most")));
+        }
         let place = Place::Object(*handle, path);
         let wrong = |(kind, text)| Wrong { place: place.clone(), kind, text };
         walk.wrongs.extend(wrongs.drain(..).map(wrong));
@@ -103,7 +109,7 @@ impl Walk {
                 }
             }
         }
-        let counted = matches!(kind, Kind::Map | Kind::Folder);
+        let counted = matches!(kind, Kind::Map | Kind::Folder | Kind::Queue);
         if let Some(shape) = picture.at_once.filter(|shape| counted && shape.count != entries) {
             wrongs.push(("count", format!("it says that it has {} entries, and has {entries}", shape.count)));
         }
@@ -112,7 +118,12 @@ impl Walk {
 }
 
 impl Walk {
-    fn reach(&mut self, offset: Offset) {
+    /// Marks a block that may or may not be where it was seen.
+    pub fn pass(&mut self, offset: Offset) {
+        self.reached.set(offset);
+    }
+
+    pub fn reach(&mut self, offset: Offset) {
         if !self.reached.set(offset) {
             let text = "more than one object, or one of them twice, is made of it".to_owned();
             self.wrongs.push(Wrong { place: Place::Block(offset), kind: "shared", text });
@@ -125,24 +136,32 @@ fn is_quietly_free(object: &Object) -> bool {
     Kind::of(object.identity.load(SeqCst)) == Some(Kind::Free) && object.seq.load(SeqCst) & 1 == 0
 }
 
-fn is_named_kind(kind: Kind) -> bool {
-    matches!(kind, Kind::Folder | Kind::Map | Kind::Counter)
-}
-
-/// The paths of what the folders name.
+/// The paths of what the folders name. Folders that the root does not lead to are named by their numbers.
 fn paths(known: &[Known]) -> HashMap<Handle, Vec<String>> {
     let mut paths: HashMap<Handle, Vec<String>> = HashMap::new();
-    let root = known.iter().filter(|known| known.handle.index == ROOT_OBJECT);
-    for (name, entry) in root.flat_map(|root| &root.names) {
-        paths.entry(entry.handle).or_default().push(format!("/{name}"));
+    let folders: HashMap<Handle, &Known> =
+        known.iter().filter(|known| known.kind == Kind::Folder).map(|known| (known.handle, known)).collect();
+    let root = folders.values().find(|folder| folder.handle.index == ROOT_OBJECT);
+    let mut level: Vec<(String, &Known)> = root.map(|root| (String::new(), *root)).into_iter().collect();
+    let mut met: HashSet<Handle> = level.iter().map(|(_, folder)| folder.handle).collect();
+    while !level.is_empty() {
+        let mut next = Vec::new();
+        for (path, folder) in level {
+            for (name, entry) in &folder.names {
+                let below = format!("{path}/{name}");
+                // However often it is named, what is in it is named once.
+                if let Some(folder) = folders.get(&entry.handle).filter(|_| met.insert(entry.handle)) {
+                    next.push((below.clone(), *folder));
+                }
+                paths.entry(entry.handle).or_default().push(below);
+            }
+        }
+        level = next;
     }
-    let folders =
-        known.iter().filter(|known| known.kind == Kind::Folder && known.handle.index != ROOT_OBJECT);
-    for folder in folders {
-        let path = paths.get(&folder.handle).and_then(|paths| paths.first());
-        let path = path.map_or_else(|| format!("(folder {})", folder.handle.index), Clone::clone);
+    for folder in folders.values().filter(|folder| !met.contains(&folder.handle)) {
         for (name, entry) in &folder.names {
-            paths.entry(entry.handle).or_default().push(format!("{path}/{name}"));
+            let path = format!("(folder {})/{name}", folder.handle.index);
+            paths.entry(entry.handle).or_default().push(path);
         }
     }
     paths
@@ -204,20 +223,22 @@ fn may_hold(slot: &Slot, generation: common::ids::Generation) -> bool {
     present == generation && state != Some(State::Free)
 }
 
-/// One bucket of a map or folder: its pages, and its entries with their blocks.
-fn check_bucket(
-    region: &Region,
-    survey: &Survey<'_>,
-    number: u64,
-    parts: &[Part<'_>],
-    notes: &mut Vec<Note>,
-) {
+/// One step through an object: a bucket with its pages, its entries and their blocks; a queue's items; a blob's chunks.
+fn check_step(region: &Region, survey: &Survey<'_>, number: u64, parts: &[Part<'_>], notes: &mut Vec<Note>) {
     let mut keys = HashSet::new();
     for part in parts {
         match part {
             Part::Page(offset) => {
                 let block = check_block(region, survey, *offset, PAGE_SIZE as usize, notes);
                 notes.extend(block.map(Note::Page));
+            }
+            Part::Piece(piece) => {
+                let block = check_block(region, survey, piece.offset, piece.size, notes);
+                let is_item = survey.kind().is_some_and(Kind::has_items);
+                notes.push(match block {
+                    Some(offset) if !is_item => Note::Page(offset),
+                    block => Note::Entry(block),
+                });
             }
             Part::Item(item) => {
                 let block = check_block(region, survey, item.offset(), item.bytes(), notes);
@@ -271,8 +292,8 @@ fn check_name(region: &Region, survey: &Survey<'_>, item: &Item<'_>, key: &[u8],
     let Some(entry) = item.named() else {
         return notes.push(Note::Wrong("entry", format!("what {name} stands for cannot be read")));
     };
-    let in_root = survey.handle().index == ROOT_OBJECT;
-    if (entry.kind == Kind::Folder) != in_root || !is_named_kind(entry.kind) {
+    let out_of_place = survey.handle().index == ROOT_OBJECT && entry.kind != Kind::Folder;
+    if out_of_place || !entry.kind.is_named() {
         notes.push(Note::Wrong("named kind", format!("{name} stands for a {}", entry.kind)));
     }
     let there = Survey::of(region, entry.handle.index, survey.before);

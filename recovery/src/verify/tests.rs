@@ -47,7 +47,7 @@ fn every_kind_of_damage_is_found_where_it_is() {
         ("slot 3", |scene| scene.slot(3).counters.words[1].store(5, SeqCst)),
         ("slot 3", |scene| scene.slot(3).published.words[1].store(5, SeqCst)),
         ("slot 3", |scene| scene.slot(3).base.words[1].store(5, SeqCst)),
-        ("slot 3", |scene| scene.slot(3).pad3[35].store(5, SeqCst)),
+        ("slot 3", |scene| scene.slot(3).pad3[2].store(5, SeqCst)),
         ("header", |scene| scene.region.header().supervision.damaged.store(1, SeqCst)),
         ("header", |scene| scene.region.header().supervision.draining.store(5, SeqCst)),
         ("journal", |scene| scene.journal().open.store(u64::MAX, SeqCst)),

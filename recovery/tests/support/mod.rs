@@ -9,7 +9,7 @@ pub mod tracer;
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs::File;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -20,6 +20,7 @@ use common::region::Region;
 use common::slots::State;
 use common::sys::channel::{Channel, Received};
 use common::sys::process;
+use common::tidings::Tidings;
 use common::wire::control::{self, Order, Report, Settings, Start, Sync};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
@@ -35,6 +36,7 @@ pub struct Instance {
     pub spool: Spool,
     writers: File,
     alive: File,
+    tidings: Tidings,
 }
 
 impl Instance {
@@ -50,7 +52,7 @@ impl Instance {
         let spool = Spool::open_or_create(&directory.path().join("spool")).unwrap();
         let writers = spool.take().unwrap();
         assert!(common::sys::file::try_lock(&alive, common::sys::file::Lock::Shared).unwrap());
-        Self { directory, region_file, region, spool, writers, alive }
+        Self { directory, region_file, region, spool, writers, alive, tidings: Tidings::new().unwrap() }
     }
 
     /// Nobody runs any more; the files stay.
@@ -91,8 +93,9 @@ impl Instance {
         };
         let child = Child { channel: here, pid, reaped: false };
         let bell = &self.alive;
-        let descriptors = [&self.region_file, self.spool.directory(), &self.writers, &self.alive, bell]
-            .map(std::os::fd::AsRawFd::as_raw_fd);
+        let own = [&self.region_file, self.spool.directory(), &self.writers, &self.alive, bell];
+        let own = own.into_iter().map(AsFd::as_fd).chain([self.tidings.as_fd()]);
+        let descriptors: Vec<_> = own.map(|descriptor| descriptor.as_raw_fd()).collect();
         let frame = control::encode(&Order::Start(Box::new(start))).unwrap();
         child.channel.send(&frame, &descriptors).unwrap();
         child
@@ -107,7 +110,7 @@ impl Instance {
 
     /// What a supervisor does first.
     pub fn take_over(&self, standby: &Child) -> u32 {
-        standby.order(&Order::TakeOver);
+        standby.order(&Order::TakeOver(Vec::new()));
         match standby.report() {
             Report::TakenOver(repaired) => repaired,
             other => panic!("{other:?}"),

@@ -20,7 +20,7 @@ const MAX_FILE: u64 = 1 << 20;
 /// # Errors
 /// A file that cannot be read; what is no TOML, no option or no value of one, with its line (exit 2).
 pub(super) fn read(path: &Path) -> Result<Layer> {
-    let text = text_of(path)?;
+    let text = text_of(path, "configuration")?;
     let at = |place: usize, why: String| {
         Error::usage(format!("{} line {}: {why}", path.display(), line(&text, place)))
     };
@@ -48,16 +48,17 @@ pub(super) fn read(path: &Path) -> Result<Layer> {
 /// # Errors
 /// A file that cannot be read, or is no TOML (exit 2).
 pub(super) fn run_dir(path: &Path) -> Result<Option<PathBuf>> {
-    let text = text_of(path)?;
+    let text = text_of(path, "configuration")?;
     Ok(parse(path, &text)?.get("run_dir").and_then(|value| value.get_ref().as_str().map(PathBuf::from)))
 }
 
-fn text_of(path: &Path) -> Result<String> {
+/// The text of a file that is called so.
+pub(crate) fn text_of(path: &Path, called: &str) -> Result<String> {
     let unreadable =
-        |why: String| Error::usage(format!("cannot read the configuration {}: {why}", path.display()));
+        |why: String| Error::usage(format!("cannot read the {called} {}: {why}", path.display()));
     let metadata = std::fs::metadata(path).map_err(|error| unreadable(error.to_string()))?;
     if !metadata.is_file() || metadata.len() > MAX_FILE {
-        return Err(unreadable("it is not a configuration file".to_owned()));
+        return Err(unreadable(format!("it is not a {called} file")));
     }
     let mut text = String::new();
     File::open(path)
@@ -66,7 +67,8 @@ fn text_of(path: &Path) -> Result<String> {
     Ok(text)
 }
 
-fn parse<'t>(path: &Path, text: &'t str) -> Result<DeTable<'t>> {
+/// The text as TOML.
+pub(crate) fn parse<'t>(path: &Path, text: &'t str) -> Result<DeTable<'t>> {
     DeTable::parse(text).map(Spanned::into_inner).map_err(|error| {
         let place = error.span().map_or(0, |span| span.start);
         let why = error.message().lines().collect::<Vec<_>>().join("; ");
@@ -74,7 +76,8 @@ fn parse<'t>(path: &Path, text: &'t str) -> Result<DeTable<'t>> {
     })
 }
 
-fn line(text: &str, place: usize) -> usize {
+/// The line that a place of the text is in.
+pub(crate) fn line(text: &str, place: usize) -> usize {
     text.bytes().take(place).filter(|&byte| byte == b'\n').count() + 1
 }
 
@@ -84,9 +87,13 @@ fn key_of(option: &str) -> String {
 
 fn unknown(key: &str) -> String {
     let command = options_command();
-    let keys = options_in(&command).map(|(_, name)| key_of(name));
-    let nearest = keys.min_by_key(|known| strsim::damerau_levenshtein(key, known)).unwrap_or_default();
+    let nearest = nearest(key, options_in(&command).map(|(_, name)| key_of(name)));
     format!("there is no option {key:?}; did you mean {nearest:?}?")
+}
+
+/// The one of the known keys that somebody may have meant.
+pub(crate) fn nearest(key: &str, known: impl Iterator<Item = String>) -> String {
+    known.min_by_key(|known| strsim::damerau_levenshtein(key, known)).unwrap_or_default()
 }
 
 /// The values as a command line has them; `None` where they are of another type.

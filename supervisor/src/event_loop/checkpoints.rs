@@ -210,13 +210,21 @@ impl Supervisor {
         {
             child.give_up();
         }
-        if self.checkpoints.at_work.is_none() && self.repairs.is_empty() && self.pool.is_empty() {
-            if let Err(error) = self.region.mark_clean() {
-                self.verdict.get_or_insert(error);
-            }
+        if self.checkpoints.at_work.is_none() && self.repairs.is_empty() {
+            self.leave_region();
             self.phase = self.closing(now);
         } else if now >= until + REPAIRS_DEADLINE {
             self.phase = self.closing(now);
+        }
+    }
+
+    /// With programs attached the region is not clean: the next instance looks after them, and it stays what it is.
+    fn leave_region(&mut self) {
+        let attached = self.pool.attached();
+        if attached > 0 {
+            log::warn!("{attached} programs stay attached, and are looked after again by the next instance");
+        } else if let Err(error) = self.region.mark_clean() {
+            self.verdict.get_or_insert(error);
         }
     }
 

@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering::SeqCst;
 use common::error::Result;
 use common::wire::control::Response;
 
+use crate::access::AccessPolicy;
 use crate::children::Child;
 use crate::control::ConnectionId;
 use crate::policy::Shape;
@@ -56,7 +57,10 @@ impl Supervisor {
         }
         common::logging::set_level(options.log_level);
         self.prepared.check_again(&options)?;
+        let access = AccessPolicy::read(options.policy.as_deref())?;
         self.listeners.set_timeout(options.read_timeout.limit().unwrap_or(NEVER))?;
+        self.control.set_access(access)?;
+        self.rundir.let_through(self.control.admits_others())?;
         self.options = options;
         self.next_request_due = self.now();
         Ok(())

@@ -22,7 +22,8 @@ const OTHERS_DELAY: Duration = Duration::from_millis(1);
 pub(super) struct Crash {
     pid: Pid,
     owner: Owner,
-    ending: Ending,
+    /// How a worker ended. How an attached program did, only its own parent is told.
+    ending: Option<Ending>,
     /// When SIGCHLD was taken, by the clock that all processes share.
     noticed_ns: u64,
 }
@@ -70,11 +71,18 @@ impl Supervisor {
         Ok(())
     }
 
-    fn log_crashes(&mut self) {
+    pub(super) fn note_client_crash(&mut self, pid: Pid, owner: Owner) {
+        self.crashes.push(Crash { pid, owner, ending: None, noticed_ns: self.noticed_ns });
+    }
+
+    pub(super) fn log_crashes(&mut self) {
         let now = self.now();
         for Crash { pid, owner, ending, noticed_ns } in self.crashes.drain(..) {
             log::debug!("process {pid}: its death was noticed at {noticed_ns} ns");
-            self.crash_log.warn(now, || format!("worker {pid} in {owner} crashed: {ending}"));
+            self.crash_log.warn(now, || match ending {
+                Some(ending) => format!("worker {pid} in {owner} crashed: {ending}"),
+                None => format!("attached process {pid} in {owner} crashed: it ended without a farewell"),
+            });
         }
     }
 
@@ -92,6 +100,9 @@ impl Supervisor {
             self.checkpoint_died(now, pid, ending);
         } else if self.restoring.is(pid) {
             self.restorer_died(ending);
+        } else if self.shipping.is(pid) {
+            self.shipping.lost(now);
+            self.log_failure(now, &format!("the collector (process {pid}) {ending}"));
         } else if let Some(place) = self.leaving.iter().position(|(leaving, _)| *leaving == pid) {
             self.leaving.swap_remove(place);
         } else {
@@ -117,7 +128,7 @@ impl Supervisor {
                 self.repairs.add(owner, true, now);
                 self.policy.worker_died(now);
                 let noticed_ns = self.noticed_ns;
-                self.crashes.push(Crash { pid, owner, ending, noticed_ns });
+                self.crashes.push(Crash { pid, owner, ending: Some(ending), noticed_ns });
             }
         }
     }

@@ -4,6 +4,7 @@ use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 
 use common::error::{Error, Result};
 use common::wire::control::{Order, Response};
+use nix::sys::signal::Signal;
 
 use crate::children::{self};
 use crate::policy::Clock;
@@ -38,6 +39,7 @@ impl Supervisor {
         for waiter in std::mem::take(&mut self.touch_waiters) {
             self.control.reply(waiter, &Response::Refused("the instance is stopping".to_owned()), &[]);
         }
+        self.answer_attach_waiters();
     }
 
     pub(super) fn stop_now(&mut self) {
@@ -127,7 +129,17 @@ impl Supervisor {
         for child in children.into_iter().flatten() {
             self.let_go(child);
         }
-        Phase::Closing { until: now + LEAVE_DEADLINE }
+        // It finishes what it is sending; should it be killed, the next one sends that again under the same key.
+        let patience = match self.shipping.end() {
+            Some(collector) => {
+                children::signal(collector, Signal::SIGTERM);
+                let patience = self.options.grace.limit().unwrap_or(NEVER).max(LEAVE_DEADLINE);
+                self.leaving.push((collector, now + patience));
+                patience
+            }
+            None => LEAVE_DEADLINE,
+        };
+        Phase::Closing { until: now + patience }
     }
 
     pub(super) fn close(&mut self, now: Clock, until: Clock) {

@@ -38,11 +38,15 @@ impl Supervisor {
         self.idleness.since = self.now();
     }
 
-    /// Looks whether there is, or has been since the last look, a connection.
+    /// Looks whether there is, or has been since the last look, a connection, or a program is attached.
     pub(super) fn look_for_connections(&mut self) {
         let connections = self.region.totals().connections;
         let came = std::mem::replace(&mut self.idleness.connections, connections) != connections;
-        if came || self.listeners.waiting() > 0 || !self.pool.is_at_rest(&self.region) {
+        if came
+            || self.pool.attached() > 0
+            || self.listeners.waiting() > 0
+            || !self.pool.is_at_rest(&self.region)
+        {
             self.is_needed();
         }
     }
@@ -86,7 +90,9 @@ impl Supervisor {
                 self.touch_waiters.push(id);
                 self.answer_touches();
             }
-            _ => self.control.reply(id, &Response::Refused("the instance is stopping".to_owned()), &[]),
+            _ => {
+                self.control.reply(id, &Response::Refused("the instance is stopping".to_owned()), &[]);
+            }
         }
     }
 

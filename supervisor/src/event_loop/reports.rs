@@ -129,6 +129,7 @@ impl Supervisor {
         }
         if self.phase == Phase::TakingOver {
             self.phase = Phase::Serving;
+            self.answer_attach_waiters();
             if std::mem::take(&mut self.reload_wanted) {
                 self.reload(None);
             }
@@ -177,10 +178,10 @@ impl Supervisor {
         if !takes_more {
             return;
         }
-        let Some(order) = self.repairs.next_order() else { return };
+        let Some(order) = self.repairs.next_order(|| self.pool.all_attached()) else { return };
         if child.order(&order) {
             self.repairs.told();
-            let whole = matches!(order, Order::TakeOver | Order::Sweep);
+            let whole = matches!(order, Order::TakeOver(_) | Order::Sweep(_));
             let allowed = if whole { LOAD_DEADLINE } else { REPAIR_DEADLINE };
             child.deadline = Some(child.deadline.unwrap_or(now + allowed));
         }

@@ -2,23 +2,36 @@
 
 use std::os::fd::AsRawFd;
 
+use client::attach::summarize;
 use common::ids::Pid;
 use common::wire::control::{DaemonState, DaemonStatus, Request, Response};
 
 use crate::children::Kept;
+use crate::control::Event;
 
 use super::{Phase, Supervisor};
 
 impl Supervisor {
     pub(super) fn take_requests(&mut self) {
-        for (id, request) in self.control.requests(self.now()) {
-            if request != Request::Status {
+        for event in self.control.events(self.now()) {
+            let (id, request) = match event {
+                Event::Asked(id, request) => (id, request),
+                Event::Lost(id) => {
+                    self.client_disconnected(id);
+                    continue;
+                }
+            };
+            if !matches!(request, Request::Status | Request::Summary) {
                 self.is_needed();
             }
             match request {
                 Request::Status => {
                     let status = Response::Status(Box::new(self.status()));
                     self.control.reply(id, &status, &[self.region_to_show.as_raw_fd()]);
+                }
+                Request::Summary => {
+                    let summary = summarize(self.status(), &self.region);
+                    self.control.reply(id, &Response::Summary(Box::new(summary)), &[]);
                 }
                 Request::Stop { fast } => {
                     self.control.reply(id, &Response::Done, &[]);
@@ -27,6 +40,9 @@ impl Supervisor {
                 Request::Reload => self.reload(Some(id)),
                 Request::Checkpoint => self.want_checkpoint(id),
                 Request::Touch => self.touch(id),
+                Request::Attach(access) => self.attach(id, access),
+                Request::Rejoin(membership) => self.rejoin(id, membership),
+                Request::Detach(owner) => self.detach(id, owner),
                 Request::Scale(workers) => {
                     let response = self.scale_within_bounds(workers);
                     self.control.reply(id, &response, &[]);

@@ -56,7 +56,9 @@ impl Supervisor {
     pub(super) fn go_back(&mut self, what: &str) {
         let now = self.now();
         let again = self.restoring.last.is_some_and(|last| now.saturating_sub(last) < AGAIN);
-        if again || !matches!(self.phase, Phase::TakingOver | Phase::Serving) {
+        // Attached programs keep the damaged region mapped, and are nobody's children: the next start goes back to a checkpoint.
+        let attached = self.pool.attached() > 0;
+        if again || attached || !matches!(self.phase, Phase::TakingOver | Phase::Serving) {
             let again = if again { " again, just after it was restored from a checkpoint" } else { "" };
             return self.stop_with(Error::region(format!(
                 "the region is damaged{again}: {what}; `recovery verify` says more, and the next start goes back to the \

@@ -98,6 +98,7 @@ impl Supervisor {
         self.next_tick = now + TICK;
         self.control.rested();
         self.watch_gate();
+        self.look_after_clients();
         if self.options.idle_exit.limit().is_some() {
             self.look_for_connections();
         }

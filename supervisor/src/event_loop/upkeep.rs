@@ -1,6 +1,6 @@
 //! The supervisor's own children: started when they are missing, replaced when they do not answer.
 
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, RawFd};
 
 use common::error::{Error, Result};
 use common::ids::Pid;
@@ -42,6 +42,18 @@ impl Supervisor {
             let started = self.start_child(&self.prepared.recovery, "journal", 0);
             self.keep(now, started, |this| &mut this.keeper);
         }
+        if !closing {
+            self.ship(now);
+        }
+    }
+
+    /// Shipping is not what the instance is for: it goes on without.
+    pub(super) fn ship(&mut self, now: Clock) {
+        let terms = Terms { identity: self.prepared.identity.clone(), keeps_priority: false };
+        let log_level = self.options.log_level.to_string();
+        if let Err(error) = self.shipping.start_if_due(now, &terms, &log_level) {
+            self.log_failure(now, &error.to_string());
+        }
     }
 
     pub(super) fn keep(&mut self, now: Clock, started: Result<Child>, place: fn(&mut Self) -> &mut Kept) {
@@ -78,6 +90,7 @@ impl Supervisor {
                 log_level: options.log_level.to_string(),
                 request_timeout: options.request_timeout.0,
                 max_requests: options.max_requests,
+                seal_interval: options.collect.as_ref().map(|_| options.collect_interval.0),
             },
             listeners: self.listeners.descriptors().count() as u32,
         };
@@ -87,6 +100,7 @@ impl Supervisor {
             self.writers.as_raw_fd(),
             self.rundir.alive.as_raw_fd(),
             self.bell.as_raw_fd(),
+            self.tidings.as_fd().as_raw_fd(),
         ];
         let endowment: Vec<RawFd> =
             own.into_iter().chain(self.listeners.descriptors().map(AsRawFd::as_raw_fd)).collect();

@@ -35,9 +35,9 @@ impl Pool {
         entries.filter(|(slot, _)| is_idle(region, *slot)).count() as u32
     }
 
-    /// Whether nobody serves a connection, leaves, or is dead and not repaired.
+    /// Whether nobody serves a connection, leaves, or is dead and not repaired. Attached programs are not looked at.
     pub fn is_at_rest(&self, region: &Region) -> bool {
-        let others = self.entries.len() as u32 - self.counts.free_slots - self.counts.starting;
+        let others = self.used_by_workers() - self.counts.starting;
         others == self.counts.ready + self.counts.outdated && others == self.idle(region)
     }
 

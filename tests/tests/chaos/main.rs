@@ -8,8 +8,10 @@
 
 mod bank;
 mod books;
+mod post;
 mod script;
 mod stage;
+mod visitors;
 
 use std::io::Write as _;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -58,6 +60,16 @@ fn what_the_bank_holds_is_what_its_journal_says() {
     }
 }
 
+#[test]
+fn what_the_post_office_holds_is_what_its_journal_says() {
+    for seed in seeds() {
+        announce("post office", seed);
+        let place = Place::new();
+        let starting = || starting(&place, seed).arg("--worker").arg(programs::post());
+        play(&place, seed, starting, post::say, post::check);
+    }
+}
+
 /// Plays a seed's script under load, and holds what is left of it against what was acknowledged.
 #[track_caller]
 fn play(
@@ -67,7 +79,7 @@ fn play(
     say: fn(&mut Random, &str) -> String,
     check: fn(&Region, &[Record]),
 ) {
-    let mut stage = Stage::new(&starting);
+    let mut stage = Stage::new(place.run_dir(), &starting);
     let load = Load::saying(&stage.instance().listen[0], CLIENTS, move |client, number| {
         let mut random = Random::new(seed ^ (client as u64 + 1) << 40 ^ number);
         (user_name(random.below(USERS)), say(&mut random, &format!("by {client}, {number}")))
@@ -79,7 +91,9 @@ fn play(
     let ledger = load.stop();
     let instance = stage.end();
     let records = books::check(place, &instance, &ledger);
-    check(&books::region(place), &records);
+    let region = books::region(place);
+    check(&region, &records);
+    visitors::check(&region);
     // Stopped or killed: then the last checkpoint is of some moment before.
     if seed.is_multiple_of(2) {
         instance.stop();

@@ -12,12 +12,14 @@ pub enum Role {
     /// Who takes a checkpoint, if anybody does.
     Checkpoint,
     Supervisor,
+    /// A program that is attached.
+    Visitor,
 }
 
 /// What happens.
 #[derive(Clone, Copy, Debug)]
 pub enum Deed {
-    /// SIGKILL to the one of this rank among those in a role. A supervisor is started again.
+    /// SIGKILL to the one of this rank among those in a role. A supervisor is started again, and so is a visitor.
     Kill { role: Role, rank: u64 },
     /// The supervisor is killed, and so often again while its successor takes over.
     KillAtStart { times: u64 },
@@ -56,10 +58,12 @@ fn pause(random: &mut Random) -> u64 {
 fn deed(random: &mut Random) -> Deed {
     let rank = random.below(1000);
     match random.below(100) {
-        0..38 => Deed::Kill { role: Role::Worker, rank },
-        38..47 => Deed::Kill { role: Role::Checkpoint, rank },
-        47..49 => Deed::Freeze { role: Role::Checkpoint, rank, steps: 1 + random.below(3) },
-        49..62 => Deed::Freeze { role: Role::Worker, rank, steps: 1 + random.below(8) },
+        0..30 => Deed::Kill { role: Role::Worker, rank },
+        30..38 => Deed::Kill { role: Role::Checkpoint, rank },
+        38..40 => Deed::Freeze { role: Role::Checkpoint, rank, steps: 1 + random.below(3) },
+        40..48 => Deed::Kill { role: Role::Visitor, rank },
+        48..58 => Deed::Freeze { role: Role::Worker, rank, steps: 1 + random.below(8) },
+        58..62 => Deed::Freeze { role: Role::Visitor, rank, steps: 1 + random.below(8) },
         62..69 => Deed::Kill { role: Role::Recovery, rank },
         69..76 => Deed::Kill { role: Role::Template, rank },
         76..81 => Deed::Kill { role: Role::Keeper, rank },

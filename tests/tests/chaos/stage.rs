@@ -1,14 +1,16 @@
 //! Where a script is played: an instance under load, whose supervisor may be another one after each step.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use holdfast_tests::load::Load;
 use holdfast_tests::place::Starting;
 use holdfast_tests::processes::{Process, arguments_of, children_of};
-use holdfast_tests::{DEADLINE, Instance, eventually, within};
+use holdfast_tests::{DEADLINE, Instance, Visitor, eventually, within};
 use nix::sys::signal::Signal;
 
 use crate::script::{Deed, Role, Step};
+use crate::visitors;
 
 /// Where everybody who could answer is stopped, the script goes on after this time. A repair's deadline is longer: it
 /// has to be met three times for damage, and one who is stopped for a step does not meet it.
@@ -25,6 +27,8 @@ pub struct Stage<'a> {
     starting: Box<dyn Fn() -> Starting + 'a>,
     /// There is always one, but for the moment of its replacement.
     instance: Option<Instance>,
+    run_dir: PathBuf,
+    visitors: Vec<Visitor>,
     frozen: Vec<Frozen>,
     step: u64,
     fewer: bool,
@@ -32,9 +36,11 @@ pub struct Stage<'a> {
 
 impl<'a> Stage<'a> {
     /// Starts the first instance; the others will be started like it.
-    pub fn new(starting: impl Fn() -> Starting + 'a) -> Self {
+    pub fn new(run_dir: PathBuf, starting: impl Fn() -> Starting + 'a) -> Self {
         let instance = Some(starting().start());
-        Self { starting: Box::new(starting), instance, frozen: Vec::new(), step: 0, fewer: false }
+        let visitors = visitors::first(&run_dir);
+        let starting = Box::new(starting);
+        Self { starting, instance, run_dir, visitors, frozen: Vec::new(), step: 0, fewer: false }
     }
 
     /// The instance of the moment.
@@ -55,6 +61,7 @@ impl<'a> Stage<'a> {
         match step.deed {
             Deed::Kill { role: Role::Supervisor, .. } => self.kill_supervisor(0),
             Deed::KillAtStart { times } => self.kill_supervisor(times),
+            Deed::Kill { role: Role::Visitor, rank } => self.replace_visitor(rank),
             Deed::Kill { role, rank } => self.find(role, rank).iter().for_each(Process::kill),
             Deed::KillWorkers => self.all(Role::Worker).iter().for_each(Process::kill),
             Deed::Freeze { role, rank, steps } => self.freeze(role, rank, steps),
@@ -73,9 +80,10 @@ impl<'a> Stage<'a> {
         load.wait_for_more(100);
     }
 
-    /// Ends the play and gives the instance.
+    /// Ends the play and gives the instance. Visitors end as they are.
     #[track_caller]
-    pub fn end(self) -> Instance {
+    pub fn end(mut self) -> Instance {
+        self.visitors.clear();
         self.instance.expect("the one before has been replaced")
     }
 
@@ -102,8 +110,17 @@ impl<'a> Stage<'a> {
         if role == Role::Supervisor {
             return Process::of(self.instance().pid()).into_iter().collect();
         }
+        if role == Role::Visitor {
+            return self.visitors.iter().filter_map(|visitor| Process::of(visitor.pid())).collect();
+        }
         let children = children_at_a_glance(self.instance().pid()).into_iter();
         children.filter_map(Process::of).filter(|process| plays(process, role)).collect()
+    }
+
+    fn replace_visitor(&mut self, rank: u64) {
+        let place = rank as usize % self.visitors.len();
+        self.visitors[place].kill();
+        self.visitors[place] = visitors::next(&self.run_dir, self.step);
     }
 
     /// Its successors, but for the last, die once they have children, whatever these do then.
@@ -122,13 +139,13 @@ impl<'a> Stage<'a> {
         self.instance = Some((self.starting)().start());
     }
 
-    /// A supervisor that dies takes everybody along, those who are stopped too.
+    /// A supervisor that dies takes its children along, those who are stopped too. Visitors stay.
     #[track_caller]
     fn kill(&mut self) {
         if let Some(instance) = self.instance.take() {
-            instance.kill9().assert_no_panic();
+            instance.kill9_leaving_visitors().assert_no_panic();
         }
-        self.frozen.clear();
+        self.frozen.retain(|frozen| frozen.process.name == "visitor");
         self.fewer = false;
     }
 }
@@ -152,6 +169,6 @@ fn plays(process: &Process, role: Role) -> bool {
         Role::Recovery => process.name == "recovery" && !keeps() && !takes(),
         Role::Checkpoint => process.name == "recovery" && takes(),
         Role::Keeper => process.name == "recovery" && keeps(),
-        Role::Supervisor => false,
+        Role::Supervisor | Role::Visitor => false,
     }
 }

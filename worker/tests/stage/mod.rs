@@ -22,6 +22,7 @@ use common::sys::channel::{Channel, Received};
 use common::sys::file::{self, Lock};
 use common::sys::process::{self, Ending};
 use common::sys::socket::{self, Listener};
+use common::tidings::Tidings;
 use common::wire::control::{self, Order, Report, Settings, Start};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
@@ -136,8 +137,15 @@ impl Stage {
             settings: script.settings,
             listeners: script.announced_listeners.unwrap_or(listeners.len() as u32),
         };
-        let endowment =
-            [region_file.as_fd(), spool.directory().as_fd(), writers.as_fd(), alive.as_fd(), bell.as_fd()];
+        let tidings = Tidings::new().unwrap();
+        let endowment = [
+            region_file.as_fd(),
+            spool.directory().as_fd(),
+            writers.as_fd(),
+            alive.as_fd(),
+            bell.as_fd(),
+            tidings.as_fd(),
+        ];
         let mut descriptors: Vec<RawFd> = endowment.iter().map(AsRawFd::as_raw_fd).collect();
         descriptors.extend(listeners.iter().map(|listener| listener.socket.as_raw_fd()));
         ours.send(&control::encode(&Order::Start(Box::new(start))).unwrap(), &descriptors).unwrap();

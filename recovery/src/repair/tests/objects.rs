@@ -7,11 +7,11 @@ use common::ids::Offset;
 use common::layout::Slab;
 use common::limits::PAGE_SIZE;
 use common::lock::WAITERS;
-use common::objects::Map;
+use common::objects::{Folder, Map, Queue};
 use common::txn::Seat;
 
 use super::*;
-use crate::scene::{put, with_objects};
+use crate::scene::{put, with_objects, with_queue_and_blob};
 use crate::verify::check_with;
 
 const KEY: [u8; 8] = 5_u64.to_le_bytes();
@@ -203,4 +203,112 @@ fn a_small_log_that_names_what_is_not_the_heaps_is_refused() {
     let refused = repairer(&scene).repair(dead(), true);
     assert!(matches!(&refused, Err(Setback::Damage(why)) if why.contains("in the small log")), "{refused:?}");
     assert!(scene.snapshot() == before);
+}
+
+/// The dead one has taken the first two items and the last one, and was about to take another.
+fn take_three(scene: &Scene) -> Queue {
+    let back = Folder::open(&scene.region, "shop/back").unwrap();
+    let jobs = back.open_queue(&scene.region, "jobs").unwrap();
+    let mut seat = scene.seat(SLOT, 9);
+    for front in [true, false, true] {
+        let mut txn = seat.begin().unwrap();
+        let mut locked = txn.queue(jobs).unwrap();
+        let taken = if front { locked.take_front() } else { locked.take_back() };
+        assert!(taken.unwrap().is_some());
+        txn.commit().unwrap();
+    }
+    let mut txn = seat.begin().unwrap();
+    txn.queue(jobs).unwrap().take_front().unwrap().unwrap();
+    std::mem::forget(txn);
+    jobs
+}
+
+fn numbers(scene: &Scene, jobs: Queue) -> Vec<u8> {
+    jobs.items(&scene.region).unwrap().iter().map(|item| item[0]).collect()
+}
+
+#[test]
+fn items_in_flight_go_back_to_where_they_were() {
+    let scene = Scene::new();
+    with_objects(&scene);
+    with_queue_and_blob(&scene);
+    let jobs = take_three(&scene);
+    assert_eq!(check_with(&scene.region, &[0]).len(), 1, "one lives in a region said to be clean");
+    repairer(&scene).repair(dead(), true).unwrap().unwrap();
+    assert_eq!(numbers(&scene, jobs), [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]);
+    assert!(scene.slot(SLOT).holds_nothing());
+    assert_eq!(check_with(&scene.region, &[]), []);
+}
+
+#[test]
+fn an_item_in_flight_waits_for_a_queue_that_another_holds_and_the_slot_with_it() {
+    let scene = Scene::new();
+    with_objects(&scene);
+    with_queue_and_blob(&scene);
+    let jobs = take_three(&scene);
+    scene.slot(SLOT).held_count.store(0, SeqCst);
+    log(&scene).undo(&scene.region);
+    let object = scene.region.object(jobs.handle().index).unwrap();
+    lock::end_change(&object.seq);
+    object.lock.store(0, SeqCst);
+    let mut living = scene.seat(4, 1);
+    let mut txn = living.begin().unwrap();
+    txn.queue(jobs).unwrap().push_back(&[10; 40]).unwrap();
+    assert!(matches!(repairer(&scene).repair(dead(), true), Err(Setback::Later)));
+    assert!(!scene.slot(SLOT).holds_nothing() && needs_repair(scene.slot(SLOT)));
+    txn.commit().unwrap();
+    repairer(&scene).repair(dead(), true).unwrap().unwrap();
+    assert_eq!(numbers(&scene, jobs), [0, 1, 2, 3, 4, 5, 6, 7, 8, 10, 9], "10 was behind 8 when 9 came back");
+    assert_eq!(scene.slot(SLOT).crashes.load(SeqCst) as u32, 1);
+    living.leave();
+    assert_eq!(check_with(&scene.region, &[]), []);
+}
+
+#[test]
+fn a_takeover_puts_items_back_whose_queue_a_later_slot_died_with() {
+    let scene = Scene::new();
+    with_objects(&scene);
+    with_queue_and_blob(&scene);
+    let jobs = take_three(&scene);
+    scene.slot(SLOT).held_count.store(0, SeqCst);
+    log(&scene).undo(&scene.region);
+    let object = scene.region.object(jobs.handle().index).unwrap();
+    lock::end_change(&object.seq);
+    object.lock.store(0, SeqCst);
+    let mut other = scene.seat(SLOT + 1, 1);
+    let mut txn = other.begin().unwrap();
+    txn.queue(jobs).unwrap().pop_front().unwrap().unwrap();
+    std::mem::forget(txn);
+    crate::takeover::take_over(&scene.region, &scene.spool, &[]).unwrap();
+    assert_eq!(numbers(&scene, jobs), [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]);
+    assert_eq!(check_with(&scene.region, &[]), []);
+}
+
+#[test]
+fn an_item_whose_queue_is_gone_is_freed_and_a_scribbled_one_refused() {
+    let scene = Scene::new();
+    with_objects(&scene);
+    with_queue_and_blob(&scene);
+    let jobs = take_three(&scene);
+    let good = scene.slot(SLOT).in_flight[1].item.swap(8, SeqCst);
+    let before = scene.snapshot();
+    let refused = repairer(&scene).repair(dead(), true);
+    assert!(matches!(&refused, Err(Setback::Damage(why)) if why.contains("taken an item")), "{refused:?}");
+    assert!(scene.snapshot() == before, "before the first store");
+    scene.slot(SLOT).in_flight[1].item.store(good, SeqCst);
+    // Its transaction ends, and the queue is deleted while it works on what it has taken.
+    log(&scene).undo(&scene.region);
+    let object = scene.region.object(jobs.handle().index).unwrap();
+    lock::end_change(&object.seq);
+    object.lock.store(0, SeqCst);
+    scene.slot(SLOT).held_count.store(0, SeqCst);
+    let mut living = scene.seat(4, 1);
+    let back = Folder::open(&scene.region, "shop/back").unwrap();
+    let mut txn = living.begin().unwrap();
+    assert!(txn.delete(back, "jobs").unwrap());
+    txn.commit().unwrap();
+    living.leave();
+    repairer(&scene).repair(dead(), true).unwrap().unwrap();
+    assert!(scene.slot(SLOT).holds_nothing());
+    assert_eq!(check_with(&scene.region, &[]), []);
 }

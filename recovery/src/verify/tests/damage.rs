@@ -30,7 +30,7 @@ fn entries(scene: &Scene, index: u32) -> Vec<Offset> {
         let visit = |part: Part<'_>| {
             found.extend(if let Part::Item(item) = part { Some(item.offset()) } else { None });
         };
-        survey.bucket(number, visit).unwrap();
+        survey.step(number, visit).unwrap();
     }
     found
 }
@@ -198,10 +198,67 @@ fn an_object_that_two_names_stand_for_is_found() {
                 scene.region.word(Offset(item.offset().0 + 32)).unwrap().store(target, SeqCst);
             }
         };
-        survey.bucket(number, visit).unwrap();
+        survey.step(number, visit).unwrap();
     }
     let findings = check_with(&scene.region, &[0]);
     assert!(findings.iter().any(|finding| finding.text.contains("named 2 times")), "{findings:?}");
     let lost = format!("object {empty}");
     assert!(findings.iter().any(|finding| finding.place == lost && finding.text.contains("named 0 times")));
+}
+
+/// Where it must be found in a queue, a blob or what a slot has taken, and what must be said there.
+const OF_PIECES: [(&str, &str, fn(&Scene)); 12] = [
+    ("/shop/back/jobs", "impossible", |scene| back(scene, "jobs").body[0].store(1 << 40, SeqCst)),
+    ("/shop/back/jobs", "last item", |scene| back(scene, "jobs").body[0].store(5, SeqCst)),
+    ("/shop/back/jobs", "last item", |scene| back(scene, "jobs").body[2].store(16, SeqCst)),
+    ("/shop/back/jobs", "its item 0", |scene| back(scene, "jobs").body[1].store(1 << 40, SeqCst)),
+    ("/shop/back/jobs", "does not lead back", |scene| {
+        item(scene, 1).fetch_add(8, SeqCst);
+    }),
+    ("/shop/back/jobs", "its item 2", |scene| item(scene, 0).store(12, SeqCst)),
+    ("/shop/back/jobs", "in a block of", |scene| item(scene, 2).store(9000, SeqCst)),
+    ("/shop/back/text", "impossible", |scene| back(scene, "text").body[0].store(1 << 30, SeqCst)),
+    ("/shop/back/text", "impossible", |scene| back(scene, "text").body[1].store(3, SeqCst)),
+    ("/shop/back/text", "no block begins", |scene| {
+        back(scene, "text").body[2].fetch_add(32, SeqCst);
+    }),
+    ("/shop/back/text", "not in use", |scene| {
+        state(scene, Offset(back(scene, "text").body[2].load(SeqCst))).store(0, SeqCst);
+    }),
+    ("slot 3", "where no block begins", |scene| scene.slot(3).in_flight[0].item.store(64, SeqCst)),
+];
+
+fn back<'a>(scene: &'a Scene, name: &str) -> &'a Object {
+    let folder = Folder::open(&scene.region, "shop/back").unwrap();
+    let (_, entry) =
+        folder.list(&scene.region).unwrap().into_iter().find(|(found, _)| found == name).unwrap();
+    scene.region.object(entry.handle.index).unwrap()
+}
+
+/// A word of the second item.
+fn item(scene: &Scene, word: u64) -> &std::sync::atomic::AtomicU64 {
+    let first = Offset(back(scene, "jobs").body[1].load(SeqCst));
+    let second = scene.region.word(first).unwrap().load(SeqCst);
+    scene.region.word(Offset(second + word * 8)).unwrap()
+}
+
+#[test]
+fn damage_to_queues_blobs_and_items_in_flight_is_found_where_it_is() {
+    for (index, (place, said, scribble)) in OF_PIECES.into_iter().enumerate() {
+        let scene = Scene::new();
+        scene.region.mark_in_use().unwrap();
+        with_objects(&scene);
+        crate::scene::with_queue_and_blob(&scene);
+        let mut seat = scene.seat(3, 9);
+        let jobs =
+            Folder::open(&scene.region, "shop/back").unwrap().open_queue(&scene.region, "jobs").unwrap();
+        let mut txn = seat.begin().unwrap();
+        txn.queue(jobs).unwrap().take_front().unwrap().unwrap();
+        txn.commit().unwrap();
+        assert_eq!(check_with(&scene.region, &[0]), []);
+        scribble(&scene);
+        let findings = check_with(&scene.region, &[0; 3]);
+        let found = findings.iter().any(|finding| finding.place == place && finding.text.contains(said));
+        assert!(found, "scribble {index}: {findings:?}");
+    }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::Ordering::Relaxed;
 
 use common::heap;
-use common::objects::Kind;
+use common::objects::in_flight;
 use common::region::Region;
 
 use crate::model::values;
@@ -60,15 +60,21 @@ fn reachable(region: &Region) -> Result<BTreeMap<u64, u32>, String> {
     let mut reached = BTreeMap::new();
     let mut twice = None;
     for (handle, kind, _) in common::objects::all(region) {
-        if !matches!(kind, Kind::Folder | Kind::Map | Kind::Dropping) {
-            continue;
-        }
         let visit = |offset: common::ids::Offset| {
             twice =
                 twice.or(reached.insert(offset.0, handle.index).map(|other| (offset.0, other, handle.index)));
         };
-        common::objects::map::blocks(region, handle, kind, visit)
-            .map_err(|error| format!("the blocks of object {}: {error}", handle.index))?;
+        let walked = match kind {
+            _ if kind.has_buckets() => common::objects::map::blocks(region, handle, kind, visit),
+            _ if kind.has_items() => common::objects::queue::blocks(region, handle, kind, visit),
+            _ if kind.has_chunks() => common::objects::blob::blocks(region, handle, kind, visit),
+            _ => Ok(()),
+        };
+        walked.map_err(|error| format!("the blocks of object {}: {error}", handle.index))?;
+    }
+    for taken in region.slots().flat_map(|(_, slot)| in_flight::taken(region, slot)) {
+        let index = taken.queue.handle().index;
+        twice = twice.or(reached.insert(taken.offset.0, index).map(|other| (taken.offset.0, other, index)));
     }
     match twice {
         Some((offset, one, other)) => Err(format!("the block at {offset} is object {one}'s and {other}'s")),

@@ -71,7 +71,7 @@ impl Arena {
 
     /// Prepares the journal as a supervisor's start does.
     pub fn open_journal(&self) -> Result<(), String> {
-        take_over(&self.region, &self.spool).map(drop).map_err(|obstacle| format!("{obstacle:?}"))
+        take_over(&self.region, &self.spool, &[]).map(drop).map_err(|obstacle| format!("{obstacle:?}"))
     }
 
     /// Takes a slot.

@@ -3,15 +3,18 @@
 //! wholly what was before the operation or wholly what is after it; so must each image that a death of the repairer
 //! leaves.
 //!
-//! In reading order: what is proved ([`shop`], [`operations`]), how its images are got ([`tracee`], [`watch`],
+//! In reading order: what is proved ([`shop`], [`mill`], [`operations`]), how its images are got ([`tracee`], [`watch`],
 //! [`images`]), how they are tried ([`arena`], [`model`], [`accounting`], [`sleepers`], [`marks`], [`trial`]), and the whole
-//! ([`proof`], [`pairs`], [`planted`], [`program`]).
+//! ([`proof`], [`pairs`], [`blocks`], [`planted`], [`program`]).
 
 #[cfg(target_arch = "x86_64")]
 mod program;
 
 #[cfg(target_arch = "x86_64")]
 mod shop;
+
+#[cfg(target_arch = "x86_64")]
+mod mill;
 
 #[cfg(target_arch = "x86_64")]
 mod operations;
@@ -48,6 +51,9 @@ mod proof;
 
 #[cfg(target_arch = "x86_64")]
 mod pairs;
+
+#[cfg(target_arch = "x86_64")]
+mod blocks;
 
 #[cfg(target_arch = "x86_64")]
 mod planted;

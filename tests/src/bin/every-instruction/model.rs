@@ -17,11 +17,15 @@ pub enum Content {
     Map(BTreeMap<Vec<u8>, Vec<u8>>, u64),
     /// A counter's value.
     Counter(u64),
+    /// A queue's items, and how many it says that it has.
+    Queue(Vec<Vec<u8>>, u64),
+    /// What is in a blob.
+    Blob(Vec<u8>),
     /// An object that was being changed.
     Hidden,
 }
 
-/// Folders, with their objects by name.
+/// Folders by their paths, with their objects by name.
 pub type Folders = BTreeMap<String, BTreeMap<String, Content>>;
 
 /// Everything that a region and its journal say.
@@ -66,11 +70,31 @@ impl Model {
         }
     }
 
-    /// After changes to the entries every map says how many it has.
+    /// A queue's items likewise.
+    pub fn queue(&mut self, folder: &str, name: &str) -> &mut Vec<Vec<u8>> {
+        let objects = self.folders.entry(folder.to_owned()).or_default();
+        match objects.entry(name.to_owned()).or_insert(Content::Queue(Vec::new(), 0)) {
+            Content::Queue(items, _) => items,
+            _ => panic!("{name} is no queue"),
+        }
+    }
+
+    /// What is in a blob likewise.
+    pub fn blob(&mut self, folder: &str, name: &str) -> &mut Vec<u8> {
+        let objects = self.folders.entry(folder.to_owned()).or_default();
+        match objects.entry(name.to_owned()).or_insert(Content::Blob(Vec::new())) {
+            Content::Blob(bytes) => bytes,
+            _ => panic!("{name} is no blob"),
+        }
+    }
+
+    /// After changes to the entries every map says how many it has, and every queue.
     pub fn recount(mut self) -> Self {
         for content in self.folders.values_mut().flat_map(BTreeMap::values_mut) {
-            if let Content::Map(entries, count) = content {
-                *count = entries.len() as u64;
+            match content {
+                Content::Map(entries, count) => *count = entries.len() as u64,
+                Content::Queue(items, count) => *count = items.len() as u64,
+                _ => {}
             }
         }
         self
@@ -111,6 +135,16 @@ impl Model {
 }
 
 impl Content {
+    /// Whether this, once seen, is still there as `now`. Items of a queue that were in flight may be back beside the others.
+    pub fn stays(&self, now: &Self) -> bool {
+        match (self, now) {
+            (Self::Queue(seen, _), Self::Queue(items, _)) => {
+                seen.is_empty() || items.windows(seen.len()).any(|some| some == seen)
+            }
+            _ => self == now,
+        }
+    }
+
     fn difference(&self, other: &Self) -> String {
         let (Self::Map(ours, count), Self::Map(theirs, other_count)) = (self, other) else {
             return format!("{self:?}, not {other:?}");
@@ -137,18 +171,26 @@ pub fn folders(region: &Region) -> Result<Folders, String> {
     if is_hidden(region, Handle { index: ROOT_OBJECT, generation: 0 }) {
         return Ok(folders);
     }
-    for (folder_name, folder) in Folder::all(region).map_err(|error| format!("the folders: {error}"))? {
+    let top = Folder::top(region).map_err(|error| format!("the folders: {error}"))?;
+    let mut waiting: Vec<(String, Folder)> = top;
+    while let Some((path, folder)) = waiting.pop() {
         let mut objects = BTreeMap::new();
         if is_hidden(region, folder.handle()) {
             continue;
         }
-        let list = folder.list(region).map_err(|error| format!("folder {folder_name}: {error}"))?;
+        let list = folder.list(region).map_err(|error| format!("folder {path}: {error}"))?;
         for (name, entry) in list {
+            if entry.kind == Kind::Folder {
+                let below = format!("{path}/{name}");
+                let folder = Folder::open(region, &below).map_err(|error| format!("{below}: {error}"))?;
+                waiting.push((below, folder));
+                continue;
+            }
             let content = content(region, folder, &name, entry.handle, entry.kind)
-                .map_err(|error| format!("{folder_name}/{name}: {error}"))?;
+                .map_err(|error| format!("{path}/{name}: {error}"))?;
             objects.insert(name, content);
         }
-        folders.insert(folder_name, objects);
+        folders.insert(path, objects);
     }
     Ok(folders)
 }
@@ -169,6 +211,13 @@ fn content(
     }
     if kind == Kind::Counter {
         return Ok(Content::Counter(folder.open_counter(region, name)?.get(region)?));
+    }
+    if kind == Kind::Queue {
+        let queue = folder.open_queue(region, name)?;
+        return Ok(Content::Queue(queue.items(region)?, queue.len(region)?));
+    }
+    if kind == Kind::Blob {
+        return Ok(Content::Blob(folder.open_blob(region, name)?.get(region)?));
     }
     let map = folder.open_map(region, name)?;
     let entries = map.entries(region)?;

@@ -9,6 +9,7 @@ use common::txn::{Seat, Transaction, TxnError};
 use recovery::checkpoint::capture::{Capture, Sheet};
 
 use crate::arena::{Arena, FORMER, FURNISHER};
+use crate::mill;
 use crate::model::{Content, Model};
 use crate::shop::{SHORT, Shop, USER, put, remove, send};
 use crate::tracee::mark;
@@ -48,6 +49,8 @@ pub struct Operation {
     pub error: Option<TxnError>,
     /// Whether rivals are of interest also in the short form.
     pub contended: bool,
+    /// Whether it finds a planted mistake that nothing else does; with those who wait at its queue, if it has one.
+    pub telling: bool,
     /// Whether further transactions follow the one that decides: they free what was deleted.
     pub goes_on: bool,
     /// Whether it has a record in the journal.
@@ -60,13 +63,14 @@ pub struct Operation {
     pub nested: usize,
 }
 
-const CHANGE: Operation = Operation {
+pub const CHANGE: Operation = Operation {
     name: "",
     prepare: |_| Ok(()),
     act: Act::Change(|_, _| Ok(())),
     effect: |_| {},
     error: None,
     contended: false,
+    telling: false,
     goes_on: false,
     records: false,
     captures: false,
@@ -76,8 +80,18 @@ const CHANGE: Operation = Operation {
 
 /// Every operation.
 pub fn all() -> Vec<Operation> {
-    [puts(), removals(), counters(), creations(), deletions(), failures(), slabs(), messages(), checkpoints()]
-        .concat()
+    let of_the_shop = [
+        puts(),
+        removals(),
+        counters(),
+        creations(),
+        deletions(),
+        failures(),
+        slabs(),
+        messages(),
+        checkpoints(),
+    ];
+    [of_the_shop.concat(), mill::operations()].concat()
 }
 
 /// Keys enough for buckets to be split that have entries.
@@ -305,6 +319,11 @@ fn slabs() -> Vec<Operation> {
         Operation {
             name: "give a slab back",
             prepare: |arena| {
+                // Slabs go back once half of the heap is taken.
+                through_former(arena, |seat, shop| {
+                    put(seat, shop.other, "ballast", &[9; 128 << 10])?;
+                    put(seat, shop.other, "more ballast", &[9; 40 << 10])
+                })?;
                 through_former(arena, |seat, shop| {
                     let keys = || (0..70).map(|number| format!("brief {number}"));
                     keys().try_for_each(|key| put(seat, shop.stock, &key, &[9; 100]))?;
@@ -452,7 +471,7 @@ fn stripe_of_zoe(model: &Model) -> String {
     users.iter().find(|(_, content)| has_zoe(content)).map(|(name, _)| name.clone()).unwrap_or_default()
 }
 
-fn insert(model: &mut Model, key: &str, value: &[u8]) {
+pub fn insert(model: &mut Model, key: &str, value: &[u8]) {
     model.map("shop", "stock").insert(key.into(), value.into());
 }
 

@@ -2,22 +2,55 @@
 
 use std::path::Path;
 
+use common::bell::Side;
 use common::objects::Map;
+use common::objects::queue::End;
 use common::region::Region;
 use common::txn::{Seat, Transaction, TxnError};
 
-use crate::arena::{ACTOR, Arena, FOLLOWER};
+use crate::arena::{ACTOR, Arena, FOLLOWER, SURVIVOR_AGAIN};
+use crate::mill::{self, Mill, push};
 use crate::shop::{self, Shop, put};
+use crate::sleepers::rung_by;
 use crate::tracee::{Next, Tracee, mark};
 
 /// Every pair.
-pub const ALL: [(&str, Pair); 3] = [
+pub const ALL: [(&str, Pair); 7] = [
+    ("those who wait at a queue, and who changes it", |place, _| ring(place)),
+    ("a reader of a blob, and a writer", |place, stops| {
+        at_the_mill_beside(place, stops, read_blob_for_ever, |seat, mill, turn| {
+            let mut txn = seat.begin()?;
+            txn.blob(mill.text)?.set(&vec![turn as u8; 300 + turn % 2 * 10])?;
+            txn.commit()
+        })
+    }),
+    ("a reader of a queue, and who pushes and pops", |place, stops| {
+        at_the_mill_beside(place, stops, peek_for_ever, |seat, mill, turn| {
+            let mut txn = seat.begin()?;
+            let mut jobs = txn.queue(mill.jobs)?;
+            jobs.pop_front()?;
+            jobs.push_front(&vec![turn as u8; 30 + turn % 2])?;
+            txn.commit()
+        })
+    }),
+    ("who pushes, and who renames the queue", |place, stops| {
+        at_the_mill_beside(place, stops, push_for_ever, |seat, mill, turn| {
+            let mut txn = seat.begin()?;
+            let (names, folders) = (["jobs", "tasks"], [mill.folder, mill.attic]);
+            let (now, then) = (turn % 2, (turn + 1) % 2);
+            txn.rename(folders[now], names[now], folders[then], names[then])?;
+            txn.commit()
+        })
+    }),
     ("a reader, and a writer in place", |place, stops| read_beside(place, stops, "wide", |_| 200)),
     ("a reader, and a writer out of place", |place, stops| {
         read_beside(place, stops, "long", |turn| 300 + turn % 2 * 10)
     }),
     ("a writer waits, the map is deleted", |place, _| wait_for_deleted(place)),
 ];
+
+/// Pairs at the mill, which share the samples of the short form.
+const OF_THE_MILL: usize = 4;
 
 /// A pair, and after how many of its instructions at most one is stopped; gives how many were executed.
 pub type Pair = fn(&Path, usize) -> Result<u64, String>;
@@ -104,4 +137,132 @@ fn expect_not_found(mut seat: Seat<'_>, shop: &Shop) {
     if put(&mut seat, shop.stock, "plums", b"9") == Err(TxnError::NotFound) {
         mark();
     }
+}
+
+/// One is stopped after some number of instructions of what it does over and over, and another changes something, twice.
+fn at_the_mill_beside(
+    place: &Path,
+    stops: usize,
+    live: fn(&Arena, Mill),
+    change: fn(&mut Seat<'_>, Mill, usize) -> Result<(), TxnError>,
+) -> Result<u64, String> {
+    let directory = tempfile::tempdir_in(place).map_err(|error| error.to_string())?;
+    let arena = Arena::new(directory.path(), "pair")?;
+    shop::furnish(&arena)?;
+    mill::furnish(&arena)?;
+    let mill = Shop::open(&arena.region)?.mill.ok_or("there is no mill")?;
+    let mut other = arena.seat(FOLLOWER)?;
+    change_twice(&mut other, mill, 0, change)?;
+    let one = Tracee::fork(|| live(&arena, mill))?;
+    let undisturbed = advance(&one, usize::MAX)?;
+    let mut steps = undisturbed as u64;
+    one.go_on()?;
+    for stop in (0..=undisturbed).step_by((undisturbed / stops.div_ceil(OF_THE_MILL)).max(1)) {
+        steps += advance(&one, stop)? as u64;
+        let say = |error| format!("stopped after {stop} instructions: {error}");
+        change_twice(&mut other, mill, stop, change).map_err(say)?;
+        one.go_on().map_err(say)?;
+    }
+    Ok(steps)
+}
+
+fn change_twice(
+    seat: &mut Seat<'_>,
+    mill: Mill,
+    stop: usize,
+    change: fn(&mut Seat<'_>, Mill, usize) -> Result<(), TxnError>,
+) -> Result<(), String> {
+    let turns = [stop * 2, stop * 2 + 1];
+    turns.into_iter().try_for_each(|turn| change(seat, mill, turn)).map_err(|error| error.to_string())
+}
+
+fn read_blob_for_ever(arena: &Arena, mill: Mill) {
+    loop {
+        mark();
+        let bytes = mill.text.get(&arena.region).unwrap_or_default();
+        if bytes.len() < 300 || bytes.iter().any(|byte| *byte != bytes[0]) {
+            return;
+        }
+    }
+}
+
+fn peek_for_ever(arena: &Arena, mill: Mill) {
+    loop {
+        mark();
+        let item = mill.jobs.peek(&arena.region, End::Front).ok().flatten().unwrap_or_default();
+        if item.len() < 30 || item.iter().any(|byte| *byte != item[0]) {
+            return;
+        }
+    }
+}
+
+/// Pushes and pops an item in one transaction.
+fn push_for_ever(arena: &Arena, mill: Mill) {
+    let Ok(mut seat) = arena.seat(ACTOR) else { return };
+    let mut turn = || {
+        let mut txn = seat.begin()?;
+        let mut jobs = txn.queue(mill.jobs)?;
+        jobs.push_back(b"another")?;
+        let popped = jobs.pop_back()?;
+        txn.commit()?;
+        Ok::<_, TxnError>(popped)
+    };
+    loop {
+        mark();
+        if turn() != Ok(Some(b"another".to_vec())) {
+            return;
+        }
+    }
+}
+
+/// Somebody sleeps at a queue, and does not look again by himself. Whoever makes what he waits for, leaves it to him, or
+/// deletes the queue wakes him.
+fn ring(place: &Path) -> Result<u64, String> {
+    let directory = tempfile::tempdir_in(place).map_err(|error| error.to_string())?;
+    let arena = Arena::new(directory.path(), "pair")?;
+    shop::furnish(&arena)?;
+    mill::furnish(&arena)?;
+    let mill = Shop::open(&arena.region)?.mill.ok_or("there is no mill")?;
+    let mut seat = arena.seat(SURVIVOR_AGAIN)?;
+    type Deed = fn(&mut Seat<'_>, Mill) -> Result<(), TxnError>;
+    let pop: Deed = |seat, mill| {
+        let mut txn = seat.begin()?;
+        txn.queue(mill.narrow)?.pop_front()?;
+        txn.commit()
+    };
+    let deeds: [(&str, Side, Deed); 6] = [
+        ("pushes", Side::Item, |seat, mill| push(seat, mill.narrow, b"another")),
+        ("leaves an item", Side::Item, |seat, mill| {
+            let soon = std::time::Instant::now() + std::time::Duration::from_secs(5);
+            seat.begin_with_item(mill.narrow, soon)?.commit()
+        }),
+        ("pops and rolls back", Side::Item, |seat, mill| {
+            let mut txn = seat.begin()?;
+            txn.queue(mill.narrow)?.pop_front().map(drop)
+        }),
+        ("puts back", Side::Item, |seat, mill| {
+            let mut txn = seat.begin()?;
+            let taken = txn.queue(mill.narrow)?.take_front()?;
+            txn.commit()?;
+            let mut txn = seat.begin()?;
+            taken.map_or(Ok(()), |(taken, _)| txn.put_back(&taken))?;
+            txn.commit()
+        }),
+        ("pops", Side::Room, pop),
+        ("deletes the queue", Side::Item, |seat, mill| {
+            let mut txn = seat.begin()?;
+            txn.delete(mill.folder, "narrow")?;
+            txn.commit()
+        }),
+    ];
+    pop(&mut seat, mill).map_err(|error| error.to_string())?;
+    let queue = arena.region.object(mill.narrow.handle().index).ok_or("there is no queue")?;
+    for (what, side, deed) in deeds {
+        let mut done = Ok(());
+        if !rung_by(queue, side, || done = deed(&mut seat, mill)) {
+            return Err(format!("who waits is not woken by one who {what}"));
+        }
+        done.map_err(|error| format!("one who {what}: {error}"))?;
+    }
+    Ok(0)
 }

@@ -7,7 +7,9 @@ use std::path::Path;
 use std::rc::Rc;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 
+use common::bell::{self, Side};
 use common::lock::{self, WAITERS};
+use common::objects::Kind;
 use common::txn::TxnError;
 use recovery::repair::Repairer;
 
@@ -17,6 +19,7 @@ use crate::marks;
 use crate::model::Model;
 use crate::operations::{Act, Actor, Operation};
 use crate::shop::{self, Shop};
+use crate::sleepers::SLEEPERS;
 use crate::tracee::{Tracee, mark};
 use crate::trial::{Company, Court, Verdict};
 
@@ -166,11 +169,16 @@ fn live(arena: &Arena, operation: &Operation, course: Course) {
     }
 }
 
-/// Whoever waits for a lock says so in its word.
+/// Whoever waits for a lock says so in its word; and whoever waits at a queue.
 fn await_locks(arena: &Arena) {
     let objects = (0..arena.region.geometry().object_count).filter_map(|index| arena.region.object(index));
     for object in objects.filter(|object| lock::names(object.lock.load(Relaxed), lock::tag(ACTOR))) {
         object.lock.fetch_or(WAITERS, SeqCst);
+        if Kind::of(object.identity.load(Relaxed)) == Some(Kind::Queue) {
+            for side in Side::ALL {
+                bell::announce(&object.body[SLEEPERS], &object.seq, side);
+            }
+        }
     }
 }
 

@@ -10,6 +10,7 @@ use common::tally;
 use common::txn::{Seat, TxnError};
 
 use crate::arena::{Arena, FORMER, FURNISHER, HOLDER, SURVIVOR};
+use crate::mill::{self, Mill};
 use crate::model::Model;
 
 /// A value that fits into the same blocks as most.
@@ -25,6 +26,8 @@ pub struct Shop {
     pub stock: Map,
     pub other: Map,
     pub sold: Counter,
+    /// Queues and blobs, where there are some.
+    pub mill: Option<Mill>,
 }
 
 impl Shop {
@@ -33,7 +36,8 @@ impl Shop {
         let find = || {
             let folder = Folder::open(region, "shop")?;
             let (stock, other) = (folder.open_map(region, "stock")?, folder.open_map(region, "other")?);
-            Ok(Self { folder, stock, other, sold: folder.open_counter(region, "sold")? })
+            let sold = folder.open_counter(region, "sold")?;
+            Ok(Self { folder, stock, other, sold, mill: Mill::open(region)? })
         };
         find().map_err(|error: common::objects::ReadError| format!("the shop: {error}"))
     }
@@ -139,7 +143,7 @@ pub fn survived(mut model: Model) -> Model {
     model.recount()
 }
 
-/// Somebody who comes after the repair changes every map and counter there is. With a full heap a put may be refused.
+/// Somebody who comes after the repair changes every object there is. With a full heap a put may be refused.
 pub fn follow(seat: &mut Seat<'_>, model: &mut Model) -> Result<(), String> {
     let region = seat.region();
     let owner = seat.owner();
@@ -156,6 +160,12 @@ pub fn follow(seat: &mut Seat<'_>, model: &mut Model) -> Result<(), String> {
                 *model.counter(&folder_name, &name) += 3;
             } else if let Ok(map) = folder.open_map(region, &name) {
                 change_map(seat, map, model.map(&folder_name, &name))
+                    .map_err(|error| format!("{folder_name}/{name} afterwards: {error}"))?;
+            } else if let Ok(queue) = folder.open_queue(region, &name) {
+                mill::change_queue(seat, queue, model.queue(&folder_name, &name))
+                    .map_err(|error| format!("{folder_name}/{name} afterwards: {error}"))?;
+            } else if let Ok(blob) = folder.open_blob(region, &name) {
+                mill::change_blob(seat, blob, model.blob(&folder_name, &name))
                     .map_err(|error| format!("{folder_name}/{name} afterwards: {error}"))?;
             }
         }

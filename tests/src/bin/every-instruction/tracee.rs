@@ -11,8 +11,15 @@ use nix::unistd::{ForkResult, Pid, fork};
 const PWRITE: u64 = nix::libc::SYS_pwrite64 as u64;
 const FUTEX: u64 = nix::libc::SYS_futex as u64;
 
+/// What a futex is asked for if somebody sleeps on it: for anything, or for something.
+const WAIT: u64 = nix::libc::FUTEX_WAIT as u64;
+const WAIT_FOR: u64 = nix::libc::FUTEX_WAIT_BITSET as u64;
+
 /// The one-byte instruction that is a mark.
 const MARK: u8 = 0xcc;
+
+/// An instruction that repeats itself less often than this is stepped through.
+const FEW: u64 = 64;
 
 /// What the next instruction is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -100,9 +107,44 @@ impl Tracee {
                 self.read_memory(registers.rsi, &mut bytes)?;
                 Ok(Next::Write { bytes, offset: registers.r10 })
             }
-            [0x0f, 0x05] if registers.rax == FUTEX && registers.rsi & 0x7f == 0 => Ok(Next::Wait),
+            [0x0f, 0x05] if registers.rax == FUTEX && matches!(registers.rsi & 0x7f, WAIT | WAIT_FOR) => {
+                Ok(Next::Wait)
+            }
             _ => Ok(Next::Plain),
         }
+    }
+
+    /// Executes one instruction, or half of one that copies or fills many bytes: its repetitions are steps of their own
+    /// otherwise, thousands of them.
+    pub fn step_by_halves(&self, next: &Next) -> Result<(), String> {
+        let fail = |error: nix::errno::Errno| format!("cannot step: {error}");
+        let mut registers = ptrace::getregs(self.pid).map_err(fail)?;
+        let code = registers.rip as *const [u8; 2];
+        // SAFETY: as in next().
+        let repeats = matches!(unsafe { code.read_unaligned() }, [0xf3, 0xa4 | 0xaa]);
+        let (here, whole) = (registers.rip, registers.rcx);
+        if !repeats || whole < FEW {
+            return self.step(next, &mut || ());
+        }
+        registers.rcx = whole / 2;
+        ptrace::setregs(self.pid, registers).map_err(fail)?;
+        self.run_to(here + 2)?;
+        let mut registers = ptrace::getregs(self.pid).map_err(fail)?;
+        (registers.rip, registers.rcx) = (here, whole - whole / 2);
+        ptrace::setregs(self.pid, registers).map_err(fail)
+    }
+
+    /// Runs to an instruction that it is about to reach.
+    fn run_to(&self, place: u64) -> Result<(), String> {
+        let fail = |error: nix::errno::Errno| format!("cannot stop at {place:#x}: {error}");
+        let at = place as ptrace::AddressType;
+        let code = ptrace::read(self.pid, at).map_err(fail)?;
+        ptrace::write(self.pid, at, code & !0xff | i64::from(MARK)).map_err(fail)?;
+        self.go_on()?;
+        ptrace::write(self.pid, at, code).map_err(fail)?;
+        let mut registers = ptrace::getregs(self.pid).map_err(fail)?;
+        registers.rip = place;
+        ptrace::setregs(self.pid, registers).map_err(fail)
     }
 
     fn read_memory(&self, from: u64, bytes: &mut [u8]) -> Result<(), String> {

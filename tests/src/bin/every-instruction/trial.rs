@@ -3,7 +3,7 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
-use common::objects::{Kind, Map};
+use common::objects::Map;
 use common::region::Region;
 use common::undo::{LogState, UndoLog};
 use recovery::repair::Repairer;
@@ -128,7 +128,7 @@ impl Court<'_> {
 
     fn compare_afterwards(&self, expected: &Model) -> Result<(), String> {
         let model = Model::read(self.arena)?;
-        let left = common::objects::all(&self.arena.region).any(|(_, kind, _)| kind == Kind::Dropping);
+        let left = common::objects::all(&self.arena.region).any(|(_, kind, _)| kind.is_dropping());
         if left {
             return Err("a deleted object was not freed".to_owned());
         }
@@ -175,7 +175,7 @@ impl Glimpse {
         for (folder, objects) in &self.folders {
             for (name, seen) in objects.iter().filter(|(_, seen)| **seen != Content::Hidden) {
                 let now = model.folders.get(folder).and_then(|objects| objects.get(name));
-                if now != Some(seen) {
+                if !now.is_some_and(|now| seen.stays(now)) {
                     return Err(format!("readers saw {folder}/{name} as it is not after the repair"));
                 }
             }

@@ -1,25 +1,14 @@
-//! Maps, counters and folders against the standard library's, with rollbacks, growth, deletion and a heap that fills up.
+//! Maps and counters against the standard library's, with rollbacks, growth, deletion and a heap that fills up.
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 
 use common::heap::Usage;
-use common::ids::{Generation, SlotIndex};
 use common::objects::{Folder, Kind, Map, ReadError};
-use common::region::Region;
-use common::slots;
 use common::txn::{Seat, TxnError};
 use proptest::prelude::*;
 
-fn region(length: u64) -> Region {
-    Region::create(&tempfile::tempfile().unwrap(), length).unwrap()
-}
-
-fn seat(region: &Region, index: u32) -> Seat<'_> {
-    let owner = slots::owner(SlotIndex(index), Generation(1));
-    region.slot(owner.slot).unwrap().reserve(owner.generation, 1);
-    Seat::take(region, owner).unwrap()
-}
+use crate::{region, seat};
 
 fn new_map(seat: &mut Seat<'_>, name: &str) -> Map {
     let mut txn = seat.begin().unwrap();
@@ -144,6 +133,40 @@ fn a_map_grows_through_all_its_levels_and_is_deleted_whole() {
 }
 
 #[test]
+fn an_iterator_gives_what_is_there_all_the_time_once_and_ends() {
+    let region = region(16 << 20);
+    let mut seat = seat(&region, 1);
+    let map = new_map(&mut seat, "map");
+    for number in 0..2000_u64 {
+        put(&mut seat, map, &number.to_le_bytes(), b"stays").unwrap();
+    }
+    let mut seen = BTreeMap::<u64, u32>::new();
+    let mut others = 1 << 32_u64;
+    for pair in map.iter(&region).unwrap() {
+        let key = u64::from_le_bytes(pair.unwrap().0.try_into().unwrap());
+        *seen.entry(key).or_default() += 1;
+        // What comes and goes meanwhile splits buckets before and behind it.
+        for _ in 0..4 {
+            put(&mut seat, map, &u64::to_le_bytes(others), b"comes").unwrap();
+            others += 1;
+        }
+        let mut txn = seat.begin().unwrap();
+        txn.map(map).unwrap().remove(&u64::to_le_bytes(others - 2)).unwrap();
+        txn.commit().unwrap();
+    }
+    assert!((0..2000).all(|key| seen.get(&key) == Some(&1)));
+    assert!(seen.values().all(|times| *times == 1));
+    let mut iterator = map.iter(&region).unwrap();
+    assert!(iterator.next().unwrap().is_ok());
+    let mut txn = seat.begin().unwrap();
+    let folder = txn.open_or_create_folder("test").unwrap();
+    txn.delete(folder, "map").unwrap();
+    txn.commit().unwrap();
+    let last = iterator.find(Result::is_err).unwrap();
+    assert_eq!((last, iterator.next()), (Err(ReadError::NotFound), None));
+}
+
+#[test]
 fn a_full_heap_refuses_and_changes_nothing() {
     let region = region(1 << 20);
     let mut seat = seat(&region, 1);
@@ -164,7 +187,7 @@ fn a_full_heap_refuses_and_changes_nothing() {
     assert_eq!(txn.commit(), Err(TxnError::RolledBack));
     assert!(map.get(&region, &0_u64.to_le_bytes()).unwrap().is_some());
     // Another slot finds no page; this one finds what it frees.
-    let mut other = self::seat(&region, 2);
+    let mut other = crate::seat(&region, 2);
     assert_eq!(put(&mut other, map, b"another's", &[1; 500]), Err(TxnError::Full));
     let mut txn = seat.begin().unwrap();
     assert!(txn.map(map).unwrap().remove(&5_u64.to_le_bytes()).unwrap());

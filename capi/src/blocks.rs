@@ -1,0 +1,87 @@
+//! Directories of blocks.
+
+use std::ffi::{CString, c_char, c_void};
+use std::path::{Path, PathBuf};
+
+use client::block::{Blocks, default_directory};
+
+use super::border::{give, handle, limit, take, text, text_if_any};
+use super::outcome::{holdfast_code, outcome};
+
+/// A directory of blocks.
+#[allow(non_camel_case_types, reason = "the name that C knows it by")]
+pub struct holdfast_blocks(pub(super) Blocks);
+
+fn path(directory: Option<&str>) -> PathBuf {
+    directory.map_or_else(default_directory, |directory| Path::new(directory).to_owned())
+}
+
+/// Opens a directory of blocks; NULL is `blocks` in the run directory. HOLDFAST_UNKNOWN where there is none.
+///
+/// # Safety
+/// A text or NULL; a place for a handle.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn holdfast_blocks_open(
+    directory: *const c_char,
+    blocks: *mut *mut holdfast_blocks,
+) -> holdfast_code {
+    // SAFETY: the caller's.
+    outcome(|| unsafe { give(blocks, holdfast_blocks(Blocks::open(&path(text_if_any(directory)?))?)) })
+}
+
+/// The same, made if it is not there.
+///
+/// # Safety
+/// As holdfast_blocks_open.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn holdfast_blocks_create(
+    directory: *const c_char,
+    blocks: *mut *mut holdfast_blocks,
+) -> holdfast_code {
+    // SAFETY: the caller's.
+    outcome(|| unsafe { give(blocks, holdfast_blocks(Blocks::create(&path(text_if_any(directory)?))?)) })
+}
+
+/// Calls `each` with the name of each block and with `context`.
+///
+/// # Safety
+/// A handle; a function that takes these.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn holdfast_blocks_names(
+    blocks: *mut holdfast_blocks,
+    each: extern "C" fn(name: *const c_char, context: *mut c_void),
+    context: *mut c_void,
+) -> holdfast_code {
+    outcome(|| {
+        // SAFETY: the caller's.
+        for name in unsafe { handle(blocks) }?.0.names()? {
+            // A name has no zeros.
+            each(CString::new(name).unwrap_or_default().as_ptr(), context);
+        }
+        Ok(())
+    })
+}
+
+/// Takes a block's name away. Consumers are told, producers begin another block.
+///
+/// # Safety
+/// A handle; a text.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn holdfast_blocks_remove(
+    blocks: *mut holdfast_blocks,
+    name: *const c_char,
+    timeout_ms: u64,
+) -> holdfast_code {
+    // SAFETY: the caller's.
+    outcome(|| Ok(unsafe { handle(blocks)?.0.remove(text(name)?, limit(timeout_ms)) }?))
+}
+
+/// Closes the directory. What was opened in it stays open.
+///
+/// # Safety
+/// A handle or NULL, which is not used any more.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn holdfast_blocks_close(blocks: *mut holdfast_blocks) {
+    // SAFETY: the caller's.
+    unsafe { take(blocks) };
+}

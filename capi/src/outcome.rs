@@ -1,0 +1,88 @@
+//! How a call ended.
+
+use std::cell::RefCell;
+use std::ffi::{CStr, CString, c_char};
+
+use client::block::Failure;
+
+/// How a call ended.
+#[allow(non_camel_case_types, reason = "the name that C knows it by")]
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum holdfast_code {
+    /// As it should.
+    HOLDFAST_OK = 0,
+    /// The system refused something, such as memory.
+    HOLDFAST_FAILED = 1,
+    /// An argument cannot be used: a name, a directory, a NULL.
+    HOLDFAST_INVALID = 2,
+    /// There is nothing of this name.
+    HOLDFAST_UNKNOWN = 3,
+    /// It was removed while it was used.
+    HOLDFAST_REMOVED = 4,
+    /// The time was over.
+    HOLDFAST_TIMED_OUT = 5,
+    /// More bytes than fit.
+    HOLDFAST_TOO_LARGE = 6,
+    /// The file is not to be used: damaged, somebody else's, or of another version.
+    HOLDFAST_REFUSED = 7,
+    /// Another call comes first.
+    HOLDFAST_ORDER = 8,
+}
+
+/// Why a call did not do what it should.
+#[derive(Debug)]
+pub struct Problem {
+    pub code: holdfast_code,
+    pub sentence: String,
+}
+
+impl From<Failure> for Problem {
+    fn from(failure: Failure) -> Self {
+        use holdfast_code::*;
+        let code = match failure {
+            Failure::Name(_) | Failure::Directory(_) | Failure::Empty => HOLDFAST_INVALID,
+            Failure::Unknown(_) => HOLDFAST_UNKNOWN,
+            Failure::Removed(_) => HOLDFAST_REMOVED,
+            Failure::Busy(_) => HOLDFAST_TIMED_OUT,
+            Failure::TooLarge(..) => HOLDFAST_TOO_LARGE,
+            Failure::Refused(_) => HOLDFAST_REFUSED,
+            Failure::Order(_) => HOLDFAST_ORDER,
+            Failure::System(_) => HOLDFAST_FAILED,
+        };
+        Self { code, sentence: failure.to_string() }
+    }
+}
+
+thread_local! {
+    static LAST: RefCell<CString> = RefCell::default();
+}
+
+/// Does what a call is for, and keeps the sentence if it fails.
+pub fn outcome(body: impl FnOnce() -> Result<(), Problem>) -> holdfast_code {
+    match body() {
+        Ok(()) => holdfast_code::HOLDFAST_OK,
+        Err(Problem { code, sentence }) => {
+            // A sentence has no zeros, unless a name that was given has.
+            LAST.with_borrow_mut(|last| *last = CString::new(sentence).unwrap_or_default());
+            code
+        }
+    }
+}
+
+/// What went wrong in this thread last, in one sentence; empty if nothing did. It stays until the next call that fails.
+#[unsafe(no_mangle)]
+pub extern "C" fn holdfast_last_error() -> *const c_char {
+    LAST.with_borrow(|last| last.as_ptr())
+}
+
+/// This library's version.
+#[unsafe(no_mangle)]
+pub extern "C" fn holdfast_version() -> *const c_char {
+    const VERSION: &CStr =
+        match CStr::from_bytes_with_nul(concat!(env!("CARGO_PKG_VERSION"), "\0").as_bytes()) {
+            Ok(version) => version,
+            Err(_) => c"",
+        };
+    VERSION.as_ptr()
+}

@@ -1,0 +1,304 @@
+//! Writing a block.
+
+mod holding;
+
+use std::sync::atomic::Ordering::AcqRel;
+use std::time::Duration;
+
+use common::ids::Offset;
+use common::planted::{self, Bug};
+use common::sys::file::Lock;
+use common::sys::{copy, futex, process, range_lock};
+
+use super::directory::Blocks;
+use super::failure::{Doing, Failure, Result};
+use super::file::{Access, Block};
+use super::group::Group;
+use super::layout::{AT_HEAD, Geometry, MAX_CONTENT, REMOVAL_LOCK, RETIRED};
+use super::making::Fresh;
+use super::name;
+use super::place::{self, Place};
+
+/// What a producer asks for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Options {
+    /// So many bytes of content fit without another file, and no more are accepted. Without it a block grows as needed.
+    pub size: Option<u64>,
+    /// The block belongs to this group, whose lock is its lock.
+    pub group: Option<String>,
+}
+
+/// Writes one block. Any number of producers may have the same one: each holds the block's lock while it writes, from
+/// [`Producer::begin`] to [`Producer::commit`], or for longer ([`Producer::hold`]). A dead one's lock is free at once, and
+/// what it had begun to write is as if it had never been.
+#[derive(Debug)]
+pub struct Producer {
+    blocks: Blocks,
+    name: String,
+    options: Options,
+    group: Option<Group>,
+    block: Option<Block>,
+    held: Held,
+    draft: Option<Draft>,
+}
+
+/// Why this producer may write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Held {
+    No,
+    /// Until the content is there.
+    Once,
+    /// Until it is given back.
+    Kept,
+    /// A [`Group`] holds the lock, for all of its blocks.
+    ByGroup,
+}
+
+/// Content that is being written.
+#[derive(Debug)]
+struct Draft {
+    place: Place,
+    length: u64,
+}
+
+impl Producer {
+    pub(super) fn of(blocks: Blocks, name: &str, options: Options) -> Result<Self> {
+        if let Some(size) = options.size.filter(|size| !(1..=MAX_CONTENT).contains(size)) {
+            return Err(if size == 0 { Failure::Empty } else { Failure::TooLarge(size, MAX_CONTENT) });
+        }
+        let group = match &options.group {
+            Some(group) => Some(Group::open(&blocks, name::checked(group)?, Access::Write)?),
+            None => None,
+        };
+        let name = name.to_owned();
+        Ok(Self { blocks, name, options, group, block: None, held: Held::No, draft: None })
+    }
+
+    /// The block's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Makes `content` the current one, waiting for at most `limit` for other producers, for consumers that have locked
+    /// the block, and for a buffer that nobody has pinned; gives its version.
+    ///
+    /// # Errors
+    /// Empty or too large content; a wait that ran out; a file that is not to be used; no memory. What was current stays.
+    pub fn publish(&mut self, content: &[u8], limit: Duration) -> Result<u64> {
+        loop {
+            self.begin(content.len() as u64, limit)?;
+            let published = self.write(0, content).and_then(|()| self.commit(limit));
+            if published.is_err() {
+                self.abandon();
+            }
+            match published {
+                // Then there is no file any more, and the next turn makes one.
+                Err(Failure::Removed(_)) => {}
+                published => return published,
+            }
+        }
+    }
+
+    /// Takes the lock and keeps it, so that no other producer writes, and none that follows pays for locks. Consumers that
+    /// want the lock wait as long; those that read without it do not.
+    ///
+    /// # Errors
+    /// Others have had the lock for longer than `limit`; a file that is not to be used.
+    pub fn hold(&mut self, limit: Duration) -> Result<()> {
+        self.take(Held::Kept, limit)
+    }
+
+    /// Gives the lock back.
+    pub fn release(&mut self) {
+        self.abandon();
+        if self.held == Held::Kept {
+            self.give_back();
+        }
+    }
+
+    /// Begins content of so many bytes, to be written in place.
+    ///
+    /// # Errors
+    /// As [`Producer::publish`].
+    #[inline]
+    pub fn begin(&mut self, length: u64, limit: Duration) -> Result<()> {
+        let most = self.options.size.unwrap_or(MAX_CONTENT);
+        if length == 0 {
+            return Err(Failure::Empty);
+        }
+        if length > most {
+            return Err(Failure::TooLarge(length, most));
+        }
+        self.abandon();
+        self.take(Held::Once, limit)?;
+        match self.place(length, limit) {
+            Ok(place) => self.draft = Some(Draft { place, length }),
+            Err(error) => {
+                self.give_back_unless_kept();
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes some of the content that was begun.
+    ///
+    /// # Errors
+    /// Nothing was begun; more bytes than that.
+    #[inline]
+    pub fn write(&mut self, offset: u64, bytes: &[u8]) -> Result<()> {
+        let (block, at, length) = self.drafted()?;
+        let end = offset.checked_add(bytes.len() as u64).filter(|end| *end <= length);
+        let written = end.is_some() && copy::into(block.mapping(), Offset(at + offset), bytes);
+        if written {
+            Ok(())
+        } else {
+            Err(Failure::TooLarge(offset.saturating_add(bytes.len() as u64), length))
+        }
+    }
+
+    /// Where the content that was begun is to be written, and its bytes. What is there before is anything. It is this
+    /// producer's until [`Producer::commit`], [`Producer::abandon`] or any other call.
+    ///
+    /// # Errors
+    /// Nothing was begun.
+    pub fn memory(&mut self) -> Result<(*mut u8, usize)> {
+        let (block, at, length) = self.drafted()?;
+        let pointer =
+            block.mapping().pointer(Offset(at), length as usize).ok_or_else(super::file::damaged)?;
+        Ok((pointer.cast_mut(), length as usize))
+    }
+
+    /// Makes the content that was begun the current one, and gives its version.
+    ///
+    /// # Errors
+    /// Nothing was begun; the block was removed meanwhile, so that it has to be begun again.
+    #[inline]
+    pub fn commit(&mut self, limit: Duration) -> Result<u64> {
+        let committed = match self.draft.take() {
+            None => return Err(Failure::Order("begin")),
+            Some(Draft { place: Place::Buffer(buffer), length }) => self.show(buffer, length),
+            Some(Draft { place: Place::Fresh(fresh), length }) => self.replace(fresh, length, limit),
+        };
+        self.give_back_unless_kept();
+        committed
+    }
+
+    /// Forgets the content that was begun, if any.
+    #[inline]
+    pub fn abandon(&mut self) {
+        let Some(draft) = self.draft.take() else { return };
+        if let (Place::Buffer(buffer), Some(block)) = (draft.place, &self.block) {
+            // It fails for nothing that an open file with a lock can have.
+            let _ = place::abandon(block, buffer);
+        }
+        self.give_back_unless_kept();
+    }
+
+    /// Writes under the lock that a group holds.
+    pub(super) fn publish_for(&mut self, group: &Group, content: &[u8], limit: Duration) -> Result<u64> {
+        if self.group.as_ref().is_none_or(|own| !own.is(group)) {
+            return Err(Failure::Refused(format!("block {} is not of group {}", self.name, group.name())));
+        }
+        self.release();
+        self.held = Held::ByGroup;
+        let published = self.find().and_then(|()| self.publish(content, limit));
+        self.held = Held::No;
+        published
+    }
+
+    fn drafted(&self) -> Result<(&Block, u64, u64)> {
+        let draft = self.draft.as_ref().ok_or(Failure::Order("begin"))?;
+        let (block, buffer) = match &draft.place {
+            Place::Buffer(buffer) => (self.block.as_ref().ok_or(Failure::Order("begin"))?, *buffer),
+            Place::Fresh(fresh) => (fresh.block()?, 0),
+        };
+        Ok((block, block.geometry().buffer(buffer), draft.length))
+    }
+
+    #[inline]
+    fn place(&self, length: u64, limit: Duration) -> Result<Place> {
+        let wanted = self.options.size.unwrap_or(length);
+        let capacity = match &self.block {
+            Some(block) if block.is_stale() => wanted,
+            Some(block) if wanted <= block.geometry().capacity => {
+                return place::choose(block, limit).map(Place::Buffer);
+            }
+            // Whoever grows once will grow again.
+            Some(block) if self.options.size.is_none() => wanted.max(block.geometry().capacity * 2),
+            _ => wanted,
+        };
+        let identity = match &self.block {
+            Some(block) => block.identity(),
+            None => process::random_word().doing(|| "cannot begin a block".to_owned())?,
+        };
+        let group = self.options.group.as_deref().or_else(|| self.block.as_ref()?.group());
+        let mut fresh = Fresh::make(&self.blocks, Geometry::for_content(capacity), identity, group)?;
+        if planted::has(Bug::NamedBeforeWritten) {
+            fresh.take_name(&self.name, true)?;
+        }
+        Ok(Place::Fresh(fresh))
+    }
+
+    #[inline]
+    fn show(&mut self, buffer: u64, length: u64) -> Result<u64> {
+        let block = self.block.as_ref().ok_or(Failure::Order("begin"))?;
+        let version = block.head().version() + 1;
+        place::seal(block, buffer, version, length)?;
+        if place::show(block, buffer, version) && !self.still_named()? {
+            self.forget();
+            return Err(Failure::Removed(self.name.clone()));
+        }
+        Ok(version)
+    }
+
+    /// Gives the name to another file, whose first buffer holds the content.
+    fn replace(&mut self, mut fresh: Fresh, length: u64, limit: Duration) -> Result<u64> {
+        loop {
+            let Some(old) = &self.block else {
+                place::seal(fresh.block()?, 0, 1, length)?;
+                place::show(fresh.block()?, 0, 1);
+                if fresh.take_name(&self.name, false)? {
+                    return self.adopt(fresh, 1);
+                }
+                // Another producer was faster: its block is the one to go on with.
+                self.take_found(limit)?;
+                continue;
+            };
+            let version = old.head().version() + 1;
+            place::seal(fresh.block()?, 0, version, length)?;
+            place::show(fresh.block()?, 0, version);
+            if self.give_way(old, &mut fresh, limit)? {
+                return self.adopt(fresh, version);
+            }
+            self.forget();
+            self.take_found(limit)?;
+        }
+    }
+
+    /// Has the current file give its name to another. False where it has it no more itself.
+    fn give_way(&self, old: &Block, fresh: &mut Fresh, limit: Duration) -> Result<bool> {
+        let doing = || format!("cannot lock block {}", self.name);
+        if !range_lock::lock(old.file(), &REMOVAL_LOCK, Lock::Exclusive, limit).doing(doing)? {
+            return Err(Failure::Busy(format!("block {} is being removed", self.name)));
+        }
+        let given = self.blocks.leads_to(&self.name, old).and_then(|named| {
+            if !named {
+                return Ok(false);
+            }
+            // Whoever uses the old one looks at the name from here on.
+            old.word(AT_HEAD).fetch_or(RETIRED, AcqRel);
+            let taken = fresh.take_name(&self.name, true);
+            futex::wake_all(old.word(AT_HEAD));
+            taken
+        });
+        range_lock::unlock(old.file(), &REMOVAL_LOCK).doing(doing)?;
+        given
+    }
+
+    fn adopt(&mut self, fresh: Fresh, version: u64) -> Result<u64> {
+        // The old one's locks go with it.
+        self.block = Some(fresh.into_block()?);
+        Ok(version)
+    }
+}

@@ -1,0 +1,410 @@
+//! The distributor: every interval it looks what is finished, has it sent, several files at a time, and takes away what
+//! the server has taken. It decides alone; threads that send only send.
+
+use std::io;
+use std::time::{Duration, Instant, SystemTime};
+
+use common::error::{Error, Result};
+use common::ids::Minute;
+use common::journal::single::seal_leftovers;
+use common::journal::spool::{Spool, Writers, data_name};
+use common::log_limit::LogLimit;
+use crossbeam_channel::{Receiver, Sender, after, bounded, select};
+
+use crate::backlog::Backlog;
+use crate::content::{self, Content, Stamp};
+use crate::decision::{Answer, Decision, decide};
+use crate::delivered::{self, Needed};
+use crate::device::{Chance, Seal};
+use crate::ledger::Ledger;
+use crate::locks::{self, Standing};
+use crate::quarantine;
+use crate::sender::{Job, Outcome, Report};
+
+/// How long the device may take to seal a minute before the rest is shipped without it.
+const SEAL_PATIENCE: Duration = Duration::from_secs(10);
+
+/// The device's minutes are sealed before they are over where files are shipped more often than this.
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// How often what the file system refused is tried again.
+const DISK_PAUSE: Duration = Duration::from_secs(1);
+
+/// How often a file is tried by who ships once and leaves.
+const ATTEMPTS_ONCE: u32 = 5;
+
+/// How often the same trouble is told.
+const TOLD_AGAIN: Duration = Duration::from_secs(60);
+
+/// What a distributor is connected to.
+#[derive(Debug)]
+pub struct Lines {
+    /// Files to be sent.
+    pub jobs: Sender<Job>,
+    /// What came of them.
+    pub reports: Receiver<Report>,
+    /// The device of this process.
+    pub device: Option<Sender<Seal>>,
+    /// Closed when it is time to leave.
+    pub stop: Receiver<()>,
+}
+
+/// How a distributor works.
+#[derive(Clone, Copy, Debug)]
+pub struct Pace {
+    /// How often it looks for finished files.
+    pub interval: Duration,
+    /// Whether it leaves once all that is there was tried.
+    pub once: bool,
+    /// How many files are sent at a time.
+    pub parallel: usize,
+}
+
+/// The distributor.
+#[derive(Debug)]
+pub struct Distributor {
+    spool: Spool,
+    ledger: Ledger,
+    backlog: Backlog,
+    lines: Lines,
+    pace: Pace,
+    began: Instant,
+    chance: Chance,
+    /// Delivered, and not in the ledger yet because it could not be written.
+    uncounted: Vec<(Minute, Content)>,
+    trouble: Option<(String, Instant)>,
+    failed_in_a_row: usize,
+    failures: LogLimit,
+    warned_of_dead_instance: bool,
+}
+
+impl Distributor {
+    /// A distributor of a spool, which it ships alone.
+    pub fn new(spool: Spool, ledger: Ledger, lines: Lines, pace: Pace) -> Self {
+        Self {
+            spool,
+            ledger,
+            backlog: Backlog::default(),
+            lines,
+            pace,
+            began: Instant::now(),
+            chance: Chance::new(),
+            uncounted: Vec::new(),
+            trouble: None,
+            failed_in_a_row: 0,
+            failures: LogLimit::default(),
+            warned_of_dead_instance: false,
+        }
+    }
+
+    /// Ships until it is told to stop, or once.
+    ///
+    /// # Errors
+    /// Shipping once: what could not be delivered.
+    pub fn work(mut self) -> Result<()> {
+        loop {
+            let next_pass = Instant::now() + self.pace.interval;
+            if let Err(error) = self.begin_pass() {
+                self.warn(|| format!("the spool cannot be looked through: {error}"));
+            }
+            loop {
+                self.hand_out();
+                if self.pace.once && self.is_done() {
+                    return self.leave();
+                }
+                let wake = self.wake_at(next_pass).saturating_duration_since(Instant::now());
+                select! {
+                    recv(self.lines.stop) -> _ => return self.leave(),
+                    recv(self.lines.reports) -> report => match report {
+                        Ok(report) => self.take(report),
+                        Err(_) => return Err(Error::failure("nobody sends any more")),
+                    },
+                    recv(after(wake)) -> _ => {}
+                }
+                // The senders go on while the disk is waited for.
+                self.hand_out();
+                self.count();
+                if !self.pace.once && Instant::now() >= next_pass {
+                    break;
+                }
+            }
+        }
+    }
+
+    fn wake_at(&self, next_pass: Instant) -> Instant {
+        let soon = Instant::now() + DISK_PAUSE;
+        let uncounted = (!self.uncounted.is_empty()).then_some(soon);
+        let once = self.pace.once.then_some(soon);
+        // Whoever waits for a free sender is woken by its report.
+        let retry = self.backlog.next_due().filter(|_| self.has_room());
+        [Some(next_pass), uncounted, once, retry].into_iter().flatten().min().unwrap_or(next_pass)
+    }
+
+    fn has_room(&self) -> bool {
+        self.backlog.in_flight() < self.pace.parallel
+    }
+
+    // ---- A pass --------------------------------------------------------------------------------------------------
+
+    fn begin_pass(&mut self) -> io::Result<()> {
+        self.have_sealed();
+        self.mend_what_the_dead_left()?;
+        self.finish_what_was_counted()?;
+        delivered::sweep(&self.spool, Needed::by_checkpoints(&self.spool)?)?;
+        self.backlog.list(&self.spool)
+    }
+
+    /// The device seals its minute, so that this pass can ship it.
+    fn have_sealed(&self) {
+        let Some(device) = &self.lines.device else { return };
+        let (done, sealed) = bounded(1);
+        let early = self.pace.interval < MINUTE;
+        if device.send_timeout(Seal { early, done }, SEAL_PATIENCE).is_ok() {
+            let _ = sealed.recv_timeout(SEAL_PATIENCE);
+        }
+    }
+
+    /// A device that is dead seals nothing. A supervisor's journal is its next start's, which looks at it first.
+    fn mend_what_the_dead_left(&mut self) -> io::Result<()> {
+        if self.lines.device.is_none() {
+            let device = self.spool.seen_as(Writers::Device)?;
+            if let Some(_lock) = device.take_over()? {
+                let sealed = seal_leftovers(&device)?;
+                if sealed > 0 {
+                    log::warn!("the device of this spool is gone; its last minute has been sealed for it");
+                }
+            }
+        }
+        if !self.warned_of_dead_instance && self.instance_left_something()? {
+            self.warned_of_dead_instance = true;
+            log::warn!(
+                "the supervisor of this spool is gone; its open minute waits for its next start, or for `data_collector fsck`"
+            );
+        }
+        Ok(())
+    }
+
+    fn instance_left_something(&self) -> io::Result<bool> {
+        let instance = self.spool.seen_as(Writers::Instance)?;
+        if !instance.has_writers()? {
+            return Ok(false);
+        }
+        for minute in instance.locked_minutes()? {
+            if instance.lock_is_ours(minute)? {
+                return Ok(instance.take_over()?.is_some());
+            }
+        }
+        Ok(false)
+    }
+
+    /// Takes files away whose delivery is counted: whoever counted it died before it could.
+    fn finish_what_was_counted(&mut self) -> io::Result<()> {
+        let minutes: Vec<Minute> = self.ledger.book().settling().collect();
+        let id = content::spool_id(&self.spool)?;
+        for minute in minutes {
+            let Some(file) = content::open(&self.spool, minute)? else { continue };
+            if self.ledger.book().has(minute, &Content::of(&file, &id, minute)?.key) {
+                delivered::finish(&self.spool, minute, Needed::by_checkpoints(&self.spool)?)?;
+            }
+        }
+        self.ledger.settle(&self.spool)
+    }
+
+    // ---- Sending -------------------------------------------------------------------------------------------------
+
+    fn hand_out(&mut self) {
+        // In vain: what is in flight comes in, and that is all.
+        while self.has_room() && !self.is_in_vain() {
+            match self.backlog.next(&self.spool, Instant::now()) {
+                Ok(Some((minute, content))) => self.hand_out_one(minute, content),
+                Ok(None) => return,
+                Err(error) => return self.warn(|| format!("the spool cannot be looked through: {error}")),
+            }
+        }
+    }
+
+    fn hand_out_one(&mut self, minute: Minute, content: Option<Content>) {
+        let standing = locks::standing(&self.spool, minute, SystemTime::now());
+        let finished = match standing {
+            Ok(Standing::Finished) => Ok(true),
+            Ok(Standing::Held) => Ok(false),
+            Ok(Standing::Stale) => locks::reclaim(&self.spool, minute).map(|()| true),
+            Err(error) => Err(error),
+        };
+        match finished {
+            Ok(true) => {
+                // The senders live as long as this thread.
+                let _ = self.lines.jobs.send(Job { minute, content });
+            }
+            Ok(false) => self.backlog.done(minute),
+            Err(error) => self.postpone(minute, &format!("its lock cannot be looked at: {error}"), content),
+        }
+    }
+
+    /// Whether who ships once has nothing to do any more, or sees that it is in vain.
+    fn is_done(&self) -> bool {
+        let waiting = self.backlog.waiting();
+        let all_tried = !self.backlog.has_untried() && (waiting.count == 0 || waiting.least >= ATTEMPTS_ONCE);
+        self.backlog.in_flight() == 0 && (all_tried || self.is_in_vain())
+    }
+
+    /// Whoever ships once gives up when one file after the other fails, and one has as often as it may.
+    fn is_in_vain(&self) -> bool {
+        let in_a_row = self.pace.parallel.saturating_mul(ATTEMPTS_ONCE as usize);
+        self.pace.once && self.backlog.waiting().most >= ATTEMPTS_ONCE && self.failed_in_a_row >= in_a_row
+    }
+
+    // ---- What came of it -----------------------------------------------------------------------------------------
+
+    /// Takes a report, and all that have come besides: their deliveries are counted together.
+    fn take(&mut self, report: Report) {
+        self.take_one(report);
+        while let Ok(report) = self.lines.reports.try_recv() {
+            self.take_one(report);
+        }
+    }
+
+    fn take_one(&mut self, Report { minute, outcome }: Report) {
+        match outcome {
+            Outcome::Gone => self.backlog.done(minute),
+            Outcome::Unreadable(error) => self.postpone(minute, &error.to_string(), None),
+            Outcome::Tried { content, answer, said } => self.judge(minute, content, answer, &said),
+        }
+    }
+
+    fn judge(&mut self, minute: Minute, content: Content, answer: Answer, said: &str) {
+        let decision = decide(answer, self.backlog.failures(minute), self.chance.unit());
+        match decision {
+            Decision::Delivered => match self.is_unchanged(minute, &content) {
+                Ok(true) => self.accept(minute, content),
+                Ok(false) => self.postpone(minute, "it was written to while it was sent", None),
+                Err(error) => self.postpone(minute, &error.to_string(), Some(content)),
+            },
+            Decision::Refused => match quarantine::refuse(&self.spool, minute, said) {
+                Ok(true) => {
+                    self.failed_in_a_row = 0;
+                    log::error!("{} is refused for good and put aside: {said}", data_name(minute));
+                    self.backlog.done(minute);
+                }
+                Ok(false) => {
+                    self.postpone(minute, &format!("{said}; but one is put aside already"), Some(content));
+                }
+                Err(error) => {
+                    self.postpone(minute, &format!("it cannot be put aside: {error}"), Some(content));
+                }
+            },
+            Decision::Retry { after, alarm } => {
+                self.failed_in_a_row += 1;
+                self.trouble(minute, said, alarm);
+                self.backlog.again(minute, Instant::now() + after, Some(content));
+            }
+        }
+    }
+
+    fn accept(&mut self, minute: Minute, content: Content) {
+        if self.trouble.take().is_some() {
+            log::info!("files are delivered again");
+        }
+        self.failed_in_a_row = 0;
+        // It was counted before, and could not be removed.
+        if self.ledger.book().has(minute, &content.key) {
+            return self.remove(minute);
+        }
+        self.backlog.delivered(minute);
+        self.uncounted.push((minute, content));
+    }
+
+    /// Whether what was delivered is what is there. Another program may have gone on with its file.
+    fn is_unchanged(&self, minute: Minute, content: &Content) -> io::Result<bool> {
+        let Some(file) = content::open(&self.spool, minute)? else { return Ok(true) };
+        let finished = locks::standing(&self.spool, minute, SystemTime::now())? == Standing::Finished;
+        Ok(finished && Stamp::of(&file)? == content.stamp)
+    }
+
+    /// Counts what was delivered, and takes it away then.
+    fn count(&mut self) {
+        if self.uncounted.is_empty() {
+            return;
+        }
+        let batch = std::mem::take(&mut self.uncounted);
+        if let Err(error) = self.ledger.count(&self.spool, &batch) {
+            self.warn(|| {
+                format!("the ledger cannot be written, and delivered files stay until it can: {error}")
+            });
+            self.uncounted = batch;
+            return;
+        }
+        for (minute, content) in batch {
+            log::debug!("{} is delivered: {} records", data_name(minute), content.tally.all());
+            self.remove(minute);
+        }
+    }
+
+    fn remove(&mut self, minute: Minute) {
+        let needed = Needed::by_checkpoints(&self.spool).unwrap_or(Needed::From(Minute(0)));
+        if let Err(error) = delivered::finish(&self.spool, minute, needed) {
+            self.warn(|| format!("{} is delivered and cannot be removed yet: {error}", data_name(minute)));
+        }
+        self.backlog.done(minute);
+    }
+
+    fn postpone(&mut self, minute: Minute, why: &str, content: Option<Content>) {
+        let Decision::Retry { after, .. } =
+            decide(Answer::Failed, self.backlog.failures(minute), self.chance.unit())
+        else {
+            return self.backlog.done(minute);
+        };
+        self.warn(|| format!("{} waits: {why}", data_name(minute)));
+        self.backlog.again(minute, Instant::now() + after, content);
+    }
+
+    // ---- The end -------------------------------------------------------------------------------------------------
+
+    /// Requests in flight are finished: each ends within its own time.
+    fn leave(mut self) -> Result<()> {
+        while self.backlog.in_flight() > 0 {
+            match self.lines.reports.recv() {
+                Ok(report) => self.take(report),
+                Err(_) => break,
+            }
+        }
+        self.count();
+        if let Err(error) = self.ledger.settle(&self.spool) {
+            log::warn!("the ledger cannot be written: {error}");
+        }
+        let book = self.ledger.book();
+        log::info!("{} files with {} records have been delivered in all", book.files, book.records().all());
+        let waiting = self.backlog.waiting().count + self.uncounted.len();
+        match (self.pace.once, waiting) {
+            (true, left @ 1..) => {
+                let why = self.trouble.map_or_else(|| "see the log".to_owned(), |(why, _)| why);
+                Err(Error::failure(format!(
+                    "{left} files could not be delivered and stay ({why}); try again"
+                )))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    // ---- What is said --------------------------------------------------------------------------------------------
+
+    fn trouble(&mut self, minute: Minute, said: &str, alarm: bool) {
+        let told =
+            self.trouble.as_ref().is_some_and(|(why, when)| why == said && when.elapsed() < TOLD_AGAIN);
+        if told {
+            return;
+        }
+        let file = data_name(minute);
+        if alarm {
+            log::error!("{file} is turned away, and will be until somebody changes that: {said}");
+        } else {
+            self.warn(|| format!("{file} is not delivered yet: {said}"));
+        }
+        self.trouble = Some((said.to_owned(), Instant::now()));
+    }
+
+    fn warn(&mut self, what: impl FnOnce() -> String) {
+        let now = self.began.elapsed();
+        self.failures.warn(now, what);
+    }
+}

@@ -1,0 +1,36 @@
+//! Every kind of object against what the standard library has for it, with rollbacks, growth, deletion and a heap that
+//! fills up; and waiting at queues.
+
+mod blobs;
+mod folders;
+mod maps;
+mod queues;
+mod waiting;
+
+use common::ids::{Generation, SlotIndex};
+use common::objects::{Folder, Kind};
+use common::region::Region;
+use common::slots;
+use common::txn::Seat;
+
+fn region(length: u64) -> Region {
+    Region::create(&tempfile::tempfile().unwrap(), length).unwrap()
+}
+
+fn seat(region: &Region, index: u32) -> Seat<'_> {
+    let owner = slots::owner(SlotIndex(index), Generation(1));
+    region.slot(owner.slot).unwrap().reserve(owner.generation, 1);
+    Seat::take(region, owner).unwrap()
+}
+
+fn folder(seat: &mut Seat<'_>) -> Folder {
+    let mut txn = seat.begin().unwrap();
+    let folder = txn.open_or_create_folder("test").unwrap();
+    txn.commit().unwrap();
+    folder
+}
+
+/// Whether nothing is left of what was deleted.
+fn nothing_is_left(region: &Region) -> bool {
+    common::objects::all(region).all(|(_, kind, _)| matches!(kind, Kind::Heap | Kind::Folder))
+}

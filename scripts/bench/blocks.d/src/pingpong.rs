@@ -1,0 +1,119 @@
+//! Two processes on two cores: half of the time that 64 bytes need to go to the other and to come back.
+
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use crate::channels::{Block, Channel, Iceoryx, Message, Notice, Pipe};
+use crate::processes::{self, ns_per_operation};
+use crate::table::{Side, Table, Target, in_turn, ratios};
+use crate::{Effort, directory};
+
+/// Nothing that works takes this long.
+const LIMIT: Duration = Duration::from_secs(5);
+
+pub fn run(table: &mut Table, effort: Effort) {
+    let sleeping = rounds(effort, Notice::Sleeping);
+    let side = |name, rounds| Side { name, rounds };
+    let [block, ice, pipe] = &sleeping[..] else { unreachable!("three contenders") };
+    let ours = || side("block", block);
+    table.compare(
+        "to a waiting one: pipe",
+        &ours(),
+        &side("pipe", pipe),
+        &ratios(block, pipe),
+        Target::AtMost(1.0),
+    );
+    table.compare(
+        "to a waiting one: iceoryx2",
+        &ours(),
+        &side("event", ice),
+        &ratios(block, ice),
+        Target::AtMost(1.0),
+    );
+    let polling = rounds(effort, Notice::Polling);
+    let (block, ice) = (&polling[0], &polling[1]);
+    let (ours, theirs) = (side("block", block), side("pub-sub", ice));
+    table.compare("to a polling one: iceoryx2", &ours, &theirs, &ratios(block, ice), Target::AtMost(2.0));
+}
+
+fn rounds(effort: Effort, notice: Notice) -> Vec<Vec<f64>> {
+    let mut id = u64::from(std::process::id()) << 16 | u64::from(notice == Notice::Polling) << 15;
+    let mut block = || {
+        let directory = directory();
+        let open = |first| -> Box<dyn Channel> { Box::new(Block::open(directory.path(), first, notice)) };
+        one_way(effort, &open)
+    };
+    let mut ice = || {
+        id += 1;
+        let open = |first| -> Box<dyn Channel> { Box::new(Iceoryx::open(id, first, notice)) };
+        one_way(effort, &open)
+    };
+    let mut pipe = || {
+        let [to, fro] = [pipe_ends(), pipe_ends()];
+        let open = |first: bool| -> Box<dyn Channel> {
+            Box::new(Pipe::open(if first { [&to.1, &fro.0] } else { [&fro.1, &to.0] }))
+        };
+        one_way(effort, &open)
+    };
+    match notice {
+        Notice::Sleeping => in_turn(effort.rounds, &mut [&mut block, &mut ice, &mut pipe]),
+        Notice::Polling => in_turn(effort.rounds, &mut [&mut block, &mut ice]),
+    }
+}
+
+fn pipe_ends() -> (OwnedFd, OwnedFd) {
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    (reader.into(), writer.into())
+}
+
+/// Nanoseconds from one process to another.
+fn one_way(effort: Effort, open: &dyn Fn(bool) -> Box<dyn Channel>) -> f64 {
+    // SAFETY: this program has one thread; the child ends by _exit or a signal.
+    let pid = unsafe { libc::fork() };
+    assert!(pid >= 0, "cannot fork");
+    if pid == 0 {
+        answer(open(false));
+    }
+    processes::pin(0);
+    let ns = ask(effort, open(true));
+    // SAFETY: a child of this process, which nobody else waits for.
+    unsafe {
+        libc::kill(pid, libc::SIGTERM);
+        libc::waitpid(pid, std::ptr::null_mut(), 0);
+    }
+    clean();
+    ns / 2.0
+}
+
+/// Sends back what comes, until it is ended, or nothing came for long.
+fn answer(mut channel: Box<dyn Channel>) -> ! {
+    processes::pin(1);
+    while channel.receive(LIMIT) {
+        channel.send(&[1; 64]);
+    }
+    drop(channel);
+    // SAFETY: ends the child at once; nothing of the parent's is flushed or dropped twice.
+    unsafe { libc::_exit(0) }
+}
+
+fn ask(effort: Effort, mut channel: Box<dyn Channel>) -> f64 {
+    let message: Message = [2; 64];
+    // Until the other has opened its end, what is sent may reach nobody.
+    loop {
+        channel.send(&message);
+        if channel.receive(Duration::from_millis(50)) {
+            break;
+        }
+    }
+    ns_per_operation(effort, || {
+        channel.send(&message);
+        assert!(channel.receive(LIMIT), "no answer");
+    })
+}
+
+/// What a child that was ended has left of iceoryx2's.
+fn clean() {
+    use iceoryx2::prelude::*;
+    let node = NodeBuilder::new().create::<ipc::Service>().expect("a node");
+    let _ = node.try_cleanup_dead_nodes();
+}

@@ -1,0 +1,134 @@
+//! What an operation costs as the object grows, beside the standard library's.
+
+use std::collections::VecDeque;
+use std::hint::black_box;
+
+use common::objects::{Blob, Queue};
+use common::region::Region;
+use common::txn::Seat;
+
+use crate::ours::{self, Ours};
+use crate::processes::{ns_per_operation, pin, unpin};
+use crate::table::{Table, Target, in_turn, median};
+use crate::{Effort, ITEM};
+
+const SMALLEST: u64 = 100;
+
+/// Both at one size.
+struct Pair<'r> {
+    region: &'r Region,
+    queue: Queue,
+    deque: VecDeque<Box<[u8; ITEM]>>,
+    blob: Blob,
+    vector: Vec<u8>,
+}
+
+pub fn run(table: &mut Table, effort: Effort) {
+    pin(0);
+    let ours = Ours::new(1 << 30);
+    let sizes: Vec<u64> = std::iter::successors(Some(SMALLEST), |size| Some(size * 10))
+        .take_while(|size| *size <= effort.entries)
+        .collect();
+    let mut pairs: Vec<Pair<'_>> = sizes.iter().map(|entries| Pair::filled(&ours, *entries)).collect();
+    let mut seat = ours.seat(0);
+    let (mut queues, mut blobs) = (Vec::new(), Vec::new());
+    for _ in 0..effort.rounds {
+        // All sizes in every round, so that each ratio is of figures of the same moment.
+        queues.push(pairs.iter_mut().map(|pair| pair.push_and_pop(&mut seat, effort)).collect::<Vec<_>>());
+        blobs.push(pairs.iter().map(|pair| pair.read(effort)).collect::<Vec<_>>());
+    }
+    for (what, theirs, rounds) in [("push and pop", "VecDeque", &queues), ("read", "Vec", &blobs)] {
+        for (index, entries) in sizes.iter().enumerate() {
+            let of = |side: usize| rounds.iter().map(|round| round[index][side]).collect::<Vec<_>>();
+            let grown: Vec<f64> = rounds
+                .iter()
+                .map(|round| (round[index][0] / round[0][0]) / (round[index][1] / round[0][1]))
+                .collect();
+            // The target is about the whole way; the sizes between show where it is steep.
+            let target = if index + 1 == sizes.len() { Target::AtMost(1.3) } else { Target::None };
+            let figures = format!("region {:.1} ns, {theirs} {:.1} ns", median(&of(0)), median(&of(1)));
+            table.line(&format!("{what}, {entries} entries"), &figures, &grown, target);
+        }
+    }
+    unpin();
+}
+
+impl<'r> Pair<'r> {
+    fn filled(ours: &'r Ours, entries: u64) -> Self {
+        let queue = ours.queue(&format!("queue {entries}"), 0);
+        let mut seat = ours.seat(0);
+        let mut deque = VecDeque::new();
+        for number in 0..entries {
+            ours::push(&mut seat, queue, &[number as u8; ITEM]).expect("push");
+            deque.push_back(Box::new([number as u8; ITEM]));
+        }
+        seat.leave();
+        // The longest blob is a little shorter than a million entries are.
+        let bytes = (entries * ITEM as u64).min(common::limits::MAX_BLOB) as usize;
+        let vector: Vec<u8> = (0..bytes).map(|place| place as u8).collect();
+        let blob = ours.blob(&format!("blob {entries}"), &vector);
+        Self { region: &ours.region, queue, deque, blob, vector }
+    }
+
+    /// Nanoseconds of a push behind the last and a pop of the first: ours, the standard library's.
+    fn push_and_pop(&mut self, seat: &mut Seat<'_>, effort: Effort) -> [f64; 2] {
+        let (queue, deque, mut item) = (self.queue, &mut self.deque, Vec::new());
+        let measured = in_turn(
+            1,
+            &mut [
+                &mut || {
+                    ns_per_operation(effort, || {
+                        ours::push(seat, queue, black_box(&[3; ITEM])).expect("push");
+                        ours::pop(seat, queue, &mut item).expect("pop");
+                    })
+                },
+                &mut || {
+                    ns_per_operation(effort, || {
+                        deque.push_back(Box::new(black_box([3; ITEM])));
+                        black_box(deque.pop_front());
+                    })
+                },
+            ],
+        );
+        [measured[0][0], measured[1][0]]
+    }
+
+    /// Nanoseconds of a read of 64 bytes anywhere: ours, the standard library's.
+    fn read(&self, effort: Effort) -> [f64; 2] {
+        let places = (self.vector.len() / ITEM) as u64;
+        let (mut one, mut other) = (Places(1, places), Places(1, places));
+        let (mut bytes, mut copy) = ([0; ITEM], [0; ITEM]);
+        let measured = in_turn(
+            1,
+            &mut [
+                &mut || {
+                    ns_per_operation(effort, || {
+                        assert_eq!(self.blob.read_at(self.region, one.next(), &mut bytes), Ok(true));
+                        black_box(&bytes);
+                    })
+                },
+                &mut || {
+                    ns_per_operation(effort, || {
+                        let at = other.next() as usize;
+                        copy.copy_from_slice(&self.vector[at..at + ITEM]);
+                        black_box(&copy);
+                    })
+                },
+            ],
+        );
+        [measured[0][0], measured[1][0]]
+    }
+}
+
+/// The same places in every run (xorshift).
+struct Places(u64, u64);
+
+impl Places {
+    #[inline]
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % self.1 * ITEM as u64
+    }
+}

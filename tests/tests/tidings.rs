@@ -1,0 +1,88 @@
+//! Who waits for a dead worker's lock has it before the supervisor has even noticed the death.
+
+use std::time::Duration;
+
+use holdfast_tests::{Connection, Instance, Place, eventually, programs, until};
+use nix::sys::signal::Signal;
+
+/// Longer than a lock is waited for.
+const DEADLINE: Duration = Duration::from_secs(60);
+
+fn turnstile(place: &Place) -> Instance {
+    place
+        .instance()
+        .workers(6)
+        .arg("--worker")
+        .arg(programs::turnstile())
+        .args(&["--log-level", "debug"])
+        .start()
+}
+
+/// Whether a process sleeps on a futex.
+fn waits_for_a_lock(pid: i32) -> bool {
+    let call = std::fs::read_to_string(format!("/proc/{pid}/syscall")).unwrap_or_default();
+    let number = call.split_ascii_whitespace().next().and_then(|number| number.parse().ok());
+    [nix::libc::SYS_futex, nix::libc::SYS_futex_waitv].iter().any(|futex| number == Some(*futex))
+}
+
+/// Asks until the lock is there: a wait may end while the test itself is kept from running.
+fn touch(connection: &mut Connection, lock: &str) -> u64 {
+    eventually(DEADLINE, "the lock", || {
+        let answer = connection.ask(&format!("touch {lock}"));
+        answer.parse().map_err(|_| answer)
+    })
+}
+
+#[test]
+fn a_waiter_has_the_lock_while_the_supervisor_is_stopped() {
+    let place = Place::new();
+    let instance = turnstile(&place);
+    let (mut victim, mut waiter) = (instance.connect(), instance.connect());
+    let [victim_pid, waiter_pid] =
+        [&mut victim, &mut waiter].map(|one| one.ask("pid").parse::<i32>().unwrap());
+    touch(&mut waiter, "gate");
+    victim.send("hold gate\n");
+    until("the victim holds the lock and the waiter waits for it", || {
+        waiter.send("touch gate\n");
+        until("it waits, or has had it", || waits_for_a_lock(waiter_pid) || waiter.has_answered());
+        let waits = !waiter.has_answered();
+        if !waits {
+            waiter.line();
+        }
+        waits
+    });
+
+    instance.signal(Signal::SIGSTOP);
+    assert!(instance.signal_child(victim_pid, Signal::SIGKILL));
+    // Its first wait may have come to its end by now; then it asks again.
+    if waiter.line().parse::<u64>().is_err() {
+        touch(&mut waiter, "gate");
+    }
+    let status = std::fs::read_to_string(format!("/proc/{victim_pid}/stat")).unwrap();
+    assert!(status.contains(") Z "), "the supervisor was stopped and has reaped: {status}");
+    instance.signal(Signal::SIGCONT);
+
+    let status =
+        instance.wait_for_status("the death is counted", |status| status["totals"]["recoveries"] == 1);
+    assert_eq!(status["totals"]["crashes"], 1);
+    instance.wait_for_log("its transaction was rolled back");
+    assert!(instance.stderr().contains("before it was reaped"));
+    touch(&mut instance.connect(), "gate");
+    instance.books_agree();
+    instance.stop();
+}
+
+/// Tidings are a hint: the repair is ordered all the same.
+#[test]
+fn a_death_whose_lock_nobody_waits_for_is_repaired_by_order() {
+    let place = Place::new();
+    let instance = turnstile(&place);
+    let (mut victim, mut other) = (instance.connect(), instance.connect());
+    let pid: i32 = victim.ask("pid").parse().unwrap();
+    touch(&mut other, "gate");
+    victim.send("hold gate\n");
+    assert!(instance.signal_child(pid, Signal::SIGKILL), "in the transaction, or just before it");
+    instance.wait_for_status("the death is counted", |status| status["totals"]["recoveries"] == 1);
+    touch(&mut other, "gate");
+    instance.stop();
+}
