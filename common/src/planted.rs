@@ -51,8 +51,8 @@ pub enum Bug {
     InFlightForgotten,
     /// Taking an item is not logged in the slot.
     TakeNotLogged,
-    /// The link of a queue's last item is changed without being logged.
-    LinkNotLogged,
+    /// Of what a queue says of its items only their number is logged.
+    EndsNotLogged,
     /// A sleeper that finds a queue filled and leaves it so wakes nobody else.
     BatonDropped,
     /// A name is moved in two transactions: into the one folder, then out of the other.
@@ -117,7 +117,7 @@ pub const ALL: [Bug; 33] = [
     Bug::BellForgotten,
     Bug::InFlightForgotten,
     Bug::TakeNotLogged,
-    Bug::LinkNotLogged,
+    Bug::EndsNotLogged,
     Bug::BatonDropped,
     Bug::RenamedInTwo,
     Bug::RangeNotLogged,

@@ -96,11 +96,11 @@ impl Slot {
     /// Supervisor: promises the slot to a process to be made. Stores, since its own bookkeeping says that nobody owns
     /// it, whatever the word says.
     pub fn reserve(&self, generation: Generation, template: u32) {
-        self.reserve_for(generation, template, Activity::Idle);
+        self.reserve_as(generation, template, Activity::Idle);
     }
 
     /// The same for a process that is at something else than a worker.
-    pub fn reserve_for(&self, generation: Generation, template: u32, activity: Activity) {
+    pub fn reserve_as(&self, generation: Generation, template: u32, activity: Activity) {
         self.pid.store(0, Relaxed);
         self.activity.store(activity as u32, Relaxed);
         self.live_since_ns.store(0, Relaxed);

@@ -44,7 +44,7 @@ pub fn run() -> Result<()> {
     let owner = match attachment.listen(None)? {
         Word::Order(Order::Checkpoint(owner)) => owner,
         Word::Order(other) => return Err(Error::failure(format!("an order not for it: {other:?}"))),
-        Word::Silence | Word::Farewell => return Ok(()),
+        Word::Tidings(_) | Word::Silence | Word::Farewell => return Ok(()),
     };
     let region = attachment.region();
     let Some(seat) = Seat::take(region, owner) else { return Ok(()) };

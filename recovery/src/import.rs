@@ -1,88 +1,30 @@
 //! `recovery import`: a fresh region with everything that `recovery dump --json` printed of another one, whatever its format
-//! or its size: folders and what is in them, what users have sent, the totals. Slots, journal and locks are of the other
+//! or its size: the tree of folders and what is in it, what users have sent, the totals. Items that were in flight are in their queues again. Slots, journal and locks are of the other
 //! region's life and end with it. An object that this program cannot rebuild whole is an error, never left out.
 
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
 use common::error::{Context as _, Error, Result};
 use common::ids::SlotIndex;
-use common::objects::{Folder, Map};
+use common::objects::queue::End;
+use common::objects::{Folder, Map, Queue};
 use common::region::Region;
-use common::slots::Totals;
 use common::tally::{self, Sent};
 use common::txn::{Seat, TxnError};
 use common::units::Size;
-use serde::Deserialize;
 
 use crate::offline::print;
 use crate::tidy::with_seat;
 use crate::verify;
 
+mod dumped;
+
+use dumped::{Bytes, Dump, ObjectDump};
+
 /// Entries put in one transaction, if its log takes them.
 const BATCH: usize = 8;
-
-/// What is read of a dump; whatever else stands there was of the other region's life.
-#[derive(Debug, Deserialize)]
-struct Dump {
-    header: Header,
-    totals: TotalsDump,
-    users: BTreeMap<String, SentDump>,
-    folders: Vec<FolderDump>,
-}
-
-#[derive(Debug, Deserialize)]
-struct Header {
-    length: u64,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct TotalsDump {
-    connections: u64,
-    messages: u64,
-    bytes: u64,
-    errors: u64,
-    crashes: u64,
-    recoveries: u64,
-}
-
-#[derive(Debug, Deserialize)]
-struct SentDump {
-    messages: u64,
-    bytes: u64,
-}
-
-#[derive(Debug, Deserialize)]
-struct FolderDump {
-    name: String,
-    objects: Vec<ObjectDump>,
-}
-
-#[derive(Debug, Deserialize)]
-struct ObjectDump {
-    name: String,
-    kind: String,
-    value: Option<u64>,
-    entries: Option<Vec<EntryDump>>,
-    error: Option<String>,
-}
-
-#[derive(Debug, Deserialize)]
-struct EntryDump {
-    key: Bytes,
-    value: Bytes,
-}
-
-/// As the dump writes them: text, or the digits of what is none.
-#[derive(Debug, Deserialize)]
-#[serde(untagged)]
-enum Bytes {
-    Text(String),
-    Hex { hex: String },
-}
 
 /// Why an object could not be rebuilt.
 enum Fault {
@@ -167,7 +109,9 @@ fn explain(fault: &Fault, length: u64) -> Error {
 }
 
 fn fill(seat: &mut Seat<'_>, dump: &Dump) -> std::result::Result<(), Fault> {
+    // Sorted by their paths: those that lead to others come first.
     for folder in &dump.folders {
+        refuse_gaps(&folder.name, folder.error.as_ref())?;
         let mut txn = seat.begin()?;
         let made = txn.open_or_create_folder(&folder.name)?;
         txn.commit()?;
@@ -181,16 +125,24 @@ fn fill(seat: &mut Seat<'_>, dump: &Dump) -> std::result::Result<(), Fault> {
     Ok(())
 }
 
+fn refuse_gaps(path: &str, error: Option<&String>) -> std::result::Result<(), Fault> {
+    match error {
+        None => Ok(()),
+        Some(error) => {
+            Err(Fault::Dump(format!("not all of {path} was dumped: {error}; dump the region at rest")))
+        }
+    }
+}
+
 fn rebuild(
     seat: &mut Seat<'_>,
     folder: Folder,
     object: &ObjectDump,
     path: &str,
 ) -> std::result::Result<(), Fault> {
+    refuse_gaps(path, object.error.as_ref())?;
     let missing = |what: &str| Fault::Dump(format!("{path} has no {what}; dump the region again"));
-    if let Some(error) = &object.error {
-        return Err(Fault::Dump(format!("not all of {path} was dumped: {error}; dump the region at rest")));
-    }
+    let bytes_of = |bytes: &Bytes| bytes.bytes().ok_or_else(|| missing("digits where it should have some"));
     match object.kind.as_str() {
         "counter" => {
             let value = object.value.ok_or_else(|| missing("value"))?;
@@ -204,15 +156,53 @@ fn rebuild(
             let mut txn = seat.begin()?;
             let map = txn.create_map(folder, &object.name)?;
             txn.commit()?;
-            let pairs: Option<Vec<_>> =
-                entries.iter().map(|entry| Some((entry.key.bytes()?, entry.value.bytes()?))).collect();
-            let pairs = pairs.ok_or_else(|| missing("digits where it should have some"))?;
+            let pairs = entries.iter().map(|entry| Ok((bytes_of(&entry.key)?, bytes_of(&entry.value)?)));
+            let pairs = pairs.collect::<std::result::Result<Vec<_>, Fault>>()?;
             Ok(pairs.chunks(BATCH).try_for_each(|pairs| put_all(seat, map, pairs))?)
+        }
+        "queue" => {
+            let capacity = object.capacity.ok_or_else(|| missing("capacity"))?;
+            let items = object.items.as_ref().ok_or_else(|| missing("items"))?;
+            let mut txn = seat.begin()?;
+            let queue = txn.create_queue(folder, &object.name, 0)?;
+            txn.commit()?;
+            let items = items.iter().map(|item| Ok((End::Back, bytes_of(item)?)));
+            // Whoever had taken an item is gone; the last one taken goes back first, as repair does it.
+            let taken = object.in_flight.iter().flatten().rev();
+            let taken = taken.map(|taken| Ok((taken.end.into(), bytes_of(&taken.item)?)));
+            let items = items.chain(taken).collect::<std::result::Result<Vec<_>, Fault>>()?;
+            Ok(fill_queue(seat, queue, &items, capacity)?)
+        }
+        "blob" => {
+            let content = bytes_of(object.content.as_ref().ok_or_else(|| missing("content"))?)?;
+            let mut txn = seat.begin()?;
+            let blob = txn.create_blob(folder, &object.name)?;
+            txn.blob(blob)?.set(&content)?;
+            Ok(txn.commit()?)
         }
         kind => Err(Fault::Dump(format!(
             "{path} is a {kind}, which this program cannot rebuild; import with the program of a later version"
         ))),
     }
+}
+
+/// The capacity comes last: items that were put back may be more than it.
+fn fill_queue(
+    seat: &mut Seat<'_>,
+    queue: Queue,
+    items: &[(End, Vec<u8>)],
+    capacity: u64,
+) -> std::result::Result<(), TxnError> {
+    for items in items.chunks(BATCH) {
+        let mut txn = seat.begin()?;
+        for (end, item) in items {
+            txn.queue(queue)?.push(*end, item)?;
+        }
+        txn.commit()?;
+    }
+    let mut txn = seat.begin()?;
+    txn.queue(queue)?.set_capacity(capacity)?;
+    txn.commit()
 }
 
 /// In one transaction if its log takes it, else in smaller ones.
@@ -231,29 +221,6 @@ fn put_all(seat: &mut Seat<'_>, map: Map, pairs: &[(Vec<u8>, Vec<u8>)]) -> std::
             put_all(seat, map, rest)
         }
         outcome => outcome,
-    }
-}
-
-impl TotalsDump {
-    fn to_totals(&self) -> Totals {
-        let Self { connections, messages, bytes, errors, crashes, recoveries } = *self;
-        Totals { connections, messages, bytes, errors, crashes, recoveries }
-    }
-}
-
-impl Bytes {
-    /// `None` where the digits are none.
-    fn bytes(&self) -> Option<Vec<u8>> {
-        let digits = match self {
-            Self::Text(text) => return Some(text.as_bytes().to_vec()),
-            Self::Hex { hex } => hex.as_bytes(),
-        };
-        if !digits.len().is_multiple_of(2) {
-            return None;
-        }
-        let digit = |byte: u8| char::from(byte).to_digit(16);
-        let pairs = digits.as_chunks::<2>().0.iter();
-        pairs.map(|[high, low]| Some((digit(*high)? << 4 | digit(*low)?) as u8)).collect()
     }
 }
 

@@ -12,12 +12,13 @@ use common::ids::{Offset, SlotIndex};
 use common::journal::spool::Spool;
 use common::layout::{Geometry, HEADER_SIZE, Slot};
 use common::region::Region;
-use common::slots::{State, owner_word};
+use common::slots::{self, State, owner_word};
 use common::sys::{file, process};
 
 use crate::checkpoint::format::{self, Head, Moment, Unfit};
 use crate::checkpoint::store::{DIRECTORY, Store, name_of};
 use crate::offline::{lock_run_directory, open_spool, print};
+use crate::repair::{self, Setback};
 use crate::verify;
 
 mod replay;
@@ -176,8 +177,13 @@ fn place(region: &Region, offset: Offset, bytes: &[u8]) -> std::result::Result<(
     Ok(())
 }
 
-/// Nobody is at work in the new region: every slot is free, no lock is held, and what is counted is shown.
+/// Nobody is at work in the new region: every slot is free, no lock is held, what is counted is shown, and the items that
+/// somebody had taken from queues are in them again.
 fn come_to_rest(region: &Region) -> std::result::Result<(), Unfit> {
+    for object in (0..region.geometry().object_count).filter_map(|index| region.object(index)) {
+        object.lock.store(0, Relaxed);
+        common::lock::end_change(&object.seq);
+    }
     for (index, slot) in region.slots() {
         if slot.undo.load(Relaxed) != 0 || slot.mini.load(Relaxed) != 0 {
             return Err(bad(format!("a transaction was under way in slot {index}")));
@@ -187,11 +193,21 @@ fn come_to_rest(region: &Region) -> std::result::Result<(), Unfit> {
             tally.publish_all();
         }
     }
-    for object in (0..region.geometry().object_count).filter_map(|index| region.object(index)) {
-        object.lock.store(0, Relaxed);
-        common::lock::end_change(&object.seq);
+    region.slots().try_for_each(|(index, slot)| put_items_back(region, index, slot))
+}
+
+/// As repair does: whoever had them died with the former region.
+fn put_items_back(region: &Region, index: SlotIndex, slot: &Slot) -> std::result::Result<(), Unfit> {
+    repair::check_in_flight(region, slot).map_err(|why| bad(format!("slot {index}: {why}")))?;
+    match repair::put_items_back(region, slots::owner(index, slot.standing().0), slot) {
+        Ok(()) => {
+            slot.open.store(0, Relaxed);
+            Ok(())
+        }
+        Err(Setback::Damage(why)) => Err(bad(format!("slot {index}: {why}"))),
+        Err(Setback::Io(error)) => Err(error.into()),
+        Err(Setback::Later) => Err(bad(format!("slot {index}: a queue that its items go back to is locked"))),
     }
-    Ok(())
 }
 
 fn free(slot: &Slot) {

@@ -67,9 +67,9 @@ pub struct TakenOver {
 /// [`Obstacle`].
 pub fn take_over(region: &Region, spool: &Spool, attached: &[Attached]) -> Result<TakenOver, Obstacle> {
     let durable = spool.read_sealed()?;
-    let taken_over = repair_all(region, Repairer::new(region, spool).with_sealed(durable), attached)?;
-    // Whoever took a checkpoint died with the supervisor, whoever the word names.
+    // Whoever took a checkpoint died with the supervisor, whoever the word names. First, since repair begins transactions.
     gate::reopen(&region.header().gate.word, region.header().gate.word.load(SeqCst));
+    let taken_over = repair_all(region, Repairer::new(region, spool).with_sealed(durable), attached)?;
     if !attached.iter().any(|client| client.lives) {
         look_after_objects(region)?;
     }

@@ -27,7 +27,7 @@ pub(crate) mod file;
 const PREFIX: &str = "HOLDFAST_";
 
 /// Options that reload reads again; any other keeps the value with which the instance was started.
-const READ_AGAIN: [&str; 10] = [
+const READ_AGAIN: [&str; 11] = [
     "users",
     "latency",
     "access-log",

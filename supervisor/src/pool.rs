@@ -187,7 +187,7 @@ impl Pool {
         let entry = &mut self.entries[index.0 as usize];
         entry.generation = Generation(entry.generation.0.wrapping_add(1));
         let owner = slots::owner(index, entry.generation);
-        region.slot(index)?.reserve_for(owner.generation, 0, activity);
+        region.slot(index)?.reserve_as(owner.generation, 0, activity);
         self.stand(index, Standing::Lent);
         Some(owner)
     }

@@ -56,7 +56,8 @@ fn files_below(directory: &Path) -> BTreeMap<String, (u32, Vec<u8>)> {
     files
 }
 
-const INSTALLED: [(&str, u32); 8] = [
+const INSTALLED: [(&str, u32); 9] = [
+    ("bin/block", 0o755),
     ("bin/cclient", 0o755),
     ("bin/data_collector", 0o755),
     ("bin/supervisor", 0o755),

@@ -48,6 +48,8 @@ struct Open {
     file: File,
     tail: u64,
     reserved: u64,
+    /// Its records are being counted: it takes no more, however often sealing has to be tried.
+    closed: bool,
 }
 
 impl SingleWriter {
@@ -109,10 +111,11 @@ impl SingleWriter {
     /// # Errors
     /// What the file system reports; it can be tried again.
     pub fn seal(&mut self, even_if_not_over: bool) -> io::Result<bool> {
-        let Some(open) = &self.open else { return Ok(false) };
+        let Some(open) = &mut self.open else { return Ok(false) };
         if !even_if_not_over && !is_over(open) {
             return Ok(false);
         }
+        open.closed = true;
         seal(&self.spool, open.minute)?;
         self.sealed = self.sealed.max(open.minute);
         self.open = None;
@@ -146,12 +149,41 @@ impl SingleWriter {
             if self.is_taken(minute).map_err(|error| failed("open", &error))? {
                 continue;
             }
-            if self.spool.create_minute(minute).map_err(|error| failed("open", &error))? {
-                let file = self.spool.open_minute(minute).map_err(|error| failed("open", &error))?;
-                return Ok(Open { minute, since: Instant::now(), file, tail: 0, reserved: 0 });
+            match self.create(minute) {
+                Ok(Some(file)) => {
+                    return Ok(Open {
+                        minute,
+                        since: Instant::now(),
+                        file,
+                        tail: 0,
+                        reserved: 0,
+                        closed: false,
+                    });
+                }
+                Ok(None) => {}
+                Err(error) => {
+                    let _ = self.drop_lock_without_file(minute);
+                    return Err(failed("open", &error));
+                }
             }
         }
         Err(AppendError::Full("other programs' files have the names of the next minutes of".to_owned()))
+    }
+
+    /// Creates a minute's file; `None` where the lock is another program's.
+    fn create(&self, minute: Minute) -> io::Result<Option<File>> {
+        if !self.spool.create_minute(minute)? {
+            return Ok(None);
+        }
+        self.spool.open_minute(minute).map(Some)
+    }
+
+    /// Where there was room for a lock and none for a file, the lock goes again.
+    fn drop_lock_without_file(&self, minute: Minute) -> io::Result<()> {
+        if self.spool.lock_is_ours(minute)? && self.spool.size_of_minute(minute)?.is_none() {
+            self.spool.remove_lock(minute)?;
+        }
+        Ok(())
     }
 
     fn is_taken(&self, minute: Minute) -> io::Result<bool> {
@@ -210,7 +242,7 @@ impl SingleWriter {
 }
 
 fn is_over(open: &Open) -> bool {
-    Minute::now() > open.minute || open.since.elapsed() >= LONGEST_OPEN
+    open.closed || Minute::now() > open.minute || open.since.elapsed() >= LONGEST_OPEN
 }
 
 /// Seals, in ascending order, what is locked by writers that are gone. The caller holds their lock.
@@ -285,6 +317,24 @@ mod tests {
         assert_eq!(id.seq, 1);
         assert_eq!(records(directory.path()), 2);
         assert!(!std::fs::read_to_string(data_path(directory.path(), minute)).unwrap().contains("torn"));
+    }
+
+    #[test]
+    fn a_minute_that_could_not_be_sealed_takes_no_more_records() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut device = device(directory.path(), 0);
+        device.append("device", "one").unwrap();
+        let in_the_way = directory.path().join(".sealed.next");
+        std::fs::remove_file(&in_the_way).unwrap();
+        std::fs::create_dir(&in_the_way).unwrap();
+        assert!(device.seal(true).is_err());
+        assert!(matches!(device.append("device", "two"), Err(AppendError::Full(_))));
+        std::fs::remove_dir(&in_the_way).unwrap();
+        device.append("device", "two").unwrap();
+        assert!(device.seal(true).unwrap());
+        let spool = Spool::open_or_create(directory.path()).unwrap();
+        assert_eq!(generated::read(&spool).unwrap().unwrap().records, 2);
+        assert_eq!(records(directory.path()), 2);
     }
 
     #[test]

@@ -5,29 +5,25 @@
 //! `.device` in its place, and locks it for itself.
 
 use std::fs::File;
-use std::io::{self, Read as _};
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, openat, renameat};
+use nix::fcntl::{AtFlags, OFlag, openat};
 use nix::sys::stat::Mode;
 use nix::unistd::{UnlinkatFlags, linkat, unlinkat};
 
 use crate::error::{Context, Error, Result};
 use crate::ids::Minute;
-use crate::journal::generated;
-use crate::journal::names::{self, Kind};
+use crate::journal::names::Kind;
 pub use crate::journal::names::{data_name, lock_name, shipped_name};
 use crate::sys::file::{self, Lock};
 
-const SEALED: &str = "sealed";
-const SEALED_NEXT: &str = ".sealed.next";
+mod listing;
 
-/// Bytes of the file that says what is sealed, filled up with blanks: it is written again in its place.
-const SEALED_LENGTH: usize = 32;
+mod sealed;
 
 /// How long the children of a dead instance may take to be gone.
 const CHILDREN_GONE: Duration = Duration::from_secs(10);
@@ -270,173 +266,6 @@ impl Spool {
         }
     }
 
-    /// The minute files and the minutes with a lock alone, in ascending order.
-    ///
-    /// # Errors
-    /// What reading the directory reports.
-    pub fn minutes(&self) -> io::Result<Vec<MinuteFile>> {
-        let mut found = std::collections::BTreeMap::<Minute, MinuteFile>::new();
-        for entry in self.entries()? {
-            let Entry { minute, kind, entry } = entry?;
-            if !matches!(kind, Kind::Data | Kind::Lock) {
-                continue;
-            }
-            let known = found.entry(minute).or_insert(MinuteFile { minute, size: 0, locked: false });
-            if kind == Kind::Lock {
-                known.locked = true;
-            } else {
-                // A file may be gone again: the shipper removes what it delivered.
-                known.size = entry.metadata().map_or(0, |metadata| metadata.size());
-            }
-        }
-        Ok(found.into_values().collect())
-    }
-
-    /// The minutes that were delivered and are kept until checkpoints cover them, in ascending order, and their bytes.
-    ///
-    /// # Errors
-    /// What reading the directory reports.
-    pub fn shipped(&self) -> io::Result<Vec<(Minute, u64)>> {
-        let mut found = Vec::new();
-        for entry in self.entries()? {
-            let Entry { minute, kind, entry } = entry?;
-            if kind == Kind::Sent {
-                found.push((minute, entry.metadata().map_or(0, |metadata| metadata.size())));
-            }
-        }
-        found.sort_unstable();
-        Ok(found)
-    }
-
-    /// Opens a delivered minute for reading.
-    ///
-    /// # Errors
-    /// What open reports.
-    pub fn open_shipped(&self, minute: Minute) -> io::Result<File> {
-        self.open(&shipped_name(minute), OFlag::O_RDONLY)
-    }
-
-    /// Removes a delivered minute.
-    ///
-    /// # Errors
-    /// What unlink reports, besides that it is gone.
-    pub fn remove_shipped(&self, minute: Minute) -> io::Result<()> {
-        self.unlink(&shipped_name(minute))
-    }
-
-    /// What stands in the spool under a name of ours, in no order, one at a time: however much there is, it takes no
-    /// memory.
-    ///
-    /// # Errors
-    /// What reading the directory reports.
-    pub fn entries(&self) -> io::Result<impl Iterator<Item = io::Result<Entry>> + use<>> {
-        let directory = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&self.directory));
-        Ok(std::fs::read_dir(directory)?.filter_map(|entry| match entry {
-            Err(error) => Some(Err(error)),
-            Ok(entry) => {
-                let (minute, kind) = entry.file_name().to_str().and_then(names::read)?;
-                Some(Ok(Entry { minute, kind, entry }))
-            }
-        }))
-    }
-
-    /// The minutes with a lock, in ascending order.
-    ///
-    /// # Errors
-    /// What reading the directory reports.
-    pub fn locked_minutes(&self) -> io::Result<Vec<Minute>> {
-        let mut minutes = Vec::new();
-        for entry in self.entries()? {
-            let Entry { minute, kind, .. } = entry?;
-            if kind == Kind::Lock {
-                minutes.push(minute);
-            }
-        }
-        minutes.sort_unstable();
-        Ok(minutes)
-    }
-
-    /// Bytes that files of these kinds take up.
-    ///
-    /// # Errors
-    /// What reading the directory reports.
-    pub fn bytes_of(&self, kinds: &[Kind]) -> io::Result<u64> {
-        self.entries()?.try_fold(0_u64, |sum, entry| {
-            let Entry { kind, entry, .. } = entry?;
-            let counts = kinds.contains(&kind);
-            let size = if counts { entry.metadata().map_or(0, |metadata| metadata.size()) } else { 0 };
-            Ok(sum.saturating_add(size))
-        })
-    }
-
-    /// Bytes that delivered and refused files take up: they count like the journal.
-    ///
-    /// # Errors
-    /// What reading the directory reports.
-    pub fn kept_bytes(&self) -> io::Result<u64> {
-        self.bytes_of(&[Kind::Refused, Kind::Sent])
-    }
-
-    /// The durable record of what is sealed; minute 0 where nothing is.
-    ///
-    /// # Errors
-    /// What reading reports; a file that holds no number.
-    pub fn read_sealed(&self) -> io::Result<Minute> {
-        let mut text = String::new();
-        match self.open(SEALED, OFlag::O_RDONLY) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Minute(0)),
-            file => file?.take(64).read_to_string(&mut text)?,
-        };
-        match text.trim().parse().map(Minute) {
-            Ok(minute) if minute.is_possible() => Ok(minute),
-            _ => {
-                let text = "SPOOL/sealed does not hold the number of a minute";
-                Err(io::Error::new(io::ErrorKind::InvalidData, text))
-            }
-        }
-    }
-
-    /// Makes it durable that every minute up to `minute` is sealed. Once [`Spool::prepare_sealed`] had room, it needs
-    /// none: two files change places, and the one that is not in force is written again where it lies.
-    ///
-    /// # Errors
-    /// What writing, fsync and rename report; then what was there before stands.
-    pub fn write_sealed(&self, minute: Minute) -> io::Result<()> {
-        let next = self.open(SEALED_NEXT, OFlag::O_RDWR | OFlag::O_CREAT)?;
-        let text = format!("{minute:<width$}\n", width = SEALED_LENGTH - 1);
-        file::write_whole_at(&next, text.as_bytes(), 0)?;
-        next.set_len(SEALED_LENGTH as u64)?;
-        next.sync_all()?;
-        if !self.exchange(SEALED_NEXT, SEALED)? {
-            renameat(self.fd(), SEALED_NEXT, self.fd(), SEALED)?;
-        }
-        self.sync()
-    }
-
-    /// Makes the files that sealing uses, while there is room for them: what is sealed can then be counted and said
-    /// when there is none. For whoever seals, since the files become its own.
-    ///
-    /// # Errors
-    /// What the file system reports; sealing tries again.
-    pub fn prepare(&self) -> io::Result<()> {
-        if !self.exists(SEALED)? {
-            self.write_sealed(Minute(0))?;
-        }
-        let next = self.open(SEALED_NEXT, OFlag::O_RDWR | OFlag::O_CREAT)?;
-        file::write_whole_at(&next, &[b' '; SEALED_LENGTH], 0)?;
-        generated::prepare(self)
-    }
-
-    /// Lets two files change places. False where one is missing or the file system cannot do that.
-    fn exchange(&self, one: &str, other: &str) -> io::Result<bool> {
-        use rustix::fs::RenameFlags;
-        match rustix::fs::renameat_with(self.fd(), one, self.fd(), other, RenameFlags::EXCHANGE) {
-            Ok(()) => Ok(true),
-            Err(rustix::io::Errno::NOENT | rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) => Ok(false),
-            Err(error) => Err(error.into()),
-        }
-    }
-
     /// Gives a file another name, unless there is one of that name. False where there is, or the file is gone.
     ///
     /// # Errors
@@ -568,20 +397,5 @@ mod tests {
         spool.remove_lock(Minute(5)).unwrap();
         spool.remove_minute(Minute(5)).unwrap();
         assert_eq!(spool.minutes().unwrap(), []);
-    }
-
-    #[test]
-    fn what_is_sealed_is_remembered() {
-        let directory = tempfile::tempdir().unwrap();
-        let spool = Spool::open_or_create(directory.path()).unwrap();
-        assert_eq!(spool.read_sealed().unwrap(), Minute(0));
-        for minute in [42, 43, 1_000_000] {
-            spool.write_sealed(Minute(minute)).unwrap();
-            assert_eq!(spool.read_sealed().unwrap(), Minute(minute));
-        }
-        for garbage in ["garbage", "", "-1", "100000000000000000", "18446744073709551615"] {
-            std::fs::write(directory.path().join("sealed"), garbage).unwrap();
-            assert!(spool.read_sealed().is_err(), "{garbage}");
-        }
     }
 }

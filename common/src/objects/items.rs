@@ -159,21 +159,23 @@ impl<'r> Transaction<'_, 'r> {
         let head = self.fresh(offset, BYTES)?;
         head[end.inward()].store(if count == 0 { 0 } else { neighbour }, Relaxed);
         head[end.outward()].store(0, Relaxed);
-        self.note_body(index, object, CHANGED)?;
+        self.note_items(index, object)?;
         if count == 0 {
             object.body[FIRST].store(offset.0, Relaxed);
             object.body[LAST].store(offset.0, Relaxed);
         } else {
             let link = Offset(neighbour.wrapping_add((end.outward() * WORD) as u64));
-            if planted::has(Bug::LinkNotLogged) {
-                self.fresh(link, 1)?[0].store(offset.0, Relaxed);
-            } else {
-                self.change_word(link, offset.0)?;
-            }
+            self.change_word(link, offset.0)?;
             object.body[end.word()].store(offset.0, Relaxed);
         }
         object.body[COUNT].store(count.wrapping_add(1), Relaxed);
         Ok(())
+    }
+
+    #[inline]
+    fn note_items(&mut self, index: u32, object: &'r Object) -> Result<(), TxnError> {
+        let changed = if planted::has(Bug::EndsNotLogged) { 1 } else { CHANGED };
+        self.note_body(index, object, changed)
     }
 
     /// Takes the item at one end, of which there is at least one, out of a queue under its lock. The block is still in use.
@@ -186,7 +188,7 @@ impl<'r> Transaction<'_, 'r> {
     ) -> Result<Node<'r>, TxnError> {
         let count = object.body[COUNT].load(Relaxed);
         let node = Node::at_end(self.region(), object, end)?.ok_or(TxnError::Damaged)?;
-        self.note_body(index, object, CHANGED)?;
+        self.note_items(index, object)?;
         if count == 1 {
             object.body[FIRST].store(0, Relaxed);
             object.body[LAST].store(0, Relaxed);

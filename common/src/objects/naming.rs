@@ -3,6 +3,7 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
+use crate::layout::Object;
 use crate::lock;
 use crate::objects::buckets::{COUNT, Tree, hash_of};
 use crate::objects::folder::{Entry, Folder, check_name};

@@ -277,7 +277,9 @@ mod tests {
         bytes
     }
 
-    fn read(bytes: &[u8]) -> Result<(Head, Vec<(u64, Vec<u8>)>, Moment), Unfit> {
+    type Pieces = Vec<(u64, Vec<u8>)>;
+
+    fn read(bytes: &[u8]) -> Result<(Head, Pieces, Moment), Unfit> {
         let (mut from, mut pieces) = (bytes, Vec::new());
         let head = Head::read(&mut from)?;
         let moment = read_pieces(&mut from, |offset, bytes| {

@@ -76,7 +76,7 @@ fn everything_is_as_it_was_and_the_epoch_is_another() {
     with_objects(&scene);
     let mut seat = scene.seat(3, 1);
     (0..70).for_each(|user| scene.record(&mut seat, &format!("user {user}"), "hello"));
-    seat.slot().count(common::slots::Counter::Connections);
+    seat.slot().count(slots::Counter::Connections);
     let taken = scene.checkpoint(5, 1).unwrap();
     assert_eq!((taken.number, taken.in_vain), (1, 0));
     let restoration = restore(&scene).unwrap();
@@ -92,8 +92,7 @@ fn everything_is_as_it_was_and_the_epoch_is_another() {
     // And it goes on.
     let slot = region.slot(SlotIndex(3)).unwrap();
     slot.reserve(common::ids::Generation(2), 1);
-    let mut seat =
-        Seat::take(region, common::slots::owner(SlotIndex(3), common::ids::Generation(2))).unwrap();
+    let mut seat = Seat::take(region, slots::owner(SlotIndex(3), common::ids::Generation(2))).unwrap();
     let stock: Map = Folder::open(region, "shop").unwrap().open_map(region, "stock").unwrap();
     put(&mut seat, stock, b"another", b"one").unwrap();
     assert_eq!(stock.get(region, &7_u64.to_le_bytes()).unwrap().as_deref(), Some(&b"some"[..]));
@@ -126,6 +125,31 @@ fn what_the_journal_has_beyond_it_is_counted_and_nothing_twice() {
     let history = &region.header().history;
     assert_eq!(history.replayed.load(SeqCst), 5);
     assert!(history.restored_ns.load(SeqCst) >= history.restored_from_ns.load(SeqCst));
+}
+
+#[test]
+fn items_that_somebody_had_taken_are_in_their_queues_again() {
+    let scene = Scene::new();
+    with_objects(&scene);
+    crate::scene::with_queue_and_blob(&scene);
+    let jobs =
+        |region: &Region| Folder::open(region, "shop/back").unwrap().open_queue(region, "jobs").unwrap();
+    let before = jobs(&scene.region).items(&scene.region).unwrap();
+    for slot in [3, 4] {
+        let mut seat = scene.seat(slot, 1);
+        let mut txn = seat.begin().unwrap();
+        txn.queue(jobs(&scene.region)).unwrap().take_front().unwrap().unwrap();
+        txn.commit().unwrap();
+        // It lives on, while the checkpoint is taken.
+        std::mem::forget(seat);
+    }
+    scene.checkpoint(5, 1).unwrap();
+    let Restoration { region, restored, directory: _directory } = restore(&scene).unwrap();
+    assert_eq!(restored.number, 1);
+    assert!(region.slots().all(|(_, slot)| slot.holds_nothing()));
+    let mut after = jobs(&region).items(&region).unwrap();
+    after.sort();
+    assert_eq!(after, before);
 }
 
 #[test]
@@ -174,7 +198,7 @@ fn what_a_restored_region_counted_is_counted_again_after_another_loss() {
     scene.record(&mut seat, "anna", "after");
     let first = restore(&scene).unwrap();
     // The restored region goes on in this spool, and is lost before it has a checkpoint of its own.
-    crate::takeover::take_over(&first.region, &scene.spool).unwrap();
+    crate::takeover::take_over(&first.region, &scene.spool, &[]).unwrap();
     let open = first.region.header().journal.open_minute();
     assert!(matches!(open, OpenMinute { closed: true, .. }));
     let mut next = scene;

@@ -35,6 +35,7 @@ fn sample(option: &Arg) -> (String, String) {
         Kind::Text => match option.get_long().unwrap() {
             "listen" | "control-listen" => "unix:/some/socket".to_owned(),
             "log-level" => "debug".to_owned(),
+            "collect" => "http://some.where:80/".to_owned(),
             _ => "somebody".to_owned(),
         },
     };

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::os::unix::process::CommandExt as _;
 use std::process::{Command, Stdio};
 
+use holdfast_tests::random::Random;
 use nix::errno::Errno;
 use nix::libc;
 use nix::sys::ptrace::{self, Options};
@@ -19,8 +20,8 @@ pub enum Deed {
     KillAfter(u64),
     /// The call of this number among those that need room on the disk fails with ENOSPC.
     FailOne(u64),
-    /// Every so many of them does.
-    FailEvery(u64),
+    /// One of so many of them does, at random.
+    FailSome(u64),
 }
 
 /// How it ended.
@@ -63,6 +64,7 @@ struct Tracer {
     program: Pid,
     deed: Deed,
     calls: u64,
+    random: Random,
     threads: HashMap<Pid, Thread>,
 }
 
@@ -73,6 +75,7 @@ struct Thread {
 }
 
 impl Tracer {
+    #[expect(clippy::zombie_processes, reason = "follow waits for it by its pid")]
     fn start(command: &mut Command, deed: Deed) -> Self {
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         // SAFETY: one system call between fork and exec.
@@ -84,7 +87,7 @@ impl Tracer {
         let options =
             Options::PTRACE_O_TRACECLONE | Options::PTRACE_O_TRACESYSGOOD | Options::PTRACE_O_EXITKILL;
         ptrace::setoptions(program, options).expect("options can be set");
-        Self { program, deed, calls: 0, threads: HashMap::new() }
+        Self { program, deed, calls: 0, random: Random::new(child.id().into()), threads: HashMap::new() }
     }
 
     fn follow(mut self, started: impl FnOnce(i32)) -> Ending {
@@ -130,7 +133,7 @@ impl Tracer {
                     }
                 }
             }
-            Deed::FailOne(_) | Deed::FailEvery(_) => self.fail_if_due(thread),
+            Deed::FailOne(_) | Deed::FailSome(_) => self.fail_if_due(thread),
         }
         self.go_on(thread, None);
     }
@@ -145,7 +148,7 @@ impl Tracer {
             self.calls += 1;
             state.fails = match self.deed {
                 Deed::FailOne(number) => self.calls == number,
-                Deed::FailEvery(number) => self.calls.is_multiple_of(number),
+                Deed::FailSome(number) => self.random.below(number) == 0,
                 Deed::KillAfter(_) => false,
             };
             if state.fails {

@@ -48,8 +48,9 @@ fn produce(name: &str, place: Place, options: Options, timeout: Duration) -> Res
     // One byte more than fits tells that it does not.
     io::stdin().take(most + 1).read_to_end(&mut content).context(|| "cannot read stdin".to_owned())?;
     if content.len() as u64 > most {
+        let remedy = if most < MAX_CONTENT { "give a larger --size, or none" } else { "use several blocks" };
         return Err(Error::failure(format!(
-            "there are more than {most} bytes on stdin: give a larger --size (1GiB at most), or less"
+            "there are more than {most} bytes on stdin, which do not fit: {remedy}"
         )));
     }
     producer.publish(&content, timeout)?;

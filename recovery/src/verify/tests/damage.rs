@@ -206,8 +206,11 @@ fn an_object_that_two_names_stand_for_is_found() {
     assert!(findings.iter().any(|finding| finding.place == lost && finding.text.contains("named 0 times")));
 }
 
+/// Where it must be found, what must be said, and what damages it.
+type Damage = (&'static str, &'static str, fn(&Scene));
+
 /// Where it must be found in a queue, a blob or what a slot has taken, and what must be said there.
-const OF_PIECES: [(&str, &str, fn(&Scene)); 12] = [
+const OF_PIECES: [Damage; 12] = [
     ("/shop/back/jobs", "impossible", |scene| back(scene, "jobs").body[0].store(1 << 40, SeqCst)),
     ("/shop/back/jobs", "last item", |scene| back(scene, "jobs").body[0].store(5, SeqCst)),
     ("/shop/back/jobs", "last item", |scene| back(scene, "jobs").body[2].store(16, SeqCst)),

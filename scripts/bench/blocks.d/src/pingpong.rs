@@ -68,6 +68,8 @@ fn pipe_ends() -> (OwnedFd, OwnedFd) {
 
 /// Nanoseconds from one process to another.
 fn one_way(effort: Effort, open: &dyn Fn(bool) -> Box<dyn Channel>) -> f64 {
+    // The child is born on its core; were it born on the parent's, it would wait there for the parent to sleep.
+    processes::pin(1);
     // SAFETY: this program has one thread; the child ends by _exit or a signal.
     let pid = unsafe { libc::fork() };
     assert!(pid >= 0, "cannot fork");
@@ -87,7 +89,6 @@ fn one_way(effort: Effort, open: &dyn Fn(bool) -> Box<dyn Channel>) -> f64 {
 
 /// Sends back what comes, until it is ended, or nothing came for long.
 fn answer(mut channel: Box<dyn Channel>) -> ! {
-    processes::pin(1);
     while channel.receive(LIMIT) {
         channel.send(&[1; 64]);
     }

@@ -5,12 +5,17 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use common::layout::Object;
 use common::limits::PAGE_SIZE;
+use common::objects::Kind;
 use common::region::Region;
 
 use crate::images::Image;
+use crate::sleepers::SLEEPERS;
 
 /// Words of an entry of the object table that mean nothing in a checkpoint: lock and sequence.
 const PASSING: usize = 2;
+
+/// So does who sleeps at a queue: whoever did is gone when a checkpoint is gone back to.
+const SLEEPING: usize = std::mem::offset_of!(Object, body) / 8 + SLEEPERS;
 
 /// Takes every mark away.
 pub fn take_away(region: &Region) {
@@ -26,7 +31,9 @@ pub fn check(region: &Region, base: &[u64], image: &Image) -> Result<(), String>
     };
     for (index, _) in &image.delta {
         let offset = u64::from(*index) * 8;
-        if offset < geometry.objects || is_passing(offset, geometry.objects, geometry.slabs) {
+        if offset < geometry.objects
+            || offset < geometry.slabs && is_passing(region, offset - geometry.objects)
+        {
             continue;
         }
         let mark = geometry.marks + offset / PAGE_SIZE;
@@ -37,6 +44,12 @@ pub fn check(region: &Region, base: &[u64], image: &Image) -> Result<(), String>
     Ok(())
 }
 
-fn is_passing(offset: u64, objects: u64, slabs: u64) -> bool {
-    offset < slabs && ((offset - objects) as usize % size_of::<Object>()) / 8 < PASSING
+/// Whether the word so far into the object table is one that no checkpoint needs.
+fn is_passing(region: &Region, within: u64) -> bool {
+    let (index, word) = (within as usize / size_of::<Object>(), within as usize % size_of::<Object>() / 8);
+    let is_queue = || {
+        let object = region.object(index as u32);
+        object.and_then(|object| Kind::of(object.identity.load(Relaxed))).is_some_and(Kind::has_items)
+    };
+    word < PASSING || word == SLEEPING && is_queue()
 }

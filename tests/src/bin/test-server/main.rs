@@ -111,7 +111,7 @@ fn listen(host: &str, port: u16) -> Result<Vec<TcpListener>> {
         match TcpListener::bind(address) {
             Ok(listener) => listeners.push(listener),
             Err(error) => {
-                refusal = Some(format!("cannot listen at {address}: {error}; choose another --port"))
+                refusal = Some(format!("cannot listen at {address}: {error}; choose another --port"));
             }
         }
     }
