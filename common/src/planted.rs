@@ -74,6 +74,21 @@ pub enum Bug {
 }
 
 impl Bug {
+    /// Whether it is in what queues, blobs and folders in folders do, and maps and counters do not.
+    pub const fn is_at_the_mill(self) -> bool {
+        matches!(
+            self,
+            Self::BellForgotten
+                | Self::InFlightForgotten
+                | Self::TakeNotLogged
+                | Self::EndsNotLogged
+                | Self::BatonDropped
+                | Self::RenamedInTwo
+                | Self::RangeNotLogged
+                | Self::DeletedQuietly
+        )
+    }
+
     /// Whether it is one of the blocks', which the region's proofs do not look for.
     pub const fn is_of_blocks(self) -> bool {
         matches!(

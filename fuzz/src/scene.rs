@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering::SeqCst;
 use common::ids::{Generation, Offset, Owner, SlotIndex};
 use common::journal::spool::Spool;
 use common::journal::writer::Writer;
+use common::objects::queue::End;
 use common::objects::{self, Folder};
 use common::region::Region;
 use common::slots::{Counter, owner};
@@ -106,7 +107,16 @@ fn furnish(region: &Region, spool: &std::path::Path) -> Result<(), TxnError> {
     let stock = txn.create_map(folder, "stock")?;
     let large = txn.create_map(folder, "large")?;
     let sold = txn.create_counter(folder, "sold")?;
+    let back = txn.create_folder("shop/back")?;
+    let jobs = txn.create_queue(back, "jobs", 40)?;
+    let sign = txn.create_blob(back, "sign")?;
+    let photo = txn.create_blob(folder, "photo")?;
     txn.counter(sold)?.add(7)?;
+    for number in 0..30_u8 {
+        txn.queue(jobs)?.push_back(&[number; 20])?;
+    }
+    txn.blob(sign)?.set(b"open from nine to five")?;
+    txn.blob(photo)?.set(&[3; 9000])?;
     txn.commit()?;
     for number in 0..200_u64 {
         let mut txn = seat.begin()?;
@@ -124,6 +134,13 @@ fn furnish(region: &Region, spool: &std::path::Path) -> Result<(), TxnError> {
 
     let mut victim = seat_in(VICTIM);
     let mut txn = victim.begin()?;
+    txn.queue(jobs)?.take_front()?;
+    txn.queue(jobs)?.take_back()?;
+    txn.commit()?;
+    let mut txn = victim.begin()?;
+    txn.queue(jobs)?.pop_front()?;
+    txn.queue(jobs)?.push_back(b"half done")?;
+    txn.blob(sign)?.write_at(5, b"at")?;
     txn.map(stock)?.put(b"half", b"done")?;
     txn.map(stock)?.remove(&7_u64.to_le_bytes())?;
     txn.map(large)?.put(b"large", &[8; 6000])?;
@@ -141,6 +158,12 @@ pub fn read_everything(region: &Region) {
                 let _ = map.get(region, b"large");
             }
             let _ = folder.open_counter(region, &name).and_then(|counter| counter.get(region));
+            if let Ok(queue) = folder.open_queue(region, &name) {
+                let _ = (queue.len(region), queue.peek(region, End::Back), queue.items(region));
+            }
+            if let Ok(blob) = folder.open_blob(region, &name) {
+                let _ = (blob.get(region), blob.read_at(region, 4090, &mut [0; 64]));
+            }
         }
     }
     let _ = common::tally::totals(region);
@@ -165,6 +188,24 @@ pub fn write_something(scene: &Scene) {
             let _ = put.and_then(|_| txn.commit());
         }
     }
+    if let Ok(jobs) = Folder::open(&scene.region, "shop/back").and_then(|back| back.open_queue(&scene.region, "jobs")) {
+        for end in [End::Front, End::Back] {
+            let Ok(mut txn) = seat.begin() else { return };
+            let moved = txn.queue(jobs).and_then(|mut queue| {
+                let item = queue.pop(end)?.unwrap_or_default();
+                queue.push(end, &item)
+            });
+            let _ = moved.and_then(|_| txn.commit());
+        }
+    }
+    if let Ok(sign) = Folder::open(&scene.region, "shop/back").and_then(|back| back.open_blob(&scene.region, "sign")) {
+        let Ok(mut txn) = seat.begin() else { return };
+        let changed = txn.blob(sign).and_then(|mut blob| blob.set(&[1; 5000]));
+        let _ = changed.and_then(|()| txn.commit());
+    }
+    let Ok(mut txn) = seat.begin() else { return };
+    let renamed = txn.rename_folder("shop/back", "shop/front").and_then(|()| txn.delete_folder("shop/front"));
+    let _ = renamed.and_then(|_| txn.commit());
     let _ = seat.free_deleted();
     let _ = seat.give_back_empty_slabs();
     let _ = objects::all(&scene.region).count();

@@ -50,7 +50,7 @@ pub const ALL: [(&str, Pair); 7] = [
 ];
 
 /// Pairs at the mill, which share the samples of the short form.
-const OF_THE_MILL: usize = 4;
+pub const OF_THE_MILL: usize = 4;
 
 /// A pair, and after how many of its instructions at most one is stopped; gives how many were executed.
 pub type Pair = fn(&Path, usize) -> Result<u64, String>;

@@ -111,7 +111,7 @@ fn prove_all(options: &Options) -> Result<(), String> {
 }
 
 /// The first proof that fails, and how: of blocks if the mistake is one of theirs; else of two processes, then of what
-/// contains every kind of step.
+/// contains every kind of step, at the mill if it is one of what is there.
 fn first_failure(bug: Option<Bug>) -> Option<String> {
     if bug.is_none_or(Bug::is_of_blocks) {
         for (name, proof) in blocks::ALL {
@@ -123,7 +123,11 @@ fn first_failure(bug: Option<Bug>) -> Option<String> {
             return None;
         }
     }
-    for (name, pair) in pairs::ALL {
+    let wanted = |at_the_mill: bool| bug.is_none_or(|bug| bug.is_at_the_mill() == at_the_mill);
+    for (number, (name, pair)) in pairs::ALL.into_iter().enumerate() {
+        if !wanted(number < pairs::OF_THE_MILL) {
+            continue;
+        }
         if let Err(error) = pair(&place(), stops(true)) {
             return Some(format!("{name}: {error}"));
         }
@@ -132,6 +136,7 @@ fn first_failure(bug: Option<Bug>) -> Option<String> {
         operation.contended || operation.records || operation.telling || operation.captures
     };
     let rich = operations::all().into_iter().filter(is_rich);
+    let rich = rich.filter(|operation| wanted(operation.telling));
     for (number, operation) in rich.enumerate() {
         let awaited = number == 0 || operation.telling && matches!(operation.act, Act::Change(_));
         let courses = match (number, awaited) {
