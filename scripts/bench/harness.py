@@ -160,8 +160,8 @@ class Table:
         """One line for [(ours, floor)] of several rounds, judged by the median ratio."""
         ratios = [mine / theirs for mine, theirs in pairs]
         ratio = statistics.median(ratios)
-        ok = ratio >= at_least if at_least else ratio <= at_most
-        target = f">= {at_least}" if at_least else f"<= {at_most}"
+        ok = (not at_least or ratio >= at_least) and (not at_most or ratio <= at_most)
+        target = f">= {at_least}" if at_least else f"<= {at_most}" if at_most else ""
         mine, theirs = (statistics.median(side) for side in zip(*pairs))
         self.row(name, f"{mine:,.0f} {unit}", f"{theirs:,.0f} {unit}",
                  f"{ratio:.2f} ({min(ratios):.2f}..{max(ratios):.2f})", target, ok)

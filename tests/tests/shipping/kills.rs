@@ -95,6 +95,8 @@ fn run_for_some_files(scene: &Scene, server: &Server, deed: Deed) -> bool {
     command.args(["--device-interval=1ms..2ms", "--dist-interval=0.1"]);
     let (store, ended) = (scene.file("store"), Arc::new(AtomicBool::new(false)));
     let over = Arc::clone(&ended);
+    let was_stuck = Arc::new(AtomicBool::new(false));
+    let stuck = Arc::clone(&was_stuck);
     let goal = names_in(&store).len() + 5;
     let ending = traced::run(&mut command, deed, move |pid| {
         std::thread::spawn(move || {
@@ -103,12 +105,15 @@ fn run_for_some_files(scene: &Scene, server: &Server, deed: Deed) -> bool {
                 if enough { Ok(()) } else { Err(String::new()) }
             });
             // The tracer waits for its end, in whatever way it comes.
-            let signal = if arrived.is_ok() { Signal::SIGTERM } else { Signal::SIGKILL };
-            if !over.load(SeqCst) {
-                let _ = kill(Pid::from_raw(pid), signal);
+            let send = |signal| over.load(SeqCst) || kill(Pid::from_raw(pid), signal).is_err();
+            if arrived.is_err() || !send(Signal::SIGTERM) {
+                let ends = || if over.load(SeqCst) { Ok(()) } else { Err(String::new()) };
+                let too_late = arrived.is_err() || within(DEADLINE, ends).is_err();
+                stuck.store(too_late && !send(Signal::SIGKILL), SeqCst);
             }
         });
     });
     ended.store(true, SeqCst);
+    assert!(!was_stuck.load(SeqCst), "it was killed since it neither shipped nor ended");
     ending.code == Some(0)
 }
