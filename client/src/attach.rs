@@ -3,12 +3,14 @@
 use std::fs::File;
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use common::address::Address;
 use common::error::{Context, Error, Result};
 use common::heap::Usage;
+use common::ids::SlotIndex;
 use common::layout::Slot;
 use common::places;
 use common::region::Region;
@@ -71,6 +73,25 @@ pub struct SpoolView {
     pub limit: Option<u64>,
     /// The oldest minute file.
     pub oldest_minute: Option<u64>,
+}
+
+/// Checkpoints as the region's header has them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CheckpointView {
+    /// The newest one's number, if there is one.
+    pub number: Option<u64>,
+    /// When it was taken, in nanoseconds since the epoch.
+    pub taken_ns: u64,
+    /// Bytes of its file.
+    pub bytes: u64,
+    /// For how long nobody could begin a transaction.
+    pub pause_us: u64,
+    /// When the region was restored from a checkpoint, if it was.
+    pub restored_ns: Option<u64>,
+    /// When that one had been taken.
+    pub restored_from_ns: u64,
+    /// Messages of the journal that were counted on top of it.
+    pub replayed: u64,
 }
 
 /// A slot in use.
@@ -266,6 +287,22 @@ impl StatusView {
         }
     }
 
+    /// The checkpoints of the region, and the one that it was restored from, where that can be read.
+    pub fn checkpoints(&self) -> Option<CheckpointView> {
+        let Rest::Region(region) = &self.rest else { return None };
+        let history = &region.header().history;
+        let some = |word: &AtomicU64| Some(word.load(Relaxed)).filter(|word| *word != 0);
+        Some(CheckpointView {
+            number: some(&history.number),
+            taken_ns: history.taken_ns.load(Relaxed),
+            bytes: history.bytes.load(Relaxed),
+            pause_us: history.pause_ns.load(Relaxed) / 1000,
+            restored_ns: some(&history.restored_ns),
+            restored_from_ns: history.restored_from_ns.load(Relaxed),
+            replayed: history.replayed.load(Relaxed),
+        })
+    }
+
     /// The workers by what they are at.
     pub fn workers(&self) -> WorkerCounts {
         match &self.rest {
@@ -296,7 +333,7 @@ impl StatusView {
     pub fn slots(&self) -> Vec<SlotView> {
         let mut views = Vec::new();
         let Rest::Region(region) = &self.rest else { return views };
-        for (index, slot) in region.slots() {
+        for (index, slot) in worker_slots(region) {
             let (generation, state) = slot.standing();
             let state = match state {
                 Some(State::Free) => continue,
@@ -350,6 +387,11 @@ fn attached(region: &Region) -> u32 {
 fn spool(region: &Region) -> (u64, u64, u64) {
     let journal = &region.header().journal;
     (journal.spool_bytes(), journal.limit.load(Relaxed), journal.oldest.load(Relaxed))
+}
+
+/// All slots but the one of a checkpoint process.
+fn worker_slots(region: &Region) -> impl Iterator<Item = (SlotIndex, &Slot)> {
+    region.slots().filter(|(_, slot)| slot.activity.load(Relaxed) != Activity::Checkpoint as u32)
 }
 
 fn live_state(activity: u32) -> &'static str {

@@ -48,6 +48,12 @@ impl Error {
         Self { exit: Exit::Region, sentence: sentence.into() }
     }
 
+    /// The same error with what came before it in front: `what; sentence`.
+    #[must_use]
+    pub fn after(self, what: &str) -> Self {
+        Self { sentence: format!("{what}; {}", self.sentence), ..self }
+    }
+
     /// The same error once it has been told to whoever shows it to people: [`run`] does not say it again.
     #[must_use]
     pub fn told(self) -> Self {

@@ -226,6 +226,8 @@ impl<'r> Transaction<'_, 'r> {
         };
         self.seat.log.note_state(block.state_offset, block.state)?;
         block.state.store(USED, Relaxed);
+        // What is written into it before it is linked is not logged.
+        self.seat.region.mark(block.offset, block.size);
         Ok(block.offset)
     }
 

@@ -35,6 +35,10 @@ pub struct Header {
     pub journal: JournalState,
     /// How many workers wait for connections.
     pub demand: Demand,
+    /// Who keeps transactions from beginning, see `gate`; nothing else lives on this line, since every `begin` reads it.
+    pub gate: Gate,
+    /// What is known of checkpoints.
+    pub history: History,
 }
 
 /// What the region is. Never changes after creation.
@@ -71,8 +75,10 @@ pub struct Identity {
     pub object_count: AtomicU32,
     /// Pages of the heap, and entries of the slab table.
     pub page_count: AtomicU32,
+    /// Random, the key of the maps' hashes. A region that is restored from a checkpoint has another epoch and the same seed.
+    pub seed: AtomicU64,
     /// Zero.
-    pub reserved: [AtomicU32; 7],
+    pub reserved: [AtomicU32; 5],
     /// CRC-32C of the bytes of `Identity` before this word.
     pub checksum: AtomicU32,
 }
@@ -139,6 +145,40 @@ pub struct Demand {
     pub reserved: [AtomicU32; 12],
 }
 
+/// The gate before every transaction.
+#[derive(Debug)]
+#[repr(C, align(64))]
+pub struct Gate {
+    /// The lock tag of the checkpoint process that has closed it; 0 = open.
+    pub word: AtomicU64,
+    /// How often it has been closed: whoever sees the same closure for long knows that its closer hangs.
+    pub closures: AtomicU64,
+    /// Zero.
+    pub reserved: [AtomicU64; 6],
+}
+
+/// Checkpoints of this region, and the one that it was restored from.
+#[derive(Debug)]
+#[repr(C, align(64))]
+pub struct History {
+    /// Number of the newest durable checkpoint; 0 = none was taken of this region.
+    pub number: AtomicU64,
+    /// When it was taken, in nanoseconds since the epoch.
+    pub taken_ns: AtomicU64,
+    /// Bytes of its file.
+    pub bytes: AtomicU64,
+    /// For how long it kept transactions from beginning, in nanoseconds.
+    pub pause_ns: AtomicU64,
+    /// When this region was restored from a checkpoint; 0 = it never was.
+    pub restored_ns: AtomicU64,
+    /// When that checkpoint had been taken.
+    pub restored_from_ns: AtomicU64,
+    /// Records of the journal that were counted on top of it.
+    pub replayed: AtomicU64,
+    /// Zero.
+    pub reserved: AtomicU64,
+}
+
 /// One unsealed minute. Both words carry the low bits of the minute's number above the offset, so that one
 /// compare-and-swap both claims a range and proves that the entry is still this minute's.
 #[derive(Debug)]
@@ -186,8 +226,10 @@ pub struct Slot {
     pub crashes: AtomicU64,
     /// `generation << 32 | count`: repairs. Written by repair.
     pub recoveries: AtomicU64,
+    /// Whether a transaction is under way, or has been since the last checkpoint; see `gate`.
+    pub open: AtomicU64,
     /// Zero.
-    pub pad2: [AtomicU64; 4],
+    pub pad2: [AtomicU64; 3],
     /// How many entries of `held` count.
     pub held_count: AtomicU32,
     /// Indices of the locks that this owner holds or is about to take.
@@ -326,16 +368,20 @@ const _: () = {
     assert!(offset_of!(Identity, slabs) == 80);
     assert!(offset_of!(Identity, object_count) == 88);
     assert!(offset_of!(Identity, page_count) == 92);
-    assert!(offset_of!(Identity, reserved) == 96);
+    assert!(offset_of!(Identity, seed) == 96);
+    assert!(offset_of!(Identity, reserved) == 104);
     assert!(offset_of!(Identity, checksum) == 124);
 
     assert!(size_of::<Supervision>() == 64);
     assert!(size_of::<JournalState>() == 64 + 16 * JOURNAL_RING);
     assert!(size_of::<Demand>() == 64);
-    assert!(size_of::<Header>() == 448 && size_of::<Header>() as u64 <= HEADER_SIZE);
+    assert!(size_of::<Gate>() == 64 && size_of::<History>() == 64);
+    assert!(size_of::<Header>() == 576 && size_of::<Header>() as u64 <= HEADER_SIZE);
     assert!(offset_of!(Header, supervision) == 128);
     assert!(offset_of!(Header, journal) == 192);
     assert!(offset_of!(Header, demand) == 384);
+    assert!(offset_of!(Header, gate) == 448);
+    assert!(offset_of!(Header, history) == 512);
     assert!(offset_of!(JournalState, ring) == 64);
 
     assert!(size_of::<Slot>() as u64 == SLOT_SIZE);
@@ -350,6 +396,7 @@ const _: () = {
     assert!(offset_of!(Slot, mini) == 328);
     assert!(offset_of!(Slot, crashes) == 336);
     assert!(offset_of!(Slot, recoveries) == 344);
+    assert!(offset_of!(Slot, open) == 352);
     assert!(offset_of!(Slot, held_count) == 384);
     assert!(offset_of!(Slot, doing) == 512);
     assert!(offset_of!(Slot, slabs) == 640);
@@ -391,6 +438,8 @@ pub struct Geometry {
     pub logs: u64,
     /// Offset of the users' cells.
     pub tallies: u64,
+    /// Offset of the marks: a byte for each page of the file.
+    pub marks: u64,
     /// Offset of the object table.
     pub objects: u64,
     /// Entries in it.
@@ -418,7 +467,8 @@ impl Geometry {
         let object_count = (length / REGION_PER_OBJECT).min(u64::from(MAX_OBJECTS));
         let logs = after(HEADER_SIZE, slot_count * SLOT_SIZE);
         let tallies = after(logs, slot_count * UNDO_LOG_SIZE);
-        let objects = after(tallies, slot_count * size_of::<Tally>() as u64);
+        let marks = after(tallies, slot_count * size_of::<Tally>() as u64);
+        let objects = after(marks, length / PAGE_SIZE);
         let slabs = after(objects, object_count * size_of::<Object>() as u64);
         // A page and its entry in the slab table, for as many pages as there is room for.
         let entry = size_of::<Slab>() as u64;
@@ -430,6 +480,7 @@ impl Geometry {
             slot_count: slot_count as u32,
             logs,
             tallies,
+            marks,
             objects,
             object_count: object_count as u32,
             slabs,
@@ -454,6 +505,7 @@ mod tests {
             let geometry = Geometry::of(length).unwrap();
             assert!(geometry.logs >= HEADER_SIZE + u64::from(geometry.slot_count) * SLOT_SIZE);
             assert!(geometry.tallies >= geometry.logs + u64::from(geometry.slot_count) * 16 * 1024);
+            assert!(geometry.objects >= geometry.marks + length / 4096);
             assert!(geometry.slabs >= geometry.objects + u64::from(geometry.object_count) * 64);
             assert!(geometry.heap >= geometry.slabs + u64::from(geometry.page_count) * 16);
             let end = geometry.heap + u64::from(geometry.page_count) * 4096;

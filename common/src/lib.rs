@@ -31,6 +31,8 @@ pub mod demand;
 
 pub mod lock;
 
+pub mod gate;
+
 pub mod bell;
 
 pub mod undo;

@@ -36,6 +36,8 @@ const LONGEST_PAUSE: u32 = 32;
 pub trait Word {
     /// What it holds.
     fn load(&self) -> u64;
+    /// The same, in the one order that these looks have with every exchange and swap of any word.
+    fn look(&self) -> u64;
     /// Stores, and lets nobody see the store before what was stored before it.
     fn store(&self, value: u64);
     /// Stores `to` if it holds `from`; whether it did.
@@ -46,6 +48,8 @@ pub trait Word {
     fn wait(&self, seen: u64, limit: Duration) -> Waited;
     /// Wakes one that sleeps.
     fn wake(&self);
+    /// Wakes all that sleep.
+    fn wake_all(&self);
     /// Sleeps like [`Word::wait`], to be woken together with those who wait for the same only; see `bell`.
     fn wait_for(&self, what: Side, seen: u64, limit: Duration) -> Waited;
     /// Wakes up to so many of those; says how many.
@@ -62,6 +66,11 @@ impl Word for AtomicU64 {
     #[inline]
     fn load(&self) -> u64 {
         self.load(Acquire)
+    }
+
+    #[inline]
+    fn look(&self) -> u64 {
+        self.load(SeqCst)
     }
 
     #[inline]
@@ -85,6 +94,10 @@ impl Word for AtomicU64 {
 
     fn wake(&self) {
         futex::wake_one(self);
+    }
+
+    fn wake_all(&self) {
+        futex::wake_all(self);
     }
 
     fn wait_for(&self, what: Side, seen: u64, limit: Duration) -> Waited {

@@ -39,6 +39,12 @@ pub enum Bug {
     ReadOnce,
     /// After taking a lock nobody looks whether the object is still the same.
     GenerationUnchecked,
+    /// A page is changed without being marked for the next checkpoint.
+    MarkForgotten,
+    /// A transaction begins without a look at the gate.
+    GateIgnored,
+    /// Repair leaves the gate closed that a dead checkpoint process had closed.
+    GateLeftClosed,
     /// Whoever fills a queue does not wake those who wait for an item, if it dies before it has.
     BellForgotten,
     /// Repair does not put items back that its owner had taken.
@@ -97,7 +103,7 @@ impl Bug {
 }
 
 /// Every one of them.
-pub const ALL: [Bug; 30] = [
+pub const ALL: [Bug; 33] = [
     Bug::LogAfterChange,
     Bug::ChangeNotLogged,
     Bug::ReleasedBeforeEmpty,
@@ -115,6 +121,9 @@ pub const ALL: [Bug; 30] = [
     Bug::ShownBeforeCommit,
     Bug::ReadOnce,
     Bug::GenerationUnchecked,
+    Bug::MarkForgotten,
+    Bug::GateIgnored,
+    Bug::GateLeftClosed,
     Bug::StampKept,
     Bug::ShownBeforeWritten,
     Bug::CopyTrusted,

@@ -3,7 +3,7 @@
 
 use std::fs::File;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
-use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64};
+use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64};
 
 use crate::error::{Context, Error, Result};
 use crate::ids::{Offset, SlotIndex};
@@ -12,6 +12,7 @@ use crate::layout::{
     Slot, Tally,
 };
 use crate::limits::{HUGE_PAGES_FROM, MINI_LOG_SIZE, PAGE_SIZE, UNDO_LOG_SIZE};
+use crate::planted::{self, Bug};
 use crate::slots::Totals;
 use crate::sys::map::Mapping;
 use crate::sys::{file, process};
@@ -34,6 +35,14 @@ impl Region {
     /// # Errors
     /// A length out of bounds (usage); no space for it.
     pub fn create(file: &File, length: u64) -> Result<Self> {
+        Self::create_seeded(file, length, None)
+    }
+
+    /// The same for a region whose maps will be those of a former one, which had this seed.
+    ///
+    /// # Errors
+    /// As [`Region::create`].
+    pub fn create_seeded(file: &File, length: u64, seed: Option<u64>) -> Result<Self> {
         let geometry = Geometry::of(length).ok_or_else(|| {
             Error::usage(format!(
                 "a region cannot have {length} bytes: choose a multiple of 4KiB between 1MiB and 4TiB"
@@ -46,11 +55,11 @@ impl Region {
             mapping.back_with_huge_pages();
         }
         let region = Self { mapping, geometry };
-        region.write_identity()?;
+        region.write_identity(seed)?;
         Ok(region)
     }
 
-    fn write_identity(&self) -> Result<()> {
+    fn write_identity(&self, seed: Option<u64>) -> Result<()> {
         let identity = &self.header().identity;
         identity.version.store(FORMAT_VERSION, Relaxed);
         identity.endian.store(ENDIAN_MARK, Relaxed);
@@ -66,7 +75,12 @@ impl Region {
         identity.page_count.store(self.geometry.page_count, Relaxed);
         crate::objects::found(self);
         let epoch = process::random_word().context(|| "cannot draw a random epoch".to_owned())?;
+        let seed = match seed {
+            Some(seed) => seed,
+            None => process::random_word().context(|| "cannot draw a random seed".to_owned())?,
+        };
         identity.epoch.store(epoch, Relaxed);
+        identity.seed.store(seed, Relaxed);
         identity.created_ns.store(process::now_ns(), Relaxed);
         identity.magic.store(MAGIC, Relaxed);
         identity.checksum.store(checksum(identity), Relaxed);
@@ -238,6 +252,38 @@ impl Region {
         self.header().identity.epoch.load(Relaxed)
     }
 
+    /// What the maps' hashes are keyed by.
+    #[inline]
+    pub fn seed(&self) -> u64 {
+        self.header().identity.seed.load(Relaxed)
+    }
+
+    /// Marks the pages of these bytes as changed, before they are: a checkpoint copies what is marked. Whoever marks has
+    /// begun its transaction already, so that no mark is taken away before what it announces can be seen; see `gate`. Only
+    /// objects, slab table and heap are marked: everything before them belongs to a slot, which says itself whether it
+    /// has changed.
+    #[inline]
+    pub fn mark(&self, offset: Offset, bytes: usize) {
+        if offset.0 < self.geometry.objects || planted::has(Bug::MarkForgotten) {
+            return;
+        }
+        let last = (offset.0 + (bytes as u64).saturating_sub(1)) / PAGE_SIZE;
+        for page in offset.0 / PAGE_SIZE..=last {
+            if let Some(mark) = self.mapping.at::<AtomicU8>(Offset(self.geometry.marks + page))
+                && mark.load(Relaxed) == 0
+            {
+                mark.store(1, Relaxed);
+            }
+        }
+    }
+
+    /// The marks, one for each page of the file.
+    pub fn marks(&self) -> &[AtomicU8] {
+        self.mapping
+            .slice(Offset(self.geometry.marks), (self.geometry.length / PAGE_SIZE) as usize)
+            .unwrap_or_default()
+    }
+
     /// The totals over all slots, as published.
     pub fn totals(&self) -> Totals {
         Totals::of(self.slots().map(|(_, slot)| slot))
@@ -368,7 +414,10 @@ impl UnverifiedRegion {
 }
 
 fn refused(why: &str) -> Error {
-    Error::region(format!("the region is refused: {why}; move the file away to start with an empty one"))
+    Error::region(format!(
+        "the region is refused: {why}; move the file away, and the next start goes back to the newest checkpoint, or \
+         begins with an empty region where there is none"
+    ))
 }
 
 /// CRC-32C of the identity's bytes before the checksum.
@@ -391,6 +440,7 @@ fn checksum(identity: &Identity) -> u32 {
     bytes.extend(wide(&identity.slabs));
     bytes.extend(narrow(&identity.object_count));
     bytes.extend(narrow(&identity.page_count));
+    bytes.extend(wide(&identity.seed));
     identity.reserved.iter().for_each(|word| bytes.extend(narrow(word)));
     crc32c::crc32c(&bytes)
 }

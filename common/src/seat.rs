@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering::{Relaxed, Release, SeqCst};
 use std::sync::atomic::compiler_fence;
 use std::time::Duration;
 
+use crate::gate;
 use crate::heap::Cursor;
 use crate::ids::Owner;
 use crate::layout::{Object, SLAB_LISTS, Slot, Tally};
@@ -22,6 +23,9 @@ use crate::undo::UndoLog;
 
 /// How long the lock of a deleted object is waited for: somebody may be at deleting it, and will free it himself.
 const FREEING_PATIENCE: Duration = Duration::from_millis(1);
+
+/// How long a repairer waits before a closed gate: a checkpoint keeps it closed for less.
+const REPAIRERS_PATIENCE: Duration = Duration::from_millis(100);
 
 /// A process's place in the region: the right to begin transactions in one slot.
 ///
@@ -123,10 +127,10 @@ impl<'r> Seat<'r> {
         self.region
     }
 
-    /// Begins a transaction.
+    /// Begins a transaction, once no checkpoint keeps it from beginning.
     ///
     /// # Errors
-    /// [`TxnError::Disturbed`] where the log is not empty or the slot is not this owner's; [`TxnError::Forked`].
+    /// [`TxnError::Busy`] where one has for too long; [`TxnError::Disturbed`] where the log is not empty or the slot is not this owner's; [`TxnError::Forked`].
     pub fn begin(&mut self) -> Result<Transaction<'_, 'r>, TxnError> {
         if !self.mark.is_mine() {
             return Err(TxnError::Forked);
@@ -135,7 +139,20 @@ impl<'r> Seat<'r> {
         if !self.log.is_empty() || !own {
             return Err(TxnError::Disturbed);
         }
+        // A repairer does not wait for long: who has closed the gate may be dead too, and be repaired next.
+        let patience = if self.repairing { REPAIRERS_PATIENCE } else { lock::PATIENCE };
+        if !gate::enter(&self.slot.open, &self.region.header().gate.word, patience) {
+            return Err(TxnError::Busy);
+        }
         Ok(Transaction::on(self))
+    }
+
+    /// The transaction has ended, and holds nothing any more.
+    #[inline]
+    pub(crate) fn end_transaction(&mut self) {
+        self.drop_locks();
+        compiler_fence(SeqCst);
+        gate::leave(&self.slot.open);
     }
 
     /// Detaches cleanly: there is nothing to repair. Items that were taken from queues go back first.

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, compiler_fence};
 
 use serde::{Deserialize, Serialize};
 
+use crate::gate;
 use crate::ids::{Generation, Owner, Pid, SlotIndex};
 use crate::layout::{Counters, Slot};
 use crate::limits::{DOING_SIZE, MAX_HELD};
@@ -39,6 +40,8 @@ pub enum Activity {
     Busy = 1,
     /// Asked to leave.
     Retiring = 2,
+    /// No worker, but the process that takes a checkpoint.
+    Checkpoint = 3,
 }
 
 /// The counters of a slot.
@@ -93,8 +96,13 @@ impl Slot {
     /// Supervisor: promises the slot to a process to be made. Stores, since its own bookkeeping says that nobody owns
     /// it, whatever the word says.
     pub fn reserve(&self, generation: Generation, template: u32) {
+        self.reserve_as(generation, template, Activity::Idle);
+    }
+
+    /// The same for a process that is at something else than a worker.
+    pub fn reserve_as(&self, generation: Generation, template: u32, activity: Activity) {
         self.pid.store(0, Relaxed);
-        self.activity.store(Activity::Idle as u32, Relaxed);
+        self.activity.store(activity as u32, Relaxed);
         self.live_since_ns.store(0, Relaxed);
         self.since_ms.store(0, Relaxed);
         self.template.store(template, Relaxed);
@@ -126,9 +134,10 @@ impl Slot {
         self.shift(generation, State::Reserved, State::Live)
     }
 
-    /// Whether nothing half-done is in the slot: no log, no lock, no intent, no item of a queue.
+    /// Whether nothing half-done is in the slot: no transaction, no log, no lock, no intent, no item of a queue.
     pub fn holds_nothing(&self) -> bool {
-        self.undo.load(Acquire) == 0
+        !gate::is_open(&self.open)
+            && self.undo.load(Acquire) == 0
             && self.mini.load(Acquire) == 0
             && self.held_count.load(Acquire) == 0
             && self.intent.minute.load(Acquire) == 0

@@ -11,6 +11,7 @@ use crate::ids::{Offset, SlotIndex};
 use crate::layout::{Cell, Tally};
 use crate::limits::{MAX_USER, USER_ROWS};
 use crate::objects::buckets::hash_of;
+use crate::objects::map::LockedMap;
 use crate::objects::{Folder, Map, ReadError};
 use crate::region::Region;
 use crate::slots::Counter;
@@ -18,7 +19,7 @@ use crate::txn::{Seat, Transaction, TxnError};
 
 mod carrying;
 
-pub use carrying::{carry, is_kept_in};
+pub use carrying::{carry, credit, enroll_with, is_kept_in};
 
 const FOLDER: &str = "users";
 const ROWS: &str = "rows";
@@ -178,15 +179,18 @@ impl Transaction<'_, '_> {
         self.add(Counter::Bytes, bytes)?;
         match account {
             Account::Row(row) => self.count_for(row, bytes),
-            Account::Shared(map) => {
-                let mut map = self.map(map)?;
-                let mut sent =
-                    map.get(user.as_bytes())?.map_or(Ok(Sent::default()), |sent| Sent::read(&sent))?;
-                sent.messages = sent.messages.wrapping_add(1);
-                sent.bytes = sent.bytes.wrapping_add(bytes);
-                map.put(user.as_bytes(), &sent.to_bytes()).map(drop)
-            }
+            Account::Shared(map) => self.map(map)?.add_sent(user, Sent { messages: 1, bytes }),
         }
+    }
+}
+
+impl LockedMap<'_, '_, '_> {
+    /// Adds to what a user without a row has sent.
+    fn add_sent(&mut self, user: &str, more: Sent) -> Result<(), TxnError> {
+        let mut sent = self.get(user.as_bytes())?.map_or(Ok(Sent::default()), |sent| Sent::read(&sent))?;
+        sent.messages = sent.messages.wrapping_add(more.messages);
+        sent.bytes = sent.bytes.wrapping_add(more.bytes);
+        self.put(user.as_bytes(), &sent.to_bytes()).map(drop)
     }
 }
 

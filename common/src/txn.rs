@@ -203,7 +203,7 @@ impl<'r> Transaction<'_, 'r> {
         if let Some(row) = self.row {
             self.seat.tally.publish(row);
         }
-        self.seat.drop_locks();
+        self.seat.end_transaction();
         if self.dropped {
             // The record is of this transaction. Still in force, it would complete the half of one that frees.
             self.seat.slot.intent.clear();
@@ -235,7 +235,7 @@ impl<'r> Transaction<'_, 'r> {
     fn roll_back(&mut self) {
         self.open = false;
         self.seat.log.undo(self.seat.region);
-        self.seat.drop_locks();
+        self.seat.end_transaction();
     }
 
     /// Takes the lock of an object, unless it is held already, and looks whether the object is still the one.

@@ -52,6 +52,7 @@ pub enum LogState {
 /// One log of one slot.
 #[derive(Clone, Copy, Debug)]
 pub struct UndoLog<'r> {
+    region: &'r Region,
     word: &'r AtomicU64,
     area: &'r [AtomicU64],
 }
@@ -70,12 +71,12 @@ pub struct Record<'r> {
 impl<'r> UndoLog<'r> {
     /// The transaction log of a slot that the region has.
     pub fn of(region: &'r Region, slot: SlotIndex) -> Option<Self> {
-        Some(Self { word: &region.slot(slot)?.undo, area: region.undo_area(slot)? })
+        Some(Self { region, word: &region.slot(slot)?.undo, area: region.undo_area(slot)? })
     }
 
     /// The small log of a slot that the region has.
     pub fn mini_of(region: &'r Region, slot: SlotIndex) -> Option<Self> {
-        Some(Self { word: &region.slot(slot)?.mini, area: region.mini_area(slot)? })
+        Some(Self { region, word: &region.slot(slot)?.mini, area: region.mini_area(slot)? })
     }
 
     /// Whether no transaction is under way.
@@ -160,6 +161,8 @@ impl<'r> UndoLog<'r> {
             place.store(old(index), Relaxed);
         }
         header.store((bytes as u64) << LENGTH_SHIFT | offset.0, Relaxed);
+        // Before the record counts: with it another may come to change these bytes, to put them back.
+        self.region.mark(offset, bytes);
         self.word.store(ACTIVE | (used + count + 1) as u64, Release);
         // Release alone would let the change move before the publication of its record.
         compiler_fence(SeqCst);

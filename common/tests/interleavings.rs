@@ -1,10 +1,11 @@
-//! Lock, sequence lock and the waiting of queues under a model checker: over words that it schedules, in thousands of interleavings. Its
+//! Lock, sequence lock, gate and the waiting of queues under a model checker: over words that it schedules, in thousands of interleavings. Its
 //! sleepers never look again by themselves, as real ones do after a while: a wake that is missing is a deadlock, which
 //! the checker reports.
 
 use std::time::Duration;
 
 use common::bell::{self, Side};
+use common::gate;
 use common::ids::{Generation, Owner, SlotIndex};
 use common::lock::{
     WAITERS, Word, acquire, begin_change, end_change, names, read_once, release, release_dead, tag,
@@ -42,6 +43,10 @@ impl Word for Modelled {
         self.with(|value| *value)
     }
 
+    fn look(&self) -> u64 {
+        self.load()
+    }
+
     fn store(&self, value: u64) {
         self.with(|word| *word = value);
     }
@@ -69,6 +74,10 @@ impl Word for Modelled {
 
     fn wake(&self) {
         self.bed.notify_one();
+    }
+
+    fn wake_all(&self) {
+        self.bed.notify_all();
     }
 
     fn wait_for(&self, what: Side, seen: u64, _limit: Duration) -> Waited {
@@ -384,5 +393,94 @@ fn one_that_filled_a_queue_and_died_before_it_woke_anybody_is_made_up_for() {
             bell::ring_all(&shelf.seq);
         }
         assert!(waiting.join().unwrap());
+    });
+}
+
+/// What transactions change and a checkpoint takes: two words on one page, always the same when nobody is at them.
+#[derive(Default)]
+struct Shelves {
+    gate: Modelled,
+    open: [Modelled; 2],
+    /// Held by the transaction that changes the words.
+    lock: Modelled,
+    mark: Modelled,
+    words: [Modelled; 2],
+}
+
+impl Shelves {
+    fn transaction(&self, slot: usize) {
+        assert!(gate::enter(&self.open[slot], &self.gate, PATIENCE));
+        assert!(acquire(&self.lock, owner(slot as u32 + 1), PATIENCE));
+        if self.mark.load() == 0 {
+            self.mark.store(1);
+        }
+        self.words.iter().for_each(|word| word.store(word.load() + 1));
+        release(&self.lock);
+        gate::leave(&self.open[slot]);
+    }
+
+    fn copy(&self) -> [u64; 2] {
+        [0, 1].map(|index| self.words[index].load())
+    }
+
+    /// As `recovery::checkpoint::capture` does it, on a page and two slots.
+    fn checkpoint(&self, tag: u64) -> [u64; 2] {
+        self.mark.store(0);
+        for open in &self.open {
+            while gate::is_open(open) {
+                thread::yield_now();
+            }
+        }
+        let mut copied = self.copy();
+        loop {
+            if gate::close(&self.gate, tag) {
+                if self.open.iter().all(|open| !gate::is_open(open)) {
+                    break;
+                }
+                gate::reopen(&self.gate, tag);
+            }
+            thread::yield_now();
+        }
+        if self.mark.load() != 0 {
+            copied = self.copy();
+        }
+        assert_eq!(copied, self.copy(), "what is not marked has not changed");
+        assert_eq!(copied[0], copied[1], "a transaction is under way");
+        gate::reopen(&self.gate, tag);
+        copied
+    }
+}
+
+fn transactions(shelf: &Arc<Shelves>) -> [thread::JoinHandle<()>; 2] {
+    [0, 1].map(|slot| {
+        let shelf = Arc::clone(shelf);
+        thread::spawn(move || (0..2).for_each(|_| shelf.transaction(slot)))
+    })
+}
+
+#[test]
+fn a_checkpoint_takes_what_is_there_between_transactions() {
+    in_many_schedules(|| {
+        let shelf = Arc::new(Shelves::default());
+        let writers = transactions(&shelf);
+        let first = shelf.checkpoint(owner(9))[0];
+        assert!(shelf.checkpoint(owner(9))[0] >= first);
+        writers.into_iter().for_each(|writer| writer.join().unwrap());
+        assert_eq!(shelf.copy(), [4, 4]);
+    });
+}
+
+#[test]
+fn who_waits_before_a_gate_whose_closer_died_goes_on() {
+    in_many_schedules(|| {
+        let shelf = Arc::new(Shelves::default());
+        assert!(gate::close(&shelf.gate, owner(9)));
+        let writers = transactions(&shelf);
+        thread::yield_now();
+        // It opens the gate and dies before it wakes anybody, or before it opens it; repair does both.
+        shelf.gate.exchange(owner(9), 0);
+        gate::reopen(&shelf.gate, owner(9));
+        writers.into_iter().for_each(|writer| writer.join().unwrap());
+        assert_eq!(shelf.copy(), [4, 4]);
     });
 }

@@ -6,9 +6,10 @@ use clap::{Parser, Subcommand};
 use common::command_line;
 use common::error::Result;
 use common::sys::process;
+use common::units::Size;
 
 use crate::standby::{self, Stay};
-use crate::{carry, dump, journal, offline, verify};
+use crate::{carry, checkpoint, dump, import, journal, offline, restore, verify};
 
 /// Verify, repair or show a Holdfast region
 #[derive(Parser, Debug)]
@@ -37,6 +38,14 @@ enum Command {
         #[arg(long, value_name = "DIR", env = "HOLDFAST_SPOOL_DIR")]
         spool_dir: Option<PathBuf>,
     },
+    /// Go back to the newest checkpoint that can be used, and count what the journal has beyond it
+    Restore {
+        /// The region's file; if there is one, it is kept under another name
+        region: PathBuf,
+        /// The spool with the checkpoints [default: as the supervisor's]
+        #[arg(long, value_name = "DIR", env = "HOLDFAST_SPOOL_DIR")]
+        spool_dir: Option<PathBuf>,
+    },
     /// Print what a region says
     Dump {
         /// The region's file
@@ -44,6 +53,16 @@ enum Command {
         /// As one JSON object
         #[arg(long)]
         json: bool,
+    },
+    /// Make a fresh region of what `dump --json` printed of another one, of whatever format and size
+    Import {
+        /// The region's file, which does not exist yet
+        region: PathBuf,
+        /// What was printed [default: stdin]
+        file: Option<PathBuf>,
+        /// Size of the fresh region [default: that of the other one]
+        #[arg(long, value_name = "SIZE")]
+        size: Option<Size>,
     },
     /// Carry everything from a cleanly stopped region into a fresh one of another size
     #[command(hide = true)]
@@ -53,6 +72,17 @@ enum Command {
         /// The fresh one's
         new: PathBuf,
     },
+    /// Make a region of the newest checkpoint
+    #[command(hide = true)]
+    Rebuild {
+        /// The region's file, which does not exist yet
+        new: PathBuf,
+        /// The spool with the checkpoints
+        spool_dir: PathBuf,
+    },
+    /// Take a checkpoint for the supervisor
+    #[command(hide = true)]
+    Checkpoint,
     /// Wait for the supervisor's orders to repair
     #[command(hide = true)]
     Standby,
@@ -70,22 +100,27 @@ enum Command {
 /// What the command reports; a command line that cannot be used (exit 2).
 pub fn run() -> Result<()> {
     let command = command_line::read::<Arguments>()?.command;
-    if !matches!(command, Command::Standby | Command::Once) {
-        // Those two have their priority to raise before.
+    if !matches!(command, Command::Standby | Command::Once | Command::Checkpoint) {
+        // Those have their priority to raise before.
         process::shed_privileges();
     }
     match command {
         Command::Verify { region } => verify::run(&region),
-        Command::Repair { region, spool_dir: Some(spool_dir) } => offline::run(&region, &spool_dir),
-        Command::Repair { region, spool_dir: None } => {
-            offline::run(&region, &common::places::default_spool_dir()?)
-        }
+        Command::Repair { region, spool_dir } => offline::run(&region, &spool_or_default(spool_dir)?),
+        Command::Restore { region, spool_dir } => restore::run(&region, &spool_or_default(spool_dir)?),
         Command::Dump { region, json } => dump::run(&region, json),
+        Command::Import { region, file, size } => import::run(&region, file.as_deref(), size),
         Command::Carry { old, new } => carry::run(&old, &new),
+        Command::Rebuild { new, spool_dir } => restore::run_for_supervisor(&new, &spool_dir),
+        Command::Checkpoint => checkpoint::run(),
         Command::Standby => standby::run(Stay::Always),
         Command::Once => standby::run(Stay::Once),
         Command::Journal => journal::run(),
     }
+}
+
+fn spool_or_default(named: Option<PathBuf>) -> Result<PathBuf> {
+    named.map_or_else(common::places::default_spool_dir, Ok)
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use common::ids::{Minute, SlotIndex};
 use common::journal::OpenMinute;
+use common::journal::room;
 use common::journal::seal::seal;
 use common::journal::spool::{MinuteFile, Spool};
 use common::layout::{JournalState, Slot};
@@ -38,6 +39,7 @@ const LONG_HELD: Duration = Duration::from_secs(10);
 const LIST: &str = "list the spool";
 const SEAL: &str = "seal a minute of the journal";
 const SYNC: &str = "sync the journal";
+const ROOM_FOR: &str = "make room in the spool";
 
 /// Keeps the journal of one region in one spool.
 #[derive(Debug)]
@@ -255,6 +257,7 @@ impl<'r> Keeper<'r> {
         }
         // Nobody else writes this word; readers and writers rely on it.
         store(&self.journal().sealed, self.sealed.0);
+        self.make_room();
         account(self.journal(), &self.listing.files, self.listing.kept_bytes, self.sealed);
         let sealed = self.sealed;
         let mut ring = self.journal().ring_claims().into_iter().flatten();
@@ -284,6 +287,41 @@ impl<'r> Keeper<'r> {
             {
                 log::warn!("minute {minute} of the journal is neither in the spool nor sealed");
                 let _ = entry.tail.compare_exchange(word, 0, SeqCst, SeqCst);
+            }
+        }
+    }
+
+    /// Shipped minutes are kept for the case that the machine goes down, and only while there is room: the oldest goes first.
+    fn make_room(&mut self) {
+        while let Some((minute, _)) = self.listing.shipped.first().copied() {
+            match self.lacks_room() {
+                Ok(false) => return,
+                Ok(true) => {}
+                Err(error) => return self.complaints.raise(ROOM_FOR, &error),
+            }
+            if let Err(error) = self.spool.remove_shipped(minute) {
+                return self.complaints.raise(ROOM_FOR, &error);
+            }
+            log::warn!(
+                "{minute}.sent is removed for want of room, before checkpoints cover it: were the machine to go down \
+                 now, its messages would be counted no more"
+            );
+            let (_, bytes) = self.listing.shipped.remove(0);
+            self.listing.kept_bytes = self.listing.kept_bytes.saturating_sub(bytes);
+        }
+    }
+
+    fn lacks_room(&self) -> io::Result<bool> {
+        let journal = self.journal();
+        match journal.limit.load(SeqCst) {
+            0 => {
+                let (free, keep) = room::free_and_kept(self.spool.directory())?;
+                Ok(free < keep.saturating_mul(2))
+            }
+            limit => {
+                let files: u64 = self.listing.files.iter().map(|file| file.size).sum();
+                let used = files.saturating_add(self.listing.kept_bytes);
+                Ok(used > limit - limit / ROOM)
             }
         }
     }
@@ -351,10 +389,16 @@ fn store(word: &AtomicU64, value: u64) {
     }
 }
 
+/// Of the spool's limit this part stays free of what is kept only for the case that the machine goes down: the other one in
+/// so many.
+const ROOM: u64 = 4;
+
 /// What is in the spool, read again only when the directory has changed.
 #[derive(Debug, Default)]
 struct Listing {
     files: Vec<MinuteFile>,
+    /// Shipped, and kept until checkpoints cover them.
+    shipped: Vec<(Minute, u64)>,
     kept_bytes: u64,
     changed: Option<SystemTime>,
     trusted: bool,
@@ -368,6 +412,7 @@ impl Listing {
             return Ok(());
         }
         self.files = spool.minutes()?;
+        self.shipped = spool.shipped()?;
         self.kept_bytes = spool.kept_bytes()?;
         self.changed = Some(changed);
         // The time stamp is coarse: another change may follow under the same one.

@@ -27,7 +27,13 @@ pub mod verify;
 
 pub mod dump;
 
+pub mod checkpoint;
+
+pub mod restore;
+
 pub mod offline;
+
+pub mod import;
 
 pub mod carry;
 

@@ -50,7 +50,8 @@ pub fn run(path: &Path, spool_dir: &Path) -> Result<()> {
     let region = UnverifiedRegion::open(&file)?;
     if region.lost_power()? {
         return Err(Error::region(
-            "the region was in use when the machine went down, and its last changes may be lost; move the file away to start with an empty one",
+            "the region was in use when the machine went down, and its last changes may be lost; `recovery restore` goes back \
+             to the newest checkpoint, as the next start does",
         ));
     }
     let spool = open_spool(spool_dir)?;
@@ -71,7 +72,7 @@ pub fn run(path: &Path, spool_dir: &Path) -> Result<()> {
 
 /// An instance and all its children hold a shared kernel lock on `alive` beside the region. Where there is no such
 /// file no instance was ever here: the region is a copy.
-fn lock_run_directory(region: &Path) -> Result<Option<File>> {
+pub(crate) fn lock_run_directory(region: &Path) -> Result<Option<File>> {
     let directory = region.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let path = directory.join(places::ALIVE);
     let alive = match File::open(&path) {
@@ -107,7 +108,7 @@ fn refuse_attached(directory: &Path) -> Result<()> {
 }
 
 /// The spool must be there: with an empty one, every record in flight would be taken for missing.
-fn open_spool(path: &Path) -> Result<Spool> {
+pub(crate) fn open_spool(path: &Path) -> Result<Spool> {
     if !path.is_dir() {
         return Err(Error::usage(format!(
             "there is no spool at {}; give the one that the region was used with as --spool-dir",
@@ -137,7 +138,8 @@ fn check_spool(region: &Region, spool: &Spool, path: &Path) -> Result<()> {
 fn explain(obstacle: Obstacle) -> Error {
     match obstacle {
         Obstacle::Refused(owner, why) => Error::region(format!(
-            "{owner} cannot be repaired: {why}; move the file away to start with an empty region"
+            "{owner} cannot be repaired: {why}; `recovery restore` goes back to the newest checkpoint, as the next start does, \
+             and keeps this region for inspection"
         )),
         Obstacle::Io(error) => Error::failure(format!("cannot read or write the spool: {error}; try again")),
         Obstacle::Spool(why) => Error::usage(why),

@@ -9,6 +9,7 @@ use std::io;
 use std::sync::atomic::Ordering::{Acquire, SeqCst};
 use std::time::Duration;
 
+use common::gate;
 use common::heap::{self, FREE};
 use common::ids::{Minute, Owner, Pid};
 use common::journal::intent::Verdict;
@@ -178,6 +179,8 @@ impl Corpse<'_> {
         self.release_locks();
         // 4. The counters are shown, and the journal's minute is not held back any more.
         self.republish();
+        // Nor is a checkpoint, or what waits for the end of one.
+        self.leave_gate();
         Ok(transaction)
     }
 
@@ -262,20 +265,19 @@ impl Corpse<'_> {
         self.slot.intent.clear();
     }
 
-    /// Waits hardly at all for a queue's lock: who holds it may be dead too, and be repaired next.
+    /// Its transaction has ended now. If it was itself taking a checkpoint, others may begin transactions again.
+    fn leave_gate(&self) {
+        gate::leave(&self.slot.open);
+        if !planted::has(Bug::GateLeftClosed) {
+            gate::reopen(&self.region.header().gate.word, lock::tag(self.owner));
+        }
+    }
+
     fn put_items_back(&self) -> Result<(), Setback> {
-        let has_none = self.slot.in_flight.iter().all(|said| said.item.load(Acquire) == 0);
-        if has_none || planted::has(Bug::InFlightForgotten) {
+        if planted::has(Bug::InFlightForgotten) {
             return Ok(());
         }
-        let Some(mut seat) = Seat::of_dead(self.region, self.owner) else {
-            return Err(Setback::Damage("its undo log is being changed by somebody".to_owned()));
-        };
-        match seat.put_all_back(QUEUE_PATIENCE) {
-            Ok(_) => Ok(()),
-            Err(TxnError::Busy) => Err(Setback::Later),
-            Err(error) => Err(Setback::Damage(format!("what it had taken cannot be put back: {error}"))),
-        }
+        put_items_back(self.region, self.owner, self.slot)
     }
 
     fn free(&self) -> Result<(), Setback> {
@@ -290,6 +292,22 @@ impl Corpse<'_> {
             }
         }
         Err(Setback::Damage("its owner word is being changed by somebody".to_owned()))
+    }
+}
+
+/// Puts the items back that an owner has taken, who is dead and whose logs are empty. Waits hardly at all for a queue's
+/// lock: who holds it may be dead too, and be repaired next.
+pub(crate) fn put_items_back(region: &Region, owner: Owner, slot: &Slot) -> Result<(), Setback> {
+    if slot.in_flight.iter().all(|said| said.item.load(Acquire) == 0) {
+        return Ok(());
+    }
+    let Some(mut seat) = Seat::of_dead(region, owner) else {
+        return Err(Setback::Damage("its undo log is being changed by somebody".to_owned()));
+    };
+    match seat.put_all_back(QUEUE_PATIENCE) {
+        Ok(_) => Ok(()),
+        Err(TxnError::Busy) => Err(Setback::Later),
+        Err(error) => Err(Setback::Damage(format!("what it had taken cannot be put back: {error}"))),
     }
 }
 

@@ -16,7 +16,7 @@ use common::slots::{Counter, State, owner};
 use common::sys::file::write_whole_at;
 use common::txn::{Seat, TxnError};
 use common::undo::UndoLog;
-use common::wire::control::Sync;
+use common::wire::control::{Checkpointed, Sync};
 
 use crate::takeover::take_over;
 
@@ -68,6 +68,26 @@ impl Scene {
 
     pub fn writer(&self) -> Writer {
         Writer::new(Spool::open_or_create(self.directory.path()).unwrap(), Sync::Never)
+    }
+
+    /// A message as a worker records it.
+    pub fn record(&self, seat: &mut Seat<'_>, user: &str, message: &str) {
+        let account = common::tally::account(seat, user).unwrap();
+        let mut writer = self.writer();
+        let mut transaction = seat.begin().unwrap();
+        transaction.count_message(account, user, message.len() as u64).unwrap();
+        writer.append(&transaction, user, message).unwrap();
+        transaction.commit().unwrap();
+        writer.settle(&seat.slot().intent).unwrap();
+    }
+
+    /// Takes a checkpoint, as the owner of the slot `index`.
+    pub fn checkpoint(&self, index: u32, generation: u32) -> Result<Checkpointed, String> {
+        let seat = self.seat(index, generation);
+        let taken = crate::checkpoint::take(&self.region, &self.spool, seat.owner());
+        seat.leave();
+        self.free(index);
+        taken
     }
 
     /// A whole message by an owner that goes on living.
@@ -199,7 +219,10 @@ pub fn die_after(scene: &Scene, index: u32, generation: u32, last: Step) -> Owne
             Step::NewlineMissing => write(line.len() - 1),
             Step::Written => write(line.len()),
             Step::Committed => UndoLog::of(&scene.region, owner.slot).unwrap().commit(),
-            Step::Published => slot.publish(),
+            Step::Published => {
+                slot.publish();
+                common::gate::leave(&slot.open);
+            }
             Step::Settled => slot.intent.clear(),
             Step::Left => seat.take().unwrap().leave(),
         }

@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 use std::io;
 use std::sync::atomic::Ordering::SeqCst;
 
+use common::gate;
 use common::ids::{Generation, Minute, Owner, SlotIndex};
 use common::journal::OpenMinute;
 use common::journal::spool::{MinuteFile, Spool};
@@ -66,6 +67,8 @@ pub struct TakenOver {
 /// [`Obstacle`].
 pub fn take_over(region: &Region, spool: &Spool, attached: &[Attached]) -> Result<TakenOver, Obstacle> {
     let durable = spool.read_sealed()?;
+    // Whoever took a checkpoint died with the supervisor, whoever the word names. First, since repair begins transactions.
+    gate::reopen(&region.header().gate.word, region.header().gate.word.load(SeqCst));
     let taken_over = repair_all(region, Repairer::new(region, spool).with_sealed(durable), attached)?;
     if !attached.iter().any(|client| client.lives) {
         look_after_objects(region)?;

@@ -60,7 +60,7 @@ pub fn run(path: &Path) -> Result<()> {
 /// The error that findings are.
 pub fn damaged(findings: &[Finding]) -> Error {
     Error::region(format!(
-        "the region is damaged in {} places; stop the instance and move the file away to start with an empty one",
+        "the region is damaged in {} places; stop the instance, and `recovery restore` goes back to the newest checkpoint",
         findings.len()
     ))
 }

@@ -224,6 +224,50 @@ fn dump_shows_folders_in_folders_queues_and_blobs_whole() {
 }
 
 #[test]
+fn what_was_dumped_becomes_a_region_again() {
+    let instance = Instance::new();
+    let mut seat = Seat::take(&instance.region, instance.reserve(3, 9)).unwrap();
+    let mut transaction = seat.begin().unwrap();
+    let folder = transaction.open_or_create_folder("shop/back").unwrap();
+    let jobs = transaction.create_queue(folder, "jobs", 7).unwrap();
+    let text = transaction.create_blob(folder, "text").unwrap();
+    let stock = transaction.create_map(folder, "stock").unwrap();
+    let sold = transaction.create_counter(folder, "sold").unwrap();
+    transaction.blob(text).unwrap().set(b"some\nlines").unwrap();
+    transaction.map(stock).unwrap().put(b"apples", b"\xff").unwrap();
+    transaction.counter(sold).unwrap().set(9).unwrap();
+    assert!(transaction.queue(jobs).unwrap().push_back(b"one").unwrap());
+    transaction.commit().unwrap();
+    seat.leave();
+
+    let directory = tempfile::tempdir().unwrap();
+    let (region, dump) = (directory.path().join("region"), directory.path().join("dump.json"));
+    let dumped = on(&instance.region_path(), "dump", &["--json"]).stdout;
+    std::fs::write(&dump, &dumped).unwrap();
+    let from = dump.to_str().unwrap();
+    let outcome = on(&region, "import", &[from, "--size", "2MiB"]);
+    assert_eq!(outcome.code, Some(0), "{}", outcome.stderr);
+    assert!(outcome.stdout.starts_with("sound: "), "{}", outcome.stdout);
+    assert_eq!(std::fs::metadata(&region).unwrap().len(), 2 << 20);
+    let again = on(&region, "dump", &["--json"]).stdout;
+    let value = |dump: &str| serde_json::from_str::<serde_json::Value>(dump).unwrap();
+    let contents = |dump: &serde_json::Value| -> Vec<_> {
+        let objects = dump["folders"][1]["objects"].as_array().unwrap().iter();
+        let shown = ["name", "kind", "value", "entries", "items", "capacity", "in_flight", "content"];
+        objects.map(|object| shown.map(|field| object[field].clone())).collect()
+    };
+    assert_eq!(contents(&value(&again)), contents(&value(&dumped)));
+    assert_eq!(contents(&value(&again)).len(), 4);
+
+    let outcome = on(&region, "import", &[from]);
+    assert_eq!(outcome.code, Some(2), "{}", outcome.stderr);
+    assert!(outcome.stderr.contains("exists; move it away"), "{}", outcome.stderr);
+    let outcome = on(&directory.path().join("other"), "import", &[]);
+    assert_eq!(outcome.code, Some(2), "nothing on stdin: {}", outcome.stderr);
+    assert!(!directory.path().join("other").exists());
+}
+
+#[test]
 fn repair_refuses_while_an_instance_runs_and_repairs_when_it_is_gone() {
     let instance = Instance::new();
     with_a_dead_owner(&instance);

@@ -51,7 +51,11 @@ impl Rights {
             Request::Attach(Access::Write) => Self::Write,
             // Whoever has a slot keeps it, and can give it back.
             Request::Rejoin(_) | Request::Detach(_) => Self::None,
-            Request::Stop { .. } | Request::Reload | Request::Scale(_) | Request::Touch => Self::All,
+            Request::Stop { .. }
+            | Request::Reload
+            | Request::Scale(_)
+            | Request::Checkpoint
+            | Request::Touch => Self::All,
         };
         self >= needed
     }

@@ -36,7 +36,7 @@ commas between them) and in the file that --config names (read_timeout = \"3s\";
 them). The command line comes first, then the environment, then the file, then the default.
 
 HUP and `supervisor reload` read the file again. What they change at once: users, latency, access_log, read_timeout,
-request_timeout, max_requests, idle_exit, grace, log_level, policy; a change of anything else waits for the next start, and the log says so. USR1 opens log and
+request_timeout, max_requests, idle_exit, grace, checkpoint_interval, log_level, policy; a change of anything else waits for the next start, and the log says so. USR1 opens log and
 access log again. TERM and INT drain and stop, QUIT stops now, TTIN and TTOU want a worker more or less.
 
 Exit codes: 0 success, 1 failure while running, 2 usage or configuration, 3 another instance owns the run directory or
@@ -79,6 +79,12 @@ pub enum Command {
     },
     /// Read configuration and users again and replace the workers one by one; returns once a new template serves
     Reload {
+        /// Which instance
+        #[command(flatten)]
+        instance: Instance,
+    },
+    /// Take a checkpoint now; returns once it is on the disk
+    Checkpoint {
         /// Which instance
         #[command(flatten)]
         instance: Instance,
@@ -174,6 +180,9 @@ pub struct Options {
     /// When the journal is written to the disk
     #[arg(long, value_name = "WHEN", value_enum, default_value = "interval")]
     sync: SyncPolicy,
+    /// How often a checkpoint of the region is taken into the spool, besides at a clean stop; 0 = only then
+    #[arg(long, value_name = "D", default_value = "60s")]
+    pub checkpoint_interval: Span,
     /// Size of the region; another one takes effect after a clean stop
     #[arg(long, value_name = "SIZE", default_value = "64MiB")]
     region_size: Size,

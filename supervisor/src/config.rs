@@ -27,7 +27,7 @@ pub(crate) mod file;
 const PREFIX: &str = "HOLDFAST_";
 
 /// Options that reload reads again; any other keeps the value with which the instance was started.
-const READ_AGAIN: [&str; 10] = [
+const READ_AGAIN: [&str; 11] = [
     "users",
     "latency",
     "access-log",
@@ -36,6 +36,7 @@ const READ_AGAIN: [&str; 10] = [
     "max-requests",
     "idle-exit",
     "grace",
+    "checkpoint-interval",
     "log-level",
     "policy",
 ];

@@ -56,6 +56,10 @@ mod clients;
 
 mod ending;
 
+mod checkpoints;
+
+mod restoring;
+
 mod idleness;
 
 /// How long a child may take to load.
@@ -114,6 +118,14 @@ enum Phase {
         ordered: bool,
         until: Clock,
     },
+    /// A last checkpoint is taken.
+    LastCheckpoint {
+        until: Clock,
+    },
+    /// The region is damaged: everybody goes, and it is restored.
+    Restoring {
+        until: Clock,
+    },
     /// The other children leave.
     Closing {
         until: Clock,
@@ -132,6 +144,7 @@ enum Source {
     NextTemplate,
     Recovery,
     Keeper,
+    Checkpoint,
 }
 
 struct Supervisor {
@@ -170,6 +183,8 @@ struct Supervisor {
     recovery: Kept,
     recovery_overdue: bool,
     keeper: Kept,
+    checkpoints: checkpoints::Checkpoints,
+    restoring: restoring::Restoring,
     shipping: Shipping,
     /// Children that have been let go and not been reaped yet.
     leaving: Vec<(Pid, Clock)>,
@@ -213,7 +228,7 @@ impl Supervisor {
         open_logs(&prepared, &options)?;
         let pid_file = options.pid_file.as_deref().map(PidFile::write).transpose()?;
         let (spool, writers) = prepared.spool()?;
-        let region = rundir.region(prepared.length, &prepared.recovery)?;
+        let region = rundir.region(prepared.length, &prepared.recovery, &prepared.spool_dir)?;
         options.check_room(region.unverified.contents().geometry())?;
         let listeners = Listeners::open(&prepared.listen, options.read_timeout.limit().unwrap_or(NEVER))?;
         rundir.remove("control.sock")?;
@@ -238,13 +253,11 @@ impl Supervisor {
                 repairs.add(owner, true, Duration::ZERO);
             }
         }
-        region.header().journal.limit.store(options.spool_limit(), SeqCst);
-        region.header().demand.count(matches!(shape, Shape::Dynamic(_)));
         process::raise_priority();
         if starter.is_detached() {
             std::env::set_current_dir("/").context(|| "cannot leave the working directory".to_owned())?;
         }
-        Ok(Self {
+        let this = Self {
             policy: Policy::new(shape),
             pool,
             repairs,
@@ -278,6 +291,8 @@ impl Supervisor {
             recovery: Kept::default(),
             recovery_overdue: false,
             keeper: Kept::default(),
+            checkpoints: checkpoints::Checkpoints::default(),
+            restoring: restoring::Restoring::default(),
             leaving: Vec::new(),
             phase: Phase::TakingOver,
             announced: false,
@@ -298,7 +313,15 @@ impl Supervisor {
             ask_again: None,
             next_request_due: Duration::ZERO,
             idleness: idleness::Idleness::default(),
-        })
+        };
+        this.equip(&this.region);
+        Ok(this)
+    }
+
+    /// Writes down in a region what others read there of this supervisor's options.
+    fn equip(&self, region: &Region) {
+        region.header().journal.limit.store(self.options.spool_limit(), SeqCst);
+        region.header().demand.count(matches!(self.policy.shape(), Shape::Dynamic(_)));
     }
 
     fn now(&self) -> Clock {
@@ -324,6 +347,7 @@ impl Supervisor {
                 Source::NextTemplate => self.take_next_template_reports(),
                 Source::Recovery => self.take_recovery_reports(),
                 Source::Keeper => self.take_keeper_reports(),
+                Source::Checkpoint => self.take_checkpoint_reports(),
             }
         }
         Ok(())
@@ -338,6 +362,7 @@ impl Supervisor {
             (Source::Template, self.template.child.as_ref()),
             (Source::NextTemplate, self.next_template.as_ref().map(|(child, _)| child)),
             (Source::Keeper, self.keeper.child.as_ref()),
+            self.checkpoint_source(),
         ];
         for (source, child) in children {
             if let Some(descriptor) = child.and_then(Child::descriptor) {
@@ -370,7 +395,13 @@ impl Supervisor {
             // Once it has passed, deaths and repairs are what is waited for.
             Phase::Draining { kill_at } if kill_at <= now => Some(kill_at + REPAIRS_DEADLINE),
             Phase::Draining { kill_at } => Some(kill_at),
-            Phase::Sealing { until, .. } | Phase::Closing { until } => Some(until),
+            Phase::LastCheckpoint { until } | Phase::Restoring { until } if until <= now => {
+                Some(until + REPAIRS_DEADLINE)
+            }
+            Phase::Sealing { until, .. }
+            | Phase::LastCheckpoint { until }
+            | Phase::Restoring { until }
+            | Phase::Closing { until } => Some(until),
             Phase::TakingOver | Phase::Serving | Phase::Gone => None,
         };
         let missing = |kept: &Kept| kept.due().filter(|due| *due > now);
@@ -393,6 +424,8 @@ impl Supervisor {
                 .min(),
             self.ask_again,
             self.others_due,
+            self.checkpoint_due(),
+            self.checkpoints.child().and_then(|child| child.deadline),
             self.request_due(),
             self.idle_exit_due(),
         ];
@@ -412,6 +445,7 @@ impl Supervisor {
         self.kill_the_overdue(now);
         self.start_children(now);
         self.tell_recovery(now);
+        self.take_due_checkpoint(now);
         loop {
             let before = self.phase;
             self.proceed(now);
@@ -427,6 +461,8 @@ impl Supervisor {
         match self.phase {
             Phase::TakingOver | Phase::Gone => {}
             Phase::Serving => self.serve(now),
+            Phase::LastCheckpoint { until } => self.take_last_checkpoint(now, until),
+            Phase::Restoring { until } => self.restore(now, until),
             Phase::Draining { kill_at } => self.drain(now, kill_at),
             Phase::Sealing { ordered, until } => self.seal(now, ordered, until),
             Phase::Closing { until } => self.close(now, until),

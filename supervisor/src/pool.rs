@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering::SeqCst;
 
 use common::ids::{Generation, Owner, Pid, SlotIndex};
 use common::region::Region;
-use common::slots::{self, State};
+use common::slots::{self, Activity, State};
 use common::sys::process::Ending;
 
 use crate::policy::{Clock, Counts};
@@ -34,6 +34,8 @@ pub enum Standing {
     Retiring(Pid, Leave),
     /// A process that this supervisor has killed.
     Killed(Pid),
+    /// A process of this supervisor that is no worker has it.
+    Lent,
     /// An attached program, which is nobody's child.
     Attached,
     /// Its process is dead; it waits for repair.
@@ -134,7 +136,7 @@ impl Pool {
                 Standing::Ready(_) => &mut self.counts.ready,
                 Standing::Retiring(..) => &mut self.retiring,
                 Standing::Attached => &mut self.attached,
-                Standing::Killed(_) | Standing::Dead => continue,
+                Standing::Killed(_) | Standing::Lent | Standing::Dead => continue,
             };
             *count = count.wrapping_add(change);
         }
@@ -177,6 +179,31 @@ impl Pool {
         let entry = &mut self.entries[index.0 as usize];
         entry.generation = Generation(entry.generation.0.wrapping_add(1));
         Some(slots::owner(index, entry.generation))
+    }
+
+    /// Lends a free slot to a process that is no worker, until [`Pool::given_back`].
+    pub fn lend(&mut self, region: &Region, activity: Activity) -> Option<Owner> {
+        let index = self.free.pop()?;
+        let entry = &mut self.entries[index.0 as usize];
+        entry.generation = Generation(entry.generation.0.wrapping_add(1));
+        let owner = slots::owner(index, entry.generation);
+        region.slot(index)?.reserve_as(owner.generation, 0, activity);
+        self.stand(index, Standing::Lent);
+        Some(owner)
+    }
+
+    /// The process that a slot was lent to is gone. Gives the owner if the slot is to be repaired.
+    #[must_use]
+    pub fn given_back(&mut self, region: &Region, owner: Owner) -> Option<Owner> {
+        if self.standing(owner) != Some(Standing::Lent) {
+            return None;
+        }
+        let slot = region.slot(owner.slot)?;
+        if slot.left_cleanly(owner.generation) && slot.shift(owner.generation, State::Left, State::Free) {
+            self.release(owner.slot);
+            return None;
+        }
+        self.take_back(region, owner)
     }
 
     /// The promised process exists, and is to be ready by `deadline`. Gives how it ended if it has done so already.

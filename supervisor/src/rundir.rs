@@ -7,6 +7,7 @@ use std::io::{Seek as _, Write as _};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
 use common::error::{Context, Error, Exit, Result};
@@ -40,6 +41,16 @@ pub struct RegionFile {
     /// The mapped region, whose slots nobody has looked at yet.
     pub unverified: UnverifiedRegion,
 }
+
+/// What a region's file is good for.
+enum Existing {
+    Usable(RegionFile),
+    /// It must not be served from; why.
+    Lost(&'static str),
+}
+
+const REGION: &str = "region";
+const NEXT: &str = "region.next";
 
 impl RunDir {
     /// Takes the directory, creating it if need be.
@@ -120,16 +131,27 @@ impl RunDir {
     }
 
     /// Opens the region, or creates an empty one of `length` bytes where there is none. One of another length that was
-    /// stopped cleanly gives way to one of this length, into which the recovery program carries everything.
+    /// stopped cleanly gives way to one of this length, into which the recovery program carries everything. Where there is
+    /// none and the spool has checkpoints, and where there is one that must not be served from, the newest checkpoint is
+    /// gone back to.
     ///
     /// # Errors
-    /// A region that is refused (exit 4); no space for a fresh one; one that is too small for what is to be carried
-    /// (exit 2).
-    pub fn region(&self, length: u64, recovery: &Path) -> Result<RegionFile> {
-        let path = self.path.join("region");
-        let opened = File::options().read(true).write(true).custom_flags(nix::libc::O_NOFOLLOW).open(&path);
-        match opened {
-            Ok(file) => self.existing_region(file, &path, length, recovery),
+    /// A region that is refused, no checkpoint to go back to (exit 4); no space for a fresh one; one that is too small for
+    /// what is to be carried (exit 2).
+    pub fn region(&self, length: u64, recovery: &Path, spool_dir: &Path) -> Result<RegionFile> {
+        let path = self.path.join(REGION);
+        match open_region(&path) {
+            Ok(file) => match self.existing_region(file, &path, length, recovery)? {
+                Existing::Usable(region) => Ok(region),
+                Existing::Lost(why) => {
+                    let gone_back = self.go_back(length, recovery, spool_dir);
+                    gone_back.map_err(|error| error.after(&format!("{}: {why}", path.display())))
+                }
+            },
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound && has_checkpoints(spool_dir) => {
+                log::warn!("there is no region, and the spool has checkpoints");
+                self.go_back(length, recovery, spool_dir)
+            }
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
                 self.fresh_region(length, |_| Ok(()))
             }
@@ -137,41 +159,82 @@ impl RunDir {
         }
     }
 
-    fn existing_region(&self, file: File, path: &Path, length: u64, recovery: &Path) -> Result<RegionFile> {
+    /// The newest checkpoint that can be used becomes the region.
+    fn go_back(&self, length: u64, recovery: &Path, spool_dir: &Path) -> Result<RegionFile> {
+        let path = self.path.join(REGION);
+        let next = self.prepare_restoring()?;
+        let arguments = restoring(&next, spool_dir);
+        let limit = limit_for(length);
+        let ended = process::run_to_end(recovery, &arguments.each_ref().map(|word| *word), limit);
+        let (ending, said) = ended.context(|| format!("cannot run {}", recovery.display()))?;
+        restored(ending, &said, recovery).inspect_err(|_| drop(self.remove(NEXT)))?;
+        let restored = self.adopt_restored()?;
+        match self.existing_region(restored.file, &path, length, recovery)? {
+            Existing::Usable(region) => Ok(region),
+            Existing::Lost(why) => Err(Error::region(format!("{}: {why}", path.display()))),
+        }
+    }
+
+    /// Where a restored region is to be made, now that nothing is there.
+    ///
+    /// # Errors
+    /// What unlink reports.
+    pub fn prepare_restoring(&self) -> Result<PathBuf> {
+        self.remove(NEXT)?;
+        Ok(self.path.join(NEXT))
+    }
+
+    /// The restored region takes the place of the former one, which is kept for inspection.
+    ///
+    /// # Errors
+    /// What rename and open report; a region that is refused.
+    pub fn adopt_restored(&self) -> Result<RegionFile> {
+        let (next, path) = (self.path.join(NEXT), self.path.join(REGION));
+        let moving = || format!("cannot put a restored region in the place of {}", path.display());
+        if let Some(aside) = file::set_aside(&path).context(moving)? {
+            log::warn!("the former region is kept for inspection as {}", aside.display());
+        }
+        std::fs::rename(&next, &path).context(moving)?;
+        let file = open_region(&path).context(moving)?;
+        let unverified = UnverifiedRegion::open(&file)?;
+        let history = &unverified.contents().header().history;
+        let [number, replayed] = [&history.number, &history.replayed].map(|word| word.load(SeqCst));
+        log::warn!(
+            "the region was restored from checkpoint {number}, and {replayed} messages of the journal were counted on \
+             top of it; maps and other objects are as they were then"
+        );
+        Ok(RegionFile { file, unverified })
+    }
+
+    fn existing_region(&self, file: File, path: &Path, length: u64, recovery: &Path) -> Result<Existing> {
         let named = |error: Error| Error::region(format!("{}: {error}", path.display()));
         let unverified = UnverifiedRegion::open(&file).map_err(named)?;
         let contents = unverified.contents();
-        if contents.header().supervision.damaged.load(std::sync::atomic::Ordering::SeqCst) != 0 {
-            return Err(named(Error::region(
-                "the region is damaged: a slot could not be repaired; move the file away to start with an empty one \
-                 (the journal has every acknowledged message)",
-            )));
+        if contents.header().supervision.damaged.load(SeqCst) != 0 {
+            return Ok(Existing::Lost("the region is damaged: a slot could not be repaired"));
         }
         if unverified.lost_power()? {
-            return Err(named(Error::region(
-                "the region was in use when the machine went down, and there is no checkpoint to go back to; move the \
-                 file away to start with an empty one (the journal has every acknowledged message)",
-            )));
+            return Ok(Existing::Lost("the region was in use when the machine went down"));
         }
         let has = contents.geometry().length;
         if has == length {
-            return Ok(RegionFile { file, unverified });
+            return Ok(Existing::Usable(RegionFile { file, unverified }));
         }
         if !contents.is_clean() {
             log::warn!(
                 "the region keeps its {has} bytes until a clean stop; --region-size asks for {length}"
             );
-            return Ok(RegionFile { file, unverified });
+            return Ok(Existing::Usable(RegionFile { file, unverified }));
         }
         let made = self.fresh_region(length, |next| carry(recovery, path, next, has.max(length)))?;
         log::info!("the region of {has} bytes has given way to one of {length}; everything in it went along");
-        Ok(made)
+        Ok(Existing::Usable(made))
     }
 
     /// Makes a region under another name first: one that is not complete is never found.
     fn fresh_region(&self, length: u64, fill: impl FnOnce(&Path) -> Result<()>) -> Result<RegionFile> {
-        let (next, path) = (self.path.join("region.next"), self.path.join("region"));
-        self.remove("region.next")?;
+        let (next, path) = (self.path.join(NEXT), self.path.join(REGION));
+        self.remove(NEXT)?;
         let file = File::options()
             .read(true)
             .write(true)
@@ -180,7 +243,7 @@ impl RunDir {
             .open(&next)
             .context(|| format!("cannot create {}", next.display()))?;
         let made = Region::create(&file, length).map(drop).and_then(|()| fill(&next));
-        made.inspect_err(|_| drop(self.remove("region.next")))?;
+        made.inspect_err(|_| drop(self.remove(NEXT)))?;
         std::fs::rename(&next, &path).context(|| format!("cannot create {}", path.display()))?;
         Ok(RegionFile { unverified: UnverifiedRegion::open(&file)?, file })
     }
@@ -202,12 +265,11 @@ impl RunDir {
 
 /// Has the recovery program carry everything from one region's file into another's. It alone knows what is in them.
 fn carry(recovery: &Path, old: &Path, new: &Path, bytes: u64) -> Result<()> {
-    let limit = CARRY_AT_LEAST + Duration::from_millis(bytes / CARRIED_PER_MS);
+    let limit = limit_for(bytes);
     let arguments = [OsStr::new("carry"), old.as_os_str(), new.as_os_str()];
     let (ending, said) = process::run_to_end(recovery, &arguments, limit)
         .context(|| format!("cannot run {}", recovery.display()))?;
-    let said =
-        said.lines().last().map(|line| line.strip_prefix("recovery: ").unwrap_or(line)).unwrap_or_default();
+    let said = last_line(&said);
     match ending {
         Ending::Exited(0) => Ok(()),
         Ending::Exited(code) if code == Exit::Usage as i32 => Err(Error::usage(said)),
@@ -223,6 +285,53 @@ fn carry(recovery: &Path, old: &Path, new: &Path, bytes: u64) -> Result<()> {
             )))
         }
     }
+}
+
+fn limit_for(bytes: u64) -> Duration {
+    CARRY_AT_LEAST + Duration::from_millis(bytes / CARRIED_PER_MS)
+}
+
+/// What a program that failed has said.
+fn last_line(said: &str) -> &str {
+    said.lines().last().map(|line| line.strip_prefix("recovery: ").unwrap_or(line)).unwrap_or_default()
+}
+
+/// The recovery program's arguments for making `next` the region of the newest checkpoint.
+pub fn restoring<'a>(next: &'a Path, spool_dir: &'a Path) -> [&'a OsStr; 3] {
+    [OsStr::new("rebuild"), next.as_os_str(), spool_dir.as_os_str()]
+}
+
+/// What it means how the recovery program ended that was to do so.
+///
+/// # Errors
+/// No checkpoint that can be used (exit 4), or whatever it says.
+pub fn restored(ending: Ending, said: &str, recovery: &Path) -> Result<()> {
+    let mut lines: Vec<_> = said.lines().collect();
+    let last = lines.pop();
+    lines.iter().for_each(|line| log::warn!("recovery says: {line}"));
+    let said = last_line(last.unwrap_or_default());
+    match ending {
+        Ending::Exited(0) => {
+            last.iter().for_each(|line| log::warn!("recovery says: {line}"));
+            Ok(())
+        }
+        Ending::Exited(code) if code == Exit::Region as i32 => Err(Error::region(said)),
+        ending => Err(Error::failure(format!(
+            "the region cannot be restored from a checkpoint: {} {ending}: {said}",
+            recovery.display()
+        ))),
+    }
+}
+
+fn open_region(path: &Path) -> std::io::Result<File> {
+    File::options().read(true).write(true).custom_flags(nix::libc::O_NOFOLLOW).open(path)
+}
+
+/// Whether the spool has checkpoints, good or bad.
+fn has_checkpoints(spool_dir: &Path) -> bool {
+    let entries = std::fs::read_dir(spool_dir.join("checkpoint")).into_iter().flatten().flatten();
+    let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+    names.into_iter().any(|name| name.contains(".checkpoint"))
 }
 
 /// Opens a run directory, creating it if need be.

@@ -1,7 +1,7 @@
-//! `supervisor status`, `stop`, `reload` and `scale`: clients of a running instance. Counters and slots are read from
+//! `supervisor status`, `stop`, `reload`, `checkpoint` and `scale`: clients of a running instance. Counters and slots are read from
 //! the region itself; only what the daemon alone knows is asked for.
 
-use client::attach::{Attachment, StatusView};
+use client::attach::{Attachment, CheckpointView, StatusView};
 use common::error::{Error, Result};
 use common::slots::Totals;
 use common::wire::control::{DaemonState, Request, Response};
@@ -19,6 +19,7 @@ pub fn run(command: &Command) -> Result<()> {
         Command::Status { instance, json, slots } => show(instance, *json, *slots),
         Command::Stop { instance, fast } => stop(instance, *fast),
         Command::Reload { instance } => ask(instance, Request::Reload),
+        Command::Checkpoint { instance } => ask(instance, Request::Checkpoint),
         Command::Scale { instance, workers } => ask(instance, Request::Scale(*workers)),
     }
 }
@@ -90,6 +91,8 @@ fn to_json(view: &StatusView, with_slots: bool) -> Result<Value> {
             "p99": daemon.recovery_us.p99,
             "max": daemon.recovery_us.max,
         },
+        "checkpoint": view.checkpoints().map_or(Value::Null, |view| checkpoint_json(&view)),
+        "restored": view.checkpoints().map_or(Value::Null, |view| restored_json(&view)),
         "users_complete": users.complete,
         "users": users
             .users
@@ -117,6 +120,51 @@ fn to_json(view: &StatusView, with_slots: bool) -> Result<Value> {
             .collect();
     }
     Ok(status)
+}
+
+fn write_checkpoints(view: &StatusView, text: &mut String) {
+    use std::fmt::Write as _;
+    let Some(checkpoints) = view.checkpoints() else { return };
+    let CheckpointView { number, taken_ns, bytes, pause_us, restored_ns, restored_from_ns, replayed } =
+        checkpoints;
+    let _ = match number {
+        Some(number) => {
+            let taken = time(taken_ns);
+            writeln!(text, "checkpoint: {number} of {taken}, {bytes} bytes, pause {pause_us} µs")
+        }
+        None => writeln!(text, "checkpoint: none yet"),
+    };
+    if let Some(restored) = restored_ns {
+        let (at, from) = (time(restored), time(restored_from_ns));
+        let _ = writeln!(
+            text,
+            "restored at {at} from a checkpoint of {from}, and {replayed} messages of the journal counted since"
+        );
+    }
+    if let Some(why) = &view.daemon.restored {
+        let _ = writeln!(text, "{why}");
+    }
+}
+
+fn checkpoint_json(view: &CheckpointView) -> Value {
+    let CheckpointView { number, taken_ns, bytes, pause_us, .. } = view;
+    number.map_or(
+        Value::Null,
+        |number| json!({ "number": number, "taken": time(*taken_ns), "bytes": bytes, "pause_us": pause_us }),
+    )
+}
+
+fn restored_json(view: &CheckpointView) -> Value {
+    let CheckpointView { restored_ns, restored_from_ns, replayed, .. } = view;
+    restored_ns.map_or(
+        Value::Null,
+        |restored| json!({ "at": time(restored), "from": time(*restored_from_ns), "replayed": replayed }),
+    )
+}
+
+/// For people and for programs: RFC 3339, to the millisecond.
+fn time(ns: u64) -> String {
+    format!("{:.3}", jiff::Timestamp::from_nanosecond(ns.into()).unwrap_or_default())
 }
 
 fn to_text(view: &StatusView, with_slots: bool) -> Result<String> {
@@ -161,6 +209,7 @@ fn to_text(view: &StatusView, with_slots: bool) -> Result<String> {
     let limit = spool.limit.map_or_else(|| "by free space".to_owned(), |limit| format!("{limit} bytes"));
     let oldest = spool.oldest_minute.map_or_else(|| "none".to_owned(), |minute| minute.to_string());
     let _ = writeln!(text, "spool: {} bytes, limit {limit}, oldest minute {oldest}", spool.bytes);
+    write_checkpoints(view, &mut text);
     if let Some(heap) = view.heap() {
         let _ = writeln!(text, "heap: {} of {} bytes taken", heap.used, heap.bytes);
     }

@@ -338,7 +338,9 @@ fn played(place: &Place) -> u64 {
 fn three_failures_at_a_slot_are_damage_and_are_remembered() {
     for play in ["segv", "panic", "refuse"] {
         let place = Place::new();
-        let instance = with_puppet(&place, play, "repair", "").start();
+        // Without a checkpoint to go back to; with one see checkpoint.rs.
+        let never = ["--checkpoint-interval", "0"];
+        let instance = with_puppet(&place, play, "repair", "").args(&never).start();
         instance.say("acknowledged");
         instance.wait_for_rest();
         Killer::of(&instance).kill_idle(0);

@@ -107,8 +107,9 @@ fn something_else_under_its_name_is_refused() {
 }
 
 #[test]
-fn a_region_of_another_boot_that_was_in_use_is_refused() {
+fn a_region_of_another_boot_that_was_in_use_is_refused_without_a_checkpoint() {
     let place = used(false);
+    let _ = fs::remove_dir_all(place.spool_dir().join("checkpoint"));
     let file = File::options().read(true).write(true).open(place.region()).unwrap();
     // Where the layout has the boot's id: at the supervisor's own words, after its count of lives.
     let offset = 128 + 8;
@@ -117,7 +118,7 @@ fn a_region_of_another_boot_that_was_in_use_is_refused() {
     id.iter_mut().for_each(|byte| *byte ^= 0xa5);
     file.write_all_at(&id, offset).unwrap();
     let outcome = place.instance().run();
-    outcome.assert_failed(4, &["machine went down", "move the file away"]);
+    outcome.assert_failed(4, &["machine went down", "there is no checkpoint", "move the region"]);
     assert_serves_with_another(&place);
 }
 

@@ -161,6 +161,7 @@ impl<'r> Seat<'r> {
                 // Nobody's yet, so not logged: the states of its blocks.
                 let words = usize::from(count).div_ceil(4);
                 let states = region.heap_words(region.page_offset(index), words).ok_or(TxnError::Damaged)?;
+                region.mark(region.page_offset(index), words * size_of::<u64>());
                 states.iter().for_each(|word| word.store(0, Relaxed));
             }
             let head = &seat.slot.slabs[class as usize];

@@ -42,6 +42,11 @@ pub fn lock_name(minute: Minute) -> String {
     name(minute, Kind::Lock)
 }
 
+/// `M.sent`.
+pub fn shipped_name(minute: Minute) -> String {
+    name(minute, Kind::Sent)
+}
+
 /// What a name says. Names that are written otherwise are not ours.
 pub fn read(name: &str) -> Option<(Minute, Kind)> {
     let digits = name.find('.').map_or(name, |dot| &name[..dot]);

@@ -4,7 +4,7 @@ use std::io::Write as _;
 
 use serde::Serialize;
 
-use crate::ids::{Owner, Pid};
+use crate::ids::{Generation, Owner, Pid, SlotIndex};
 
 /// What a record says.
 #[derive(Clone, Copy, Debug)]
@@ -30,6 +30,18 @@ pub struct RecordId {
     pub owner: Owner,
     /// The slot's sequence number.
     pub seq: u64,
+}
+
+impl RecordId {
+    /// Reads an id as a record has it.
+    pub fn read(text: &str) -> Option<Self> {
+        let mut parts = text.split('.');
+        let epoch = u64::from_str_radix(parts.next()?, 16).ok()?;
+        let (slot, generation) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
+        let owner = Owner { slot: SlotIndex(slot), generation: Generation(generation) };
+        let id = Self { epoch, owner, seq: parts.next()?.parse().ok()? };
+        (id.to_string() == text).then_some(id)
+    }
 }
 
 impl std::fmt::Display for RecordId {
@@ -103,7 +115,6 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::ids::{Generation, SlotIndex};
     use crate::limits::{MAX_RECORD, MAX_REQUEST};
 
     fn id(seq: u64) -> RecordId {
@@ -122,6 +133,8 @@ mod tests {
         let line = encoded("arijort", "a \"quoted\"\tmessage");
         let value: serde_json::Value = serde_json::from_slice(&line).unwrap();
         assert_eq!(value["id"], "000000000000feed.3.8.5");
+        assert_eq!(RecordId::read("000000000000feed.3.8.5"), Some(id(5)));
+        assert_eq!(RecordId::read("feed.3.8.5"), None);
         assert_eq!(value["time"], "2020-07-06T16:56:24.270823600Z");
         assert_eq!(value["pid"], 77);
         assert_eq!(value["user"], "arijort");

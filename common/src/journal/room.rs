@@ -27,10 +27,18 @@ pub fn check(
         }
         return Ok(());
     }
-    let (free, whole) = file::free_space(on).map_err(|error| failed("examine the file system of", &error))?;
-    let keep = KEEP_FREE.min(whole / 20);
+    let (free, keep) = free_and_kept(on).map_err(|error| failed("examine the file system of", &error))?;
     if free.saturating_sub(more) < keep {
         return Err(AppendError::Full(format!("the spool's file system has only {free} bytes free")));
     }
     Ok(())
+}
+
+/// Bytes free on the spool's file system, and those of them that are left to others where there is no `--spool-limit`.
+///
+/// # Errors
+/// What fstatvfs reports.
+pub fn free_and_kept(on: &impl AsFd) -> io::Result<(u64, u64)> {
+    let (free, whole) = file::free_space(on)?;
+    Ok((free, KEEP_FREE.min(whole / 20)))
 }

@@ -18,7 +18,7 @@ use nix::unistd::{UnlinkatFlags, linkat, unlinkat};
 use crate::error::{Context, Error, Result};
 use crate::ids::Minute;
 use crate::journal::names::Kind;
-pub use crate::journal::names::{data_name, lock_name};
+pub use crate::journal::names::{data_name, lock_name, shipped_name};
 use crate::sys::file::{self, Lock};
 
 mod listing;

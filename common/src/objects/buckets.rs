@@ -45,11 +45,11 @@ pub(crate) const KEY: usize = 3;
 /// over without a look at it, but for its next link.
 pub(crate) const TAG_SHIFT: u32 = 48;
 
-/// A key's hash. Keyed by the region's random epoch: who chooses keys cannot choose their bucket.
+/// A key's hash. Keyed by the region's random seed: who chooses keys cannot choose their bucket.
 #[inline]
 pub(crate) fn hash_of(region: &Region, key: &[u8]) -> u64 {
-    let epoch = region.epoch();
-    SipHasher13::new_with_keys(epoch, epoch.rotate_left(32) ^ 0x9e37_79b9_7f4a_7c15).hash(key)
+    let seed = region.seed();
+    SipHasher13::new_with_keys(seed, seed.rotate_left(32) ^ 0x9e37_79b9_7f4a_7c15).hash(key)
 }
 
 /// The bucket of a hash among `buckets`, which are at least one.

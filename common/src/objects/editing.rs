@@ -170,6 +170,7 @@ impl<'r> Transaction<'_, 'r> {
         let segment = self.segment_for_another(index, object, &before)?;
         // Not there yet, so not logged.
         let last = segment.place(region, new % FAN)?;
+        region.mark(last.offset, WORD);
         last.word.store(0, Relaxed);
         let mut ends = [before.bucket(new - half)?, last];
         for entry in before.chain(new - half)? {
@@ -221,7 +222,9 @@ impl<'r> Transaction<'_, 'r> {
                 let directory =
                     if under_root { Page(before.root) } else { before.directory(new / (FAN * FAN))? };
                 // Beyond what is there, so not logged.
-                directory.place(region, new / reach % FAN)?.word.store(page.0, Relaxed);
+                let place = directory.place(region, new / reach % FAN)?;
+                region.mark(place.offset, WORD);
+                place.word.store(page.0, Relaxed);
                 return Ok(segment);
             }
             let directory = self.new_page()?;

@@ -3,6 +3,7 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
+use crate::layout::Object;
 use crate::lock;
 use crate::objects::buckets::{COUNT, Tree, hash_of};
 use crate::objects::folder::{Entry, Folder, check_name};
@@ -201,6 +202,7 @@ impl Transaction<'_, '_> {
             }
             let generation = ((former >> 32) as u32).wrapping_add(1);
             // Never taken back, also if the transaction is: nobody shall meet another object under this handle.
+            self.region().mark(self.region().object_offset(index), size_of::<Object>());
             lock::begin_change(&object.seq);
             object.identity.store(identity(generation, Kind::Free), Relaxed);
             self.set_identity(index, object, identity(generation, kind))?;

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::fcntl::{FallocateFlags, FcntlArg, OFlag, RenameFlags};
@@ -193,6 +193,21 @@ pub fn is_in_memory(directory: &File) -> io::Result<bool> {
 /// What open reports.
 pub fn reopen_read_only(file: &File) -> io::Result<File> {
     File::open(format!("/proc/self/fd/{}", file.as_raw_fd()))
+}
+
+/// Moves a region that is not to be used any more out of the way, for inspection. Gives its name, if there was one.
+///
+/// # Errors
+/// What rename reports.
+pub fn set_aside(path: &Path) -> io::Result<Option<PathBuf>> {
+    let seconds = super::process::now_ns() / 1_000_000_000;
+    let names = (seconds..).map(|number| path.with_extension(format!("damaged-{number}")));
+    let Some(aside) = names.into_iter().find(|name| !name.exists()) else { return Ok(None) };
+    match std::fs::rename(path, &aside) {
+        Ok(()) => Ok(Some(aside)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// Opens the pipe that a descriptor is an end of once more: without waiting, for reading and writing.

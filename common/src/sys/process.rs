@@ -1,7 +1,8 @@
 //! Processes: starting, reaping, signalling, naming, and what they inherit.
 
 use std::ffi::OsStr;
-use std::io::{self, Read as _};
+use std::fs::File;
+use std::io::{self, Read as _, Seek as _};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
@@ -167,6 +168,37 @@ pub fn run_to_end(program: &Path, arguments: &[&OsStr], limit: Duration) -> io::
     }
     let ending = status.signal().map_or_else(|| Ending::Exited(status.code().unwrap_or(0)), Ending::Killed);
     Ok((ending, String::from_utf8_lossy(&said).into_owned()))
+}
+
+/// Starts a program that is to end by itself, without waiting for it. What it says on stderr goes into the file that comes
+/// back, to be read once it has ended; it is reaped by its pid, and dies with this process.
+///
+/// # Errors
+/// What fork and exec report.
+pub fn start_saying(program: &Path, arguments: &[&OsStr]) -> io::Result<(Pid, File)> {
+    let myself = Pid::current();
+    let said = File::from(rustix::fs::memfd_create("said", rustix::fs::MemfdFlags::CLOEXEC)?);
+    let mut command = Command::new(program);
+    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(said.try_clone()?);
+    // SAFETY: the closure only makes system calls on integers, which are async-signal-safe.
+    unsafe {
+        command.pre_exec(move || {
+            restore_priority();
+            follow(myself)
+        });
+    }
+    Ok((Pid(command.spawn()?.id() as i32), said))
+}
+
+/// What a program that has ended said.
+///
+/// # Errors
+/// What reading reports.
+pub fn what_was_said(said: &mut File) -> io::Result<String> {
+    let mut bytes = Vec::new();
+    said.rewind()?;
+    said.take(MOST_SAID).read_to_end(&mut bytes)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 /// Bytes of stderr that are read of a program.
@@ -401,7 +433,7 @@ pub fn boot_id() -> io::Result<u128> {
 /// What getrandom reports.
 pub fn random_word() -> io::Result<u64> {
     let mut bytes = [0; 8];
-    let mut file = std::fs::File::open("/dev/urandom")?;
+    let mut file = File::open("/dev/urandom")?;
     io::Read::read_exact(&mut file, &mut bytes)?;
     Ok(u64::from_ne_bytes(bytes))
 }

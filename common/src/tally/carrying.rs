@@ -4,6 +4,7 @@ use crate::ids::Offset;
 use crate::limits::USER_ROWS;
 use crate::objects::{Folder, ReadError};
 use crate::region::Region;
+use crate::slots::Counter;
 use crate::tally::{Account, FOLDER, ROWS, Row, Sent, account};
 use crate::txn::{Seat, Transaction, TxnError};
 
@@ -40,15 +41,35 @@ pub fn carry(from: &Region, seat: &mut Seat<'_>) -> Result<(), TxnError> {
         }
     }
     // First those with a row: the others come to share maps because none is left.
-    in_rows.into_iter().flatten().chain(others).try_for_each(|(user, sent)| carry_one(seat, &user, sent))
+    in_rows.into_iter().flatten().chain(others).try_for_each(|(user, sent)| enroll_with(seat, &user, sent))
 }
 
-fn carry_one(seat: &mut Seat<'_>, user: &str, sent: Sent) -> Result<(), TxnError> {
+/// Gives a user who has no account yet one with what was counted elsewhere; the seat's own counters stay as they are.
+///
+/// # Errors
+/// [`TxnError`]; nothing was counted then.
+pub fn enroll_with(seat: &mut Seat<'_>, user: &str, sent: Sent) -> Result<(), TxnError> {
     let account = account(seat, user)?;
     let mut txn = seat.begin()?;
     match account {
         Account::Row(row) => txn.add_sent(row, sent)?,
         Account::Shared(map) => txn.map(map)?.put(user.as_bytes(), &sent.to_bytes()).map(drop)?,
+    }
+    txn.commit()
+}
+
+/// Counts messages of a user that no process of this region has counted: in the seat's counters and in the user's account.
+///
+/// # Errors
+/// [`TxnError`]; nothing was counted then.
+pub fn credit(seat: &mut Seat<'_>, user: &str, sent: Sent) -> Result<(), TxnError> {
+    let account = account(seat, user)?;
+    let mut txn = seat.begin()?;
+    txn.add(Counter::Messages, sent.messages)?;
+    txn.add(Counter::Bytes, sent.bytes)?;
+    match account {
+        Account::Row(row) => txn.add_sent(row, sent)?,
+        Account::Shared(map) => txn.map(map)?.add_sent(user, sent)?,
     }
     txn.commit()
 }

@@ -101,6 +101,8 @@ pub enum Order {
     Sweep(Vec<Attached>),
     /// To the journal keeper: close and seal every minute.
     SealAll,
+    /// To the checkpoint process: take one, as the owner of this slot.
+    Checkpoint(Owner),
 }
 
 /// An attached program's slot, as the supervisor knows it.
@@ -134,6 +136,23 @@ pub enum Report {
     /// From recovery: the file system keeps it from deciding about what it was ordered to repair; why. It tries
     /// again, and says so each time. No fault of the region's or of recovery's: only the deadline begins anew.
     Delayed(String),
+    /// From the checkpoint process: a checkpoint is on the disk.
+    Checkpointed(Checkpointed),
+}
+
+/// A checkpoint that was taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Checkpointed {
+    /// Its number.
+    pub number: u64,
+    /// Bytes of its file.
+    pub bytes: u64,
+    /// For how long nobody could begin a transaction.
+    pub pause_us: u64,
+    /// Bytes copied meanwhile.
+    pub copied: u64,
+    /// How often that was tried in vain, because transactions took too long.
+    pub in_vain: u32,
 }
 
 /// Requests on the control socket.
@@ -150,6 +169,8 @@ pub enum Request {
     Reload,
     /// Another number of workers.
     Scale(u32),
+    /// A checkpoint that has all that was acknowledged before; answered once it is on the disk.
+    Checkpoint,
     /// Somebody is about to connect: the idle clock of `--idle-exit` starts again, and the answer is where it listens, once
     /// it serves.
     Touch,
@@ -232,6 +253,9 @@ pub struct DaemonStatus {
     pub at_least: u32,
     /// How long repairs took.
     pub recovery_us: Microseconds,
+    /// What became of the region of this instance, where it was damaged and a checkpoint was gone back to; until a
+    /// reload.
+    pub restored: Option<String>,
 }
 
 /// What an instance is doing, without the region to read the rest from.

@@ -3,9 +3,11 @@
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::SeqCst;
 
-use common::ids::SlotIndex;
+use common::gate;
+use common::ids::{Owner, SlotIndex};
 use common::layout::{Counters, Slot};
 use common::limits::JOURNAL_RING;
+use common::lock;
 use common::region::Region;
 use common::slots::{self, State};
 
@@ -45,8 +47,18 @@ pub(super) fn header(region: &Region) -> Wrongs {
     {
         wrongs.push(("not clean", format!("it is marked as cleanly stopped, but slot {index} is in use")));
     }
-    note_reserved(&mut wrongs, &[&supervision.reserved]);
+    let gate = region.header().gate.word.load(SeqCst);
+    if gate != 0 && !lock::owner_of(gate).is_some_and(|closer| may_close(region, closer)) {
+        wrongs.push(("gate", format!("the gate is closed by {gate:#x}, which names nobody who could")));
+    }
+    note_reserved(&mut wrongs, &[&supervision.reserved, &region.header().gate.reserved]);
     at(&Place::Header, wrongs)
+}
+
+/// Whether this is somebody who can have closed the gate and will open it, or be repaired.
+fn may_close(region: &Region, closer: Owner) -> bool {
+    let standing = region.slot(closer.slot).map(Slot::standing);
+    standing.is_some_and(|(generation, state)| generation == closer.generation && state != Some(State::Free))
 }
 
 pub(super) fn journal(region: &Region) -> Wrongs {
@@ -91,6 +103,10 @@ pub(super) fn slot(region: &Region, index: SlotIndex, slot: &Slot) -> Wrongs {
     }
     if let Err(bad) = check_logs(region, slots::owner(index, slot.standing().0)) {
         wrongs.push(("log", bad));
+    }
+    let open = slot.open.load(SeqCst);
+    if open > gate::TOUCHED {
+        wrongs.push(("open", format!("it says {open} of whether a transaction is under way")));
     }
     if let Err(bad) = check_held(region, slot) {
         wrongs.push(("held", bad));

@@ -2,6 +2,10 @@
 
 #![allow(dead_code, missing_docs)] // Each test program uses its part.
 
+pub mod disk;
+#[cfg(target_arch = "x86_64")]
+pub mod tracer;
+
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs::File;

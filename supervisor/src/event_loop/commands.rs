@@ -81,6 +81,7 @@ impl Supervisor {
         self.template_number = number;
         self.template.now_ready();
         self.template_since = self.now();
+        self.restoring.said = None;
         self.policy.template_changed();
         self.pool.outdate_before(number);
         self.answer_reload(&Response::Done);

@@ -96,6 +96,10 @@ impl Supervisor {
             self.next_template_died(ending);
         } else if self.keeper.is(pid) {
             self.keeper_died(now, pid, ending);
+        } else if self.checkpoints.is(pid) {
+            self.checkpoint_died(now, pid, ending);
+        } else if self.restoring.is(pid) {
+            self.restorer_died(ending);
         } else if self.shipping.is(pid) {
             self.shipping.lost(now);
             self.log_failure(now, &format!("the collector (process {pid}) {ending}"));

@@ -13,10 +13,20 @@ use super::{LEAVE_DEADLINE, NEVER, Phase, REPAIRS_DEADLINE, SEAL_DEADLINE, Super
 
 impl Supervisor {
     pub(super) fn begin_drain(&mut self) {
+        if let Phase::Restoring { .. } = self.phase {
+            // The next start goes on with it.
+            log::info!("stopping");
+            self.verdict.get_or_insert(Error::region(
+                "the region is damaged; the next start goes back to a checkpoint",
+            ));
+            self.phase = self.closing(self.now());
+            return;
+        }
         if !matches!(self.phase, Phase::TakingOver | Phase::Serving) {
             return;
         }
         log::info!("draining");
+        self.stop_checkpoints();
         self.phase = Phase::Draining { kill_at: self.now() + self.options.grace.limit().unwrap_or(NEVER) };
         self.region.header().supervision.draining.store(1, Relaxed);
         self.policy.drain();
@@ -50,9 +60,7 @@ impl Supervisor {
     pub(super) fn damaged(&mut self, what: &str) {
         log::error!("the region is damaged: {what}");
         self.region.header().supervision.damaged.store(1, SeqCst);
-        self.stop_with(Error::region(format!(
-            "the region is damaged: {what}; `recovery verify` says more, and moving the file away starts with an empty one"
-        )));
+        self.go_back(what);
     }
 
     pub(super) fn is_damaged(&self) -> bool {
@@ -107,23 +115,17 @@ impl Supervisor {
 
     pub(super) fn sealed(&mut self) {
         if matches!(self.phase, Phase::Sealing { ordered: true, .. }) {
-            // With programs attached it is not: the next instance looks after them, and the region stays what it is.
-            let clean = if self.pool.attached() == 0 { self.region.mark_clean() } else { Ok(()) };
-            if let Err(error) = clean {
-                self.verdict.get_or_insert(error);
-            }
-            if self.pool.attached() > 0 {
-                log::warn!(
-                    "{} programs stay attached, and are looked after again by the next instance",
-                    self.pool.attached()
-                );
-            }
-            self.phase = self.closing(self.now());
+            self.phase = self.last_checkpoint(self.now());
         }
     }
 
     pub(super) fn closing(&mut self, now: Clock) -> Phase {
-        let children = [self.template.child.take(), self.recovery.child.take(), self.keeper.child.take()];
+        let children = [
+            self.template.child.take(),
+            self.recovery.child.take(),
+            self.keeper.child.take(),
+            self.checkpoints.forget(),
+        ];
         for child in children.into_iter().flatten() {
             self.let_go(child);
         }

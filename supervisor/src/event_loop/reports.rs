@@ -53,6 +53,8 @@ impl Supervisor {
     pub(super) fn may_be_a_worker(&self, pid: Pid) -> bool {
         let others = [&self.template, &self.recovery, &self.keeper].into_iter().any(|kept| kept.is(pid))
             || self.next_template.as_ref().is_some_and(|(child, _)| child.pid == pid)
+            || self.checkpoints.is(pid)
+            || self.restoring.is(pid)
             || self.leaving.iter().any(|(leaving, _)| *leaving == pid);
         let exists = self.pool.has_seen_die(pid) || process::is_child(pid);
         pid.0 > 0 && exists && !others && !self.pool.knows(pid)

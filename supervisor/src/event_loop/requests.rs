@@ -38,6 +38,7 @@ impl Supervisor {
                     if fast { self.stop_now() } else { self.begin_drain() }
                 }
                 Request::Reload => self.reload(Some(id)),
+                Request::Checkpoint => self.want_checkpoint(id),
                 Request::Touch => self.touch(id),
                 Request::Attach(access) => self.attach(id, access),
                 Request::Rejoin(membership) => self.rejoin(id, membership),
@@ -75,13 +76,17 @@ impl Supervisor {
             configured: self.policy.shape().most(),
             at_least: self.policy.shape().least(),
             recovery_us: self.repairs.durations(),
+            restored: self.restoring.said.clone(),
         }
     }
 
     pub(super) fn state(&self) -> DaemonState {
-        let failing = self.policy.is_backing_off()
+        let failing = self.restoring.said.is_some()
+            || self.policy.is_backing_off()
             || [&self.template, &self.recovery, &self.keeper].into_iter().any(Kept::is_backing_off);
         match self.phase {
+            Phase::Restoring { .. } => DaemonState::Degraded,
+            Phase::TakingOver if failing => DaemonState::Degraded,
             Phase::TakingOver => DaemonState::Starting,
             Phase::Serving if failing => DaemonState::Degraded,
             Phase::Serving if !self.announced => DaemonState::Starting,

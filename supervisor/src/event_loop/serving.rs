@@ -97,6 +97,7 @@ impl Supervisor {
     pub(super) fn tick(&mut self, now: Clock) {
         self.next_tick = now + TICK;
         self.control.rested();
+        self.watch_gate();
         self.look_after_clients();
         if self.options.idle_exit.limit().is_some() {
             self.look_for_connections();

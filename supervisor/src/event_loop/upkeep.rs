@@ -17,7 +17,7 @@ use super::{LEAVE_DEADLINE, LOAD_DEADLINE, NEVER, Phase, START_ATTEMPTS, Supervi
 impl Supervisor {
     pub(super) fn start_children(&mut self, now: Clock) {
         let serving = matches!(self.phase, Phase::TakingOver | Phase::Serving);
-        let closing = matches!(self.phase, Phase::Closing { .. } | Phase::Gone);
+        let closing = matches!(self.phase, Phase::Restoring { .. } | Phase::Closing { .. } | Phase::Gone);
         let wants_recovery = match self.options.recovery {
             Recovery::Standby => !closing,
             Recovery::Spawn => !closing && self.repairs.has_untold(),
@@ -74,7 +74,7 @@ impl Supervisor {
         // Recovery is to notice a death also while every core is busy.
         let terms = Terms {
             identity: self.prepared.identity.clone(),
-            keeps_priority: matches!(role, "standby" | "once"),
+            keeps_priority: matches!(role, "standby" | "once" | "checkpoint"),
         };
         let start = Start {
             supervisor: Pid::current(),
@@ -142,6 +142,12 @@ impl Supervisor {
                 self.recovery_overdue |= what == "recovery" && child.ready;
                 child.give_up();
             }
+        }
+        if let Some(child) = self.checkpoints.child_mut()
+            && overdue(child)
+        {
+            log::error!("the checkpoint process {} takes too long and is killed", child.pid);
+            child.give_up();
         }
         if let Some((child, _)) = &mut self.next_template
             && overdue(child)

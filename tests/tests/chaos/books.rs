@@ -5,7 +5,7 @@ use std::fs::File;
 use common::region::Region;
 use holdfast_tests::journal::{self, Record};
 use holdfast_tests::load::Ledger;
-use holdfast_tests::place::program;
+use holdfast_tests::place::{Starting, program};
 use holdfast_tests::{Instance, Place, outcome};
 
 /// The region, to read from.
@@ -56,4 +56,16 @@ pub fn check_what_is_left(place: &Place, records: &[Record]) {
     left.retain(|name| !["region", "supervisor.pid", "alive", "clients"].contains(&name.as_str()));
     assert!(left.is_empty(), "{left:?}");
     assert!(!place.file("socket").exists());
+}
+
+/// What the last checkpoint and the journal give after the machine went down: nothing acknowledged is missing, in the totals and
+/// for each user, and objects are whole.
+#[track_caller]
+pub fn check_after_loss_of_memory(place: &Place, starting: Starting, records: &[Record]) {
+    std::fs::remove_file(place.region()).expect("there is a region");
+    let instance = starting.start();
+    assert!(instance.status()["restored"].is_object(), "{}", instance.status());
+    assert!(instance.books_agree() == records, "the journal has changed");
+    instance.stop();
+    check_what_is_left(place, records);
 }

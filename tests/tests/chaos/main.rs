@@ -32,6 +32,9 @@ const STEPS: u64 = 80;
 /// More than have rows of their own, so that some share maps.
 const USERS: u64 = 100;
 
+/// How often checkpoints are taken.
+const CHECKPOINTS: [&str; 3] = ["5ms", "50ms", "500ms"];
+
 /// Bounds of a message's padding: most are short, some make a record of several pages.
 const PADDING: [u64; 5] = [8, 8, 30, 300, 6000];
 
@@ -76,7 +79,7 @@ fn play(
     say: fn(&mut Random, &str) -> String,
     check: fn(&Region, &[Record]),
 ) {
-    let mut stage = Stage::new(place.run_dir(), starting);
+    let mut stage = Stage::new(place.run_dir(), &starting);
     let load = Load::saying(&stage.instance().listen[0], CLIENTS, move |client, number| {
         let mut random = Random::new(seed ^ (client as u64 + 1) << 40 ^ number);
         (user_name(random.below(USERS)), say(&mut random, &format!("by {client}, {number}")))
@@ -91,8 +94,14 @@ fn play(
     let region = books::region(place);
     check(&region, &records);
     visitors::check(&region);
-    instance.stop();
-    books::check_what_is_left(place, &records);
+    // Stopped or killed: then the last checkpoint is of some moment before.
+    if seed.is_multiple_of(2) {
+        instance.stop();
+        books::check_what_is_left(place, &records);
+    } else {
+        instance.kill9().assert_no_panic();
+    }
+    books::check_after_loss_of_memory(place, starting(), &records);
 }
 
 /// A message of the line service; the note makes it unlike any other.
@@ -109,6 +118,8 @@ fn user_name(number: u64) -> String {
 fn starting(place: &Place, seed: u64) -> Starting {
     let mut random = Random::new(!seed);
     let mut starting = place.instance().workers(WORKERS).region_size("8MiB");
+    // So often that one is being taken most of the time.
+    starting = starting.args(&["--checkpoint-interval", CHECKPOINTS[random.below(3) as usize]]);
     starting = starting.listen(&format!("unix:{}", place.file("socket").display()));
     // Workers wait otherwise on one socket than on several.
     if random.below(2) == 0 {

@@ -9,6 +9,8 @@ pub enum Role {
     Template,
     Recovery,
     Keeper,
+    /// Who takes a checkpoint, if anybody does.
+    Checkpoint,
     Supervisor,
     /// A program that is attached.
     Visitor,
@@ -56,9 +58,11 @@ fn pause(random: &mut Random) -> u64 {
 fn deed(random: &mut Random) -> Deed {
     let rank = random.below(1000);
     match random.below(100) {
-        0..36 => Deed::Kill { role: Role::Worker, rank },
-        36..45 => Deed::Kill { role: Role::Visitor, rank },
-        45..58 => Deed::Freeze { role: Role::Worker, rank, steps: 1 + random.below(8) },
+        0..30 => Deed::Kill { role: Role::Worker, rank },
+        30..38 => Deed::Kill { role: Role::Checkpoint, rank },
+        38..40 => Deed::Freeze { role: Role::Checkpoint, rank, steps: 1 + random.below(3) },
+        40..48 => Deed::Kill { role: Role::Visitor, rank },
+        48..58 => Deed::Freeze { role: Role::Worker, rank, steps: 1 + random.below(8) },
         58..62 => Deed::Freeze { role: Role::Visitor, rank, steps: 1 + random.below(8) },
         62..69 => Deed::Kill { role: Role::Recovery, rank },
         69..76 => Deed::Kill { role: Role::Template, rank },

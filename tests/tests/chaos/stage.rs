@@ -161,11 +161,13 @@ fn children_at_a_glance(pid: i32) -> Vec<i32> {
 
 /// Whether a child of the supervisor is in this role. One that has not become its program yet is in none.
 fn plays(process: &Process, role: Role) -> bool {
-    let keeps = || arguments_of(process.pid).iter().any(|word| word == "journal");
+    let has_role = |role: &str| arguments_of(process.pid).iter().any(|word| word == role);
+    let (keeps, takes) = (|| has_role("journal"), || has_role("checkpoint"));
     match role {
         Role::Worker => process.name == "worker",
         Role::Template => process.name == "template",
-        Role::Recovery => process.name == "recovery" && !keeps(),
+        Role::Recovery => process.name == "recovery" && !keeps() && !takes(),
+        Role::Checkpoint => process.name == "recovery" && takes(),
         Role::Keeper => process.name == "recovery" && keeps(),
         Role::Supervisor | Role::Visitor => false,
     }

@@ -1,11 +1,14 @@
 //! What is in the spool.
 
+use std::fs::File;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 
+use nix::fcntl::OFlag;
+
 use super::{Entry, MinuteFile, Spool};
 use crate::ids::Minute;
-use crate::journal::names::{self, Kind};
+use crate::journal::names::{self, Kind, shipped_name};
 
 impl Spool {
     /// The minute files and the minutes with a lock alone, in ascending order.
@@ -28,6 +31,38 @@ impl Spool {
             }
         }
         Ok(found.into_values().collect())
+    }
+
+    /// The minutes that were delivered and are kept until checkpoints cover them, in ascending order, and their bytes.
+    ///
+    /// # Errors
+    /// What reading the directory reports.
+    pub fn shipped(&self) -> io::Result<Vec<(Minute, u64)>> {
+        let mut found = Vec::new();
+        for entry in self.entries()? {
+            let Entry { minute, kind, entry } = entry?;
+            if kind == Kind::Sent {
+                found.push((minute, entry.metadata().map_or(0, |metadata| metadata.size())));
+            }
+        }
+        found.sort_unstable();
+        Ok(found)
+    }
+
+    /// Opens a delivered minute for reading.
+    ///
+    /// # Errors
+    /// What open reports.
+    pub fn open_shipped(&self, minute: Minute) -> io::Result<File> {
+        self.open(&shipped_name(minute), OFlag::O_RDONLY)
+    }
+
+    /// Removes a delivered minute.
+    ///
+    /// # Errors
+    /// What unlink reports, besides that it is gone.
+    pub fn remove_shipped(&self, minute: Minute) -> io::Result<()> {
+        self.unlink(&shipped_name(minute))
     }
 
     /// What stands in the spool under a name of ours, in no order, one at a time: however much there is, it takes no

@@ -110,6 +110,10 @@ fn at_rest(region: &Region) -> Result<(), String> {
             return Err(format!("object {index} has lock word {lock:#x} and sequence {seq}"));
         }
     }
+    let gate = region.header().gate.word.load(Relaxed);
+    if gate != 0 {
+        return Err(format!("the gate is closed by {gate:#x}"));
+    }
     for (index, slot) in region.slots() {
         if !slot.holds_nothing() || values(&slot.counters) != values(&slot.published) {
             return Err(format!("slot {index} is not at rest"));

@@ -4,7 +4,7 @@
 //! leaves.
 //!
 //! In reading order: what is proved ([`shop`], [`mill`], [`operations`]), how its images are got ([`tracee`], [`watch`],
-//! [`images`]), how they are tried ([`arena`], [`model`], [`accounting`], [`sleepers`], [`trial`]), and the whole
+//! [`images`]), how they are tried ([`arena`], [`model`], [`accounting`], [`sleepers`], [`marks`], [`trial`]), and the whole
 //! ([`proof`], [`pairs`], [`blocks`], [`planted`], [`program`]).
 
 #[cfg(target_arch = "x86_64")]
@@ -39,6 +39,9 @@ mod accounting;
 
 #[cfg(target_arch = "x86_64")]
 mod sleepers;
+
+#[cfg(target_arch = "x86_64")]
+mod marks;
 
 #[cfg(target_arch = "x86_64")]
 mod trial;

@@ -1,9 +1,12 @@
 //! The operations that are proved: for each what has been before, what it does, and what then should be.
 
+use common::ids::Offset;
 use common::objects::Folder;
 use common::slots::Counter;
 use common::tally;
 use common::txn::{Seat, Transaction, TxnError};
+
+use recovery::checkpoint::capture::{Capture, Sheet};
 
 use crate::arena::{Arena, FORMER, FURNISHER};
 use crate::mill;
@@ -52,6 +55,8 @@ pub struct Operation {
     pub goes_on: bool,
     /// Whether it has a record in the journal.
     pub records: bool,
+    /// Whether it takes a checkpoint: it takes marks away, and changes nothing.
+    pub captures: bool,
     /// So long that the short form leaves it out.
     pub long: bool,
     /// Of how many images at most the repair is stepped through: some have a log that takes long.
@@ -68,14 +73,24 @@ pub const CHANGE: Operation = Operation {
     telling: false,
     goes_on: false,
     records: false,
+    captures: false,
     long: false,
     nested: usize::MAX,
 };
 
 /// Every operation.
 pub fn all() -> Vec<Operation> {
-    let of_the_shop =
-        [puts(), removals(), counters(), creations(), deletions(), failures(), slabs(), messages()];
+    let of_the_shop = [
+        puts(),
+        removals(),
+        counters(),
+        creations(),
+        deletions(),
+        failures(),
+        slabs(),
+        messages(),
+        checkpoints(),
+    ];
     [of_the_shop.concat(), mill::operations()].concat()
 }
 
@@ -397,6 +412,28 @@ fn messages() -> Vec<Operation> {
             ..CHANGE
         },
     ]
+}
+
+fn checkpoints() -> Vec<Operation> {
+    vec![Operation {
+        name: "a checkpoint",
+        act: Act::Deed(|actor| {
+            let capture = Capture::new(&actor.arena.region, actor.seat.owner()).at_once();
+            mark();
+            capture.take(&mut Nowhere).map(drop).map_err(|_| TxnError::Disturbed)
+        }),
+        captures: true,
+        ..CHANGE
+    }]
+}
+
+/// What is taken is looked at elsewhere: here it is what the region looks like meanwhile.
+struct Nowhere;
+
+impl Sheet for Nowhere {
+    fn put(&mut self, _offset: Offset, _bytes: &[u8]) -> std::io::Result<()> {
+        Ok(())
+    }
 }
 
 /// The text of the messages.

@@ -132,12 +132,18 @@ fn first_failure(bug: Option<Bug>) -> Option<String> {
             return Some(format!("{name}: {error}"));
         }
     }
-    let is_rich = |operation: &Operation| operation.contended || operation.records || operation.telling;
+    let is_rich = |operation: &Operation| {
+        operation.contended || operation.records || operation.telling || operation.captures
+    };
     let rich = operations::all().into_iter().filter(is_rich);
     let rich = rich.filter(|operation| wanted(operation.telling));
     for (number, operation) in rich.enumerate() {
         let awaited = number == 0 || operation.telling && matches!(operation.act, Act::Change(_));
-        let courses = if awaited { &[Course::Commit, Course::Awaited][..] } else { &[Course::Commit] };
+        let courses = match (number, awaited) {
+            (0, _) => &[Course::Commit, Course::Awaited, Course::Gated][..],
+            (_, true) => &[Course::Commit, Course::Awaited],
+            _ => &[Course::Commit],
+        };
         for course in courses {
             if let Err(error) = prove(&place(), &operation, *course, depth(true)) {
                 return Some(format!("{} ({course}): {error}", operation.name));
@@ -168,7 +174,7 @@ fn courses(operation: &Operation, short: bool) -> Vec<Course> {
     {
         courses.push(Course::RollBack);
         if operation.contended || !short {
-            courses.extend([Course::Awaited, Course::Held]);
+            courses.extend([Course::Awaited, Course::Held, Course::Gated]);
         } else if operation.telling {
             courses.push(Course::Awaited);
         }

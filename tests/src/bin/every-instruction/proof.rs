@@ -1,6 +1,7 @@
 //! The proof of one operation: it is stepped through, every image that it leaves is tried, and so is every image that a
 //! repair of such an image leaves.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::path::Path;
 use std::rc::Rc;
@@ -14,6 +15,7 @@ use recovery::repair::Repairer;
 
 use crate::arena::{ACTOR, Arena};
 use crate::images::{Disturbance, Image, Reel, record};
+use crate::marks;
 use crate::model::Model;
 use crate::operations::{Act, Actor, Operation};
 use crate::shop::{self, Shop};
@@ -34,6 +36,8 @@ pub enum Course {
     HeldTooLong,
     /// Others wait for what it holds.
     Awaited,
+    /// A checkpoint keeps it from beginning, and opens the gate while it sleeps.
+    Gated,
 }
 
 impl std::fmt::Display for Course {
@@ -44,6 +48,7 @@ impl std::fmt::Display for Course {
             Self::Held => "lock held",
             Self::HeldTooLong => "held too long",
             Self::Awaited => "lock awaited",
+            Self::Gated => "gate closed",
         })
     }
 }
@@ -97,20 +102,38 @@ pub fn prove(place: &Path, operation: &Operation, course: Course, depth: Depth) 
     if matches!(course, Course::Held | Course::HeldTooLong) {
         shop::hold(&traced)?;
     }
+    if course == Course::Gated {
+        shop::close_gate(&traced);
+    }
     let depth = Depth { nested: depth.nested.min(operation.nested), ..depth };
     let tracee = Tracee::fork(|| live(&traced, operation, course))?;
+    if !operation.captures {
+        marks::take_away(&traced.region);
+    }
     let base = traced.copy();
     checked.copy_from(&traced)?;
     let begun = Image { delta: Vec::new(), journal: Rc::new(traced.journal()) };
-    let let_go = |arena: &Arena| drop(shop::let_go(arena));
+    let waited = Cell::new(false);
+    let let_go = |arena: &Arena| {
+        waited.set(true);
+        drop(shop::let_go(arena));
+        shop::open_gate(arena);
+    };
     let disturbance = Disturbance {
         after_change: (course == Course::Awaited).then_some(&await_locks),
-        while_waiting: (course == Course::Held).then_some(&let_go),
+        while_waiting: matches!(course, Course::Held | Course::Gated).then_some(&let_go),
     };
     let reel = record(&tracee, &traced, &base, &begun, depth.every_prefix, &disturbance)?;
     drop(tracee);
+    if course == Course::Gated && !waited.get() {
+        return Err("it has not waited before the closed gate".to_owned());
+    }
+    if !operation.captures {
+        reel.images.iter().try_for_each(|image| marks::check(&traced.region, &base, image))?;
+    }
     let (after, goes_on) = (after.recount(), operation.goes_on);
-    let court = Court { arena: &checked, base: &base, before, after, away, goes_on };
+    let captures = operation.captures;
+    let court = Court { arena: &checked, base: &base, before, after, away, goes_on, captures };
     let verdicts = try_all(&court, &reel, course)?;
     let mut tally = Tally { steps: reel.steps, images: reel.images.len(), ..Tally::default() };
     try_repairs(&court, &traced, &reel, &verdicts, depth, &mut tally)?;
@@ -221,6 +244,9 @@ fn try_repairs(
             };
             if inner_verdict != verdict {
                 return Err(say("a second repair decides otherwise".to_owned()));
+            }
+            if !court.captures {
+                marks::check(&traced.region, court.base, &image).map_err(say)?;
             }
             known.insert(image, inner_verdict);
         }

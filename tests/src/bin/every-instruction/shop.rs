@@ -2,6 +2,7 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
+use common::gate;
 use common::lock;
 use common::objects::{Counter, Folder, Map};
 use common::region::Region;
@@ -197,6 +198,16 @@ fn change_map(
         entries.insert(key, value);
     }
     Ok(())
+}
+
+/// The rival keeps transactions from beginning.
+pub fn close_gate(arena: &Arena) {
+    gate::close(&arena.region.header().gate.word, lock::tag(HOLDER));
+}
+
+/// It does not any more, if it does.
+pub fn open_gate(arena: &Arena) {
+    gate::reopen(&arena.region.header().gate.word, lock::tag(HOLDER));
 }
 
 /// The rival takes the lock of the shop's stock, and has not changed anything yet.

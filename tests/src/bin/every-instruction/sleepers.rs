@@ -142,6 +142,9 @@ impl Word for Deep<'_> {
     fn load(&self) -> u64 {
         Word::load(self.word)
     }
+    fn look(&self) -> u64 {
+        self.word.look()
+    }
     fn store(&self, value: u64) {
         Word::store(self.word, value);
     }
@@ -159,6 +162,9 @@ impl Word for Deep<'_> {
     }
     fn wake(&self) {
         self.word.wake();
+    }
+    fn wake_all(&self) {
+        self.word.wake_all();
     }
     fn wait_for(&self, what: Side, seen: u64, limit: Duration) -> Waited {
         self.word.wait_for(what, seen, limit)

@@ -43,6 +43,8 @@ pub struct Court<'a> {
     pub away: Map,
     /// Whether other transactions follow the one that decides.
     pub goes_on: bool,
+    /// Whether the operation is a checkpoint.
+    pub captures: bool,
 }
 
 /// What readers see before the repair.
@@ -62,6 +64,11 @@ impl Court<'_> {
         let decided = self.is_decided(image);
         let mut expected = [self.before.clone(), self.after.clone()];
         if company == Company::Survivor {
+            // Whoever has closed the gate and lives opens it; who died with it closed keeps everybody out, until repaired.
+            shop::open_gate(self.arena);
+            if self.captures && self.arena.region.header().gate.word.load(Relaxed) != 0 {
+                self.repair(Company::Alone)?;
+            }
             let mut seat = self.arena.seat(SURVIVOR_AGAIN)?;
             shop::survive(&mut seat, self.away).map_err(|error| format!("a survivor: {error}"))?;
             seat.leave();
@@ -69,6 +76,7 @@ impl Court<'_> {
         }
         self.repair(company)?;
         shop::let_go(self.arena)?;
+        shop::open_gate(self.arena);
         sound(region)?;
         let mut model = Model::read(self.arena)?;
         let verdict = compare(&model, &expected)?;

@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::sync::atomic::Ordering::Relaxed;
 
 use common::ids::{Owner, SlotIndex};
-use common::layout::{HEADER_SIZE, Header, SLOT_SIZE, Tally};
+use common::layout::{HEADER_SIZE, Header, Tally};
 use common::limits::{PAGE_SIZE, UNDO_LOG_SIZE};
 
 use crate::arena::{Arena, WORDS};
@@ -88,12 +88,13 @@ impl<'a> Watch<'a> {
         let mut ranges = Vec::new();
         let mut add = |from: u64, bytes: u64| ranges.push(from as usize / 8..(from + bytes) as usize / 8);
         add(0, size_of::<Header>() as u64);
+        // A checkpoint takes note in every slot.
+        add(HEADER_SIZE, geometry.logs - HEADER_SIZE);
         for Owner { slot: SlotIndex(slot), .. } in &self.owners {
-            add(HEADER_SIZE + u64::from(*slot) * SLOT_SIZE, SLOT_SIZE);
             add(geometry.logs + u64::from(*slot) * UNDO_LOG_SIZE, UNDO_LOG_SIZE);
             add(region.tally_offset(SlotIndex(*slot)).0, size_of::<Tally>() as u64);
         }
-        add(geometry.objects, geometry.heap - geometry.objects);
+        add(geometry.marks, geometry.heap - geometry.marks);
         let mut ahead = 0;
         for page in 0..geometry.page_count {
             let owned = region.slab(page).is_some_and(|slab| slab.owner.load(Relaxed) != 0);
