@@ -20,6 +20,8 @@ pub struct Channel {
     socket: OwnedFd,
     /// Where frames are received; kept, because a frame may be long and most are short.
     buffer: RefCell<Vec<u8>>,
+    /// Whether descriptors are received. A stranger's are not: to close one can take as long as he likes.
+    takes_descriptors: bool,
 }
 
 /// What one receive gave.
@@ -68,7 +70,7 @@ impl Channel {
 
     /// The channel in an inherited or received descriptor.
     pub fn from_descriptor(socket: OwnedFd) -> Self {
-        Self { socket, buffer: RefCell::new(Vec::new()) }
+        Self { socket, buffer: RefCell::new(Vec::new()), takes_descriptors: true }
     }
 
     /// The descriptor, to be handed to a child.
@@ -132,15 +134,24 @@ impl Channel {
         let mut frame = self.buffer.borrow_mut();
         frame.resize(MAX_FRAME, 0);
         // Room for as many as the kernel ever sends with one frame: those that did not fit would be open all the same.
-        let mut control = nix::cmsg_space!([RawFd; KERNEL_MAX_FDS]);
+        let mut control = self.takes_descriptors.then(|| nix::cmsg_space!([RawFd; KERNEL_MAX_FDS]));
         let (length, descriptors, cut) = loop {
             let mut parts = [IoSliceMut::new(&mut frame)];
             let flags = flags | MsgFlags::MSG_CMSG_CLOEXEC;
-            match socket::recvmsg::<()>(self.socket.as_raw_fd(), &mut parts, Some(&mut control), flags) {
+            match socket::recvmsg::<()>(self.socket.as_raw_fd(), &mut parts, control.as_deref_mut(), flags) {
                 Err(nix::errno::Errno::EINTR) => {}
                 Err(nix::errno::Errno::EAGAIN) => return Ok(Received::Nothing),
                 Err(nix::errno::Errno::ECONNRESET) => return Ok(Received::Closed),
                 Err(error) => return Err(error.into()),
+                Ok(message) if !self.takes_descriptors && message.flags.contains(MsgFlags::MSG_CTRUNC) => {
+                    return Err(io::Error::new(
+                        io::ErrorKind::InvalidData,
+                        "a control frame came with descriptors, which nobody takes here",
+                    ));
+                }
+                Ok(message) if !self.takes_descriptors => {
+                    break (message.bytes, Vec::new(), message.flags.contains(MsgFlags::MSG_TRUNC));
+                }
                 Ok(message) => {
                     let cut = message.flags.intersects(MsgFlags::MSG_TRUNC | MsgFlags::MSG_CTRUNC);
                     break (message.bytes, adopt_rights(message.cmsgs()?), cut);
@@ -175,7 +186,28 @@ fn adopt_rights<'a>(messages: impl Iterator<Item = ControlMessageOwned> + 'a) ->
     numbers.map(|number| unsafe { OwnedFd::from_raw_fd(number) }).collect()
 }
 
-/// A listening socket for channels.
+/// Lets no descriptors be sent to a socket, where the kernel can see to that (since Linux 6.16): one that waits to be
+/// received would be closed in this process.
+fn refuse_descriptors(socket: &OwnedFd) -> io::Result<()> {
+    const SO_PASSRIGHTS: libc::c_int = 83;
+    let no: libc::c_int = 0;
+    // SAFETY: the kernel reads as many bytes of `no` as it has.
+    let set = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            SO_PASSRIGHTS,
+            (&raw const no).cast(),
+            size_of::<libc::c_int>() as libc::socklen_t,
+        )
+    };
+    match super::cerr(set.into()) {
+        Err(error) if error.raw_os_error() != Some(libc::ENOPROTOOPT) => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// A listening socket for channels that strangers connect. They send frames, and no descriptors.
 #[derive(Debug)]
 pub struct ChannelListener {
     socket: OwnedFd,
@@ -190,6 +222,8 @@ impl ChannelListener {
         let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
         let socket = socket::socket(AddressFamily::Unix, SockType::SeqPacket, flags, None)?;
         socket::bind(socket.as_raw_fd(), &UnixAddr::new(path)?)?;
+        // Those that connect have it of this one.
+        refuse_descriptors(&socket)?;
         // As many as the kernel allows: after a start, all who were attached come at once.
         socket::listen(&socket, Backlog::MAXALLOWABLE)?;
         Ok(Self { socket })
@@ -209,12 +243,57 @@ impl ChannelListener {
         };
         // SAFETY: the kernel has just opened this descriptor for this process.
         let socket = unsafe { OwnedFd::from_raw_fd(accepted) };
-        Ok(Some(Channel::from_descriptor(socket)))
+        Ok(Some(Channel { takes_descriptors: false, ..Channel::from_descriptor(socket) }))
     }
 }
 
 impl AsFd for ChannelListener {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    #[test]
+    fn a_stranger_s_descriptors_are_not_received() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("socket");
+        let listener = ChannelListener::bind(&path).unwrap();
+        let (stranger, guest) = (Channel::connect(&path).unwrap(), Channel::connect(&path).unwrap());
+        let (theirs, witness) = UnixStream::pair().unwrap();
+        witness.set_nonblocking(true).unwrap();
+        // Also those that are sent before they are let in. Where the kernel does not send them, that is all.
+        let sent = stranger.try_send(b"frame", &[theirs.as_raw_fd()]);
+        drop(theirs);
+        let (of_stranger, of_guest) =
+            (listener.accept().unwrap().unwrap(), listener.accept().unwrap().unwrap());
+        match (sent, of_stranger.try_receive()) {
+            (Ok(()), Err(error)) => assert_eq!(error.kind(), io::ErrorKind::InvalidData),
+            (Err(error), Ok(Received::Nothing)) => assert_eq!(error.raw_os_error(), Some(libc::EPERM)),
+            other => panic!("{other:?}"),
+        }
+        assert_eq!(nix::unistd::read(&witness, &mut [0]), Ok(0), "nobody has it");
+        // Frames come, and descriptors go the other way.
+        guest.try_send(b"frame", &[]).unwrap();
+        assert!(matches!(of_guest.try_receive().unwrap(), Received::Frame(frame, _) if frame == b"frame"));
+        of_guest.try_send(b"reply", &[witness.as_raw_fd()]).unwrap();
+        assert!(
+            matches!(guest.try_receive().unwrap(), Received::Frame(_, descriptors) if descriptors.len() == 1)
+        );
+    }
+
+    #[test]
+    fn where_the_kernel_sends_descriptors_they_end_the_conversation() {
+        let (one, other) = Channel::pair().unwrap();
+        let other = Channel { takes_descriptors: false, ..other };
+        one.try_send(b"frame", &[one.as_fd().as_raw_fd()]).unwrap();
+        assert_eq!(other.try_receive().unwrap_err().kind(), io::ErrorKind::InvalidData);
+        one.try_send(b"frame", &[]).unwrap();
+        assert!(matches!(other.try_receive().unwrap(), Received::Frame(..)));
     }
 }
