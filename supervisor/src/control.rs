@@ -23,7 +23,7 @@ use crate::policy::Clock;
 /// room for a new one.
 const MAX_VISITORS: usize = 256;
 
-/// Connections that are looked at in one turn. The others wait for the next.
+/// Connections that are accepted, and that are looked at, in one turn. The others wait for the next.
 const AT_A_TIME: usize = 256;
 
 /// A connection's name.
@@ -191,7 +191,10 @@ impl ControlSocket {
     }
 
     fn accept(&mut self, now: Clock) {
-        while !self.resting {
+        for _ in 0..AT_A_TIME {
+            if self.resting {
+                return;
+            }
             let admitted = match self.next_visitor() {
                 Ok(None) => return,
                 Ok(Some((transport, peer))) => self.admit(now, transport, peer),
