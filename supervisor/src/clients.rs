@@ -6,7 +6,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
-use common::error::{Context, Result};
+use common::error::{self, Context};
 use common::ids::{Generation, Owner, Pid, SlotIndex};
 use common::places::REGION;
 use common::region::Region;
@@ -50,12 +50,16 @@ pub struct Heritage {
     pub lives: bool,
 }
 
+/// Somebody is not who he says he is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stranger;
+
 impl Clients {
     /// Nobody yet.
     ///
     /// # Errors
     /// What the kernel reports.
-    pub fn new(register: File) -> Result<Self> {
+    pub fn new(register: File) -> error::Result<Self> {
         let doing = || "cannot watch attached programs".to_owned();
         Ok(Self {
             register: Register::new(register).context(doing)?,
@@ -128,20 +132,26 @@ impl Clients {
         Ok(())
     }
 
-    /// The same process has a connection again. False where it is another one, or has no such slot.
-    pub fn rejoin(&mut self, owner: Owner, process: Process, connection: ConnectionId) -> bool {
-        let Some(client) = self.clients.get_mut(&owner.slot).filter(|client| client.owner == owner) else {
-            return false;
-        };
+    /// The same process has a connection again. Gives the one that it had.
+    ///
+    /// Where the process is not known, this may be another one that has its pid by now: it gets the connection, by which
+    /// nothing can be lost, but its end is not the client's.
+    ///
+    /// # Errors
+    /// Where it is another one, or has no such slot.
+    pub fn rejoin(
+        &mut self,
+        owner: Owner,
+        process: &Process,
+        connection: ConnectionId,
+    ) -> Result<Option<ConnectionId>, Stranger> {
+        let client = self.clients.get_mut(&owner.slot).filter(|client| client.owner == owner);
+        let client = client.ok_or(Stranger)?;
         let began = client.process.as_ref().map(|known| known.began);
         if client.pid != process.pid || began.is_some_and(|began| began != process.began) {
-            return false;
+            return Err(Stranger);
         }
-        client.connection = Some(connection);
-        if client.process.is_none() {
-            return self.insert(owner, process.pid, Some(process), Some(connection)).is_ok();
-        }
-        true
+        Ok(client.connection.replace(connection))
     }
 
     /// A connection is gone. Gives whose it was.
@@ -181,7 +191,13 @@ impl Clients {
         clients.map(|client| client.owner).collect()
     }
 
-    /// Whether one without a connection is gone, as far as no event says so: nobody keeps what came with the slot, and
+    /// Those with a connection whose processes are not known: no event says that they have ended.
+    pub fn unwatched(&self) -> Vec<Owner> {
+        let unwatched = |client: &&Client| client.connection.is_some() && client.process.is_none();
+        self.clients.values().filter(unwatched).map(|client| client.owner).collect()
+    }
+
+    /// Whether one is gone, as far as no event says so: nobody keeps what came with the slot, and
     /// the process is not known, or has the region mapped no more, since it executes another program.
     pub fn is_gone(&self, owner: Owner, region: &File) -> bool {
         let Some(client) = self.clients.get(&owner.slot).filter(|client| client.owner == owner) else {
@@ -196,5 +212,46 @@ impl AsFd for Clients {
     /// Readable once a process has ended.
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.ends.0.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixStream;
+
+    use common::sys::peer::Peer;
+
+    use super::*;
+
+    fn myself() -> Process {
+        let (one, _other) = UnixStream::pair().unwrap();
+        Process::at(one.as_fd(), &Peer::of(one.as_fd()).unwrap()).unwrap()
+    }
+
+    fn somebody() -> Owner {
+        owner(SlotIndex(3), Generation(7))
+    }
+
+    #[test]
+    fn who_connects_again_gives_up_the_former_connection() {
+        let mut clients = Clients::new(tempfile::tempfile().unwrap()).unwrap();
+        let (first, second) = (ConnectionId(1), ConnectionId(2));
+        clients.insert(somebody(), myself().pid, Some(myself()), Some(first)).unwrap();
+        assert_eq!(clients.rejoin(somebody(), &myself(), second), Ok(Some(first)));
+        assert!(clients.has(somebody(), second) && !clients.has(somebody(), first));
+        assert_eq!(clients.disconnected(first), None, "its end means nothing any more");
+        let later = owner(SlotIndex(3), Generation(8));
+        assert_eq!(clients.rejoin(later, &myself(), second), Err(Stranger));
+    }
+
+    #[test]
+    fn a_process_that_is_not_known_is_not_taken_for_the_next_that_has_its_pid() {
+        let mut clients = Clients::new(tempfile::tempfile().unwrap()).unwrap();
+        let region = tempfile::tempfile().unwrap();
+        let connection = ConnectionId(1);
+        clients.insert(somebody(), myself().pid, None, None).unwrap();
+        assert_eq!(clients.rejoin(somebody(), &myself(), connection), Ok(None));
+        assert_eq!((clients.unconnected(), clients.unwatched()), (vec![], vec![somebody()]));
+        assert!(clients.is_gone(somebody(), &region), "nobody keeps what came with the slot, whoever lives");
     }
 }

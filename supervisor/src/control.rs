@@ -28,7 +28,7 @@ const AT_A_TIME: usize = 256;
 
 /// A connection's name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct ConnectionId(u64);
+pub struct ConnectionId(pub(crate) u64);
 
 #[derive(Debug)]
 struct Connection {

@@ -2,7 +2,7 @@
 
 use std::os::fd::{AsRawFd, OwnedFd};
 
-use common::sys::channel::Received;
+use common::sys::channel::{Channel, Received};
 use common::sys::transport::{Stream, Transport as _, receive_within};
 use common::wire::control::{Access, Order, Report, Request, Response, decode, encode};
 use holdfast_tests::machine::{allow_descriptors, is_root, skip};
@@ -171,6 +171,41 @@ fn who_is_somebody_else_is_not_let_in() {
     command.args(["stop", "--run-dir"]).arg(place.run_dir());
     let outcome = holdfast_tests::outcome::run(&mut command);
     assert_ne!(outcome.code(), Some(0), "{outcome}");
+    end(instance);
+}
+
+fn ask(channel: &Channel, request: &Request) -> Option<Response> {
+    channel.try_send(&encode(request).unwrap(), &[]).ok()?;
+    match receive_within(channel, holdfast_tests::DEADLINE).unwrap() {
+        Received::Frame(frame, _) => Some(decode(&frame).unwrap()),
+        _ => None,
+    }
+}
+
+#[test]
+fn a_slot_has_one_connection_and_a_connection_one_slot() {
+    let place = Place::new();
+    let instance = place.start();
+    let visit = || Channel::from_descriptor(visit(&place).expect("anybody of this user may connect"));
+    let (first, second, third) = (visit(), visit(), visit());
+    let join = |channel: &Channel| match ask(channel, &Request::Attach(Access::Write)) {
+        Some(Response::Joined(membership)) => membership,
+        other => panic!("{other:?}"),
+    };
+    let (mine, other) = (join(&first), join(&second));
+    let again = ask(&third, &Request::Rejoin(mine));
+    assert!(matches!(again, Some(Response::Joined(membership)) if membership == mine), "{again:?}");
+    let former = receive_within(&first, holdfast_tests::DEADLINE);
+    assert!(matches!(former, Ok(Received::Closed)), "the former connection is over: {former:?}");
+    for channel in [&second, &third] {
+        let wanted = if std::ptr::eq(channel, &second) { mine } else { other };
+        let answer = ask(channel, &Request::Rejoin(wanted));
+        assert!(
+            matches!(&answer, Some(Response::Refused(why)) if why.contains("has a slot already")),
+            "{answer:?}"
+        );
+    }
+    drop((first, second, third));
     end(instance);
 }
 

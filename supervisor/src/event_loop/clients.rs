@@ -5,6 +5,7 @@ use std::os::fd::AsRawFd;
 
 use common::ids::{Owner, Pid};
 use common::limits::MAX_CLIENTS;
+use common::sys::peer::Process;
 use common::sys::process;
 use common::wire::control::{Access, Membership, Response};
 
@@ -94,19 +95,25 @@ impl Supervisor {
     pub(super) fn rejoin(&mut self, id: ConnectionId, membership: Membership) {
         let response = match self.control.process(id) {
             Err(error) => Response::Refused(format!("the process cannot be watched from here: {error}")),
-            Ok(process) => {
-                let same_region = membership.epoch == self.region.epoch();
-                if same_region && self.clients.rejoin(membership.owner, process, id) {
-                    self.control.set_attached(id, true);
-                    Response::Joined(membership)
-                } else {
-                    Response::Refused(
-                        "the process is not attached to this region any more; let it attach again".to_owned(),
-                    )
-                }
+            Ok(_) if self.control.is_attached(id) && !self.clients.has(membership.owner, id) => {
+                Response::Refused("this connection has a slot already; each slot needs its own".to_owned())
             }
+            Ok(process) if self.takes_again(id, membership, &process) => Response::Joined(membership),
+            Ok(_) => Response::Refused(
+                "the process is not attached to this region any more; let it attach again".to_owned(),
+            ),
         };
         self.control.reply(id, &response, &[]);
+    }
+
+    fn takes_again(&mut self, id: ConnectionId, membership: Membership, process: &Process) -> bool {
+        if membership.epoch != self.region.epoch() {
+            return false;
+        }
+        let Ok(former) = self.clients.rejoin(membership.owner, process, id) else { return false };
+        former.filter(|former| *former != id).inspect(|former| self.control.hang_up(*former));
+        self.control.set_attached(id, true);
+        true
     }
 
     /// A process has left its slot, and says so.
@@ -117,13 +124,13 @@ impl Supervisor {
             return;
         }
         let response = if self.release_client(owner) {
+            self.control.set_attached(id, false);
             Response::Done
         } else {
             Response::Refused(
                 "something in the slot is half-done; it is kept until the process ends".to_owned(),
             )
         };
-        self.control.set_attached(id, false);
         self.control.reply(id, &response, &[]);
     }
 
@@ -162,10 +169,16 @@ impl Supervisor {
         }
     }
 
-    /// Those without a connection may have left without a word, or be gone where no event says so.
+    /// Those without a connection may have left without a word. They, and those who are not known, may be gone where no
+    /// event says so.
     pub(super) fn look_after_clients(&mut self) {
         for owner in self.clients.unconnected() {
             if !self.release_client(owner) && self.clients.is_gone(owner, &self.region_file) {
+                self.client_ended(owner);
+            }
+        }
+        for owner in self.clients.unwatched() {
+            if self.clients.is_gone(owner, &self.region_file) {
                 self.client_ended(owner);
             }
         }
