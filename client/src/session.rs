@@ -35,6 +35,11 @@ use link::Link;
 const ADMISSION: Duration = Duration::from_secs(60);
 /// How long it may take to hear a farewell.
 const FAREWELL: Duration = Duration::from_secs(1);
+/// How long a queue may keep a session from putting back what it has taken: when it is told to leave, and when it is just
+/// dropped.
+const PUTTING_BACK: Duration = Duration::from_secs(1);
+const PUTTING_BACK_IN_DROP: Duration = Duration::from_millis(100);
+
 /// Why a session could not do something.
 #[derive(Debug, PartialEq, Eq)]
 pub enum SessionError {
@@ -179,7 +184,8 @@ impl Session {
         Ok(())
     }
 
-    /// Gives the slot back, and waits until the instance has heard of it, if there is one.
+    /// Puts what was taken from queues and not finished back, gives the slot back, and waits until the instance has heard of
+    /// it, if there is one.
     ///
     /// # Errors
     /// An instance that does not take it back, which says why.
@@ -187,11 +193,16 @@ impl Session {
         if !self.mark.is_mine() {
             return Err(Error::failure(TxnError::Forked.to_string()));
         }
-        self.leave();
+        self.leave(PUTTING_BACK);
         self.link.say_farewell(FAREWELL)
     }
 
-    fn leave(&self) {
+    /// Items that were taken from queues go back first, so that nothing in the slot is left to repair. In a damaged
+    /// region nothing is changed any more.
+    fn leave(&mut self, patience: Duration) {
+        if self.seat.region().header().supervision.damaged.load(Relaxed) == 0 {
+            let _ = self.seat.put_all_back(patience);
+        }
         let Owner { generation, .. } = self.seat.owner();
         slots::detach(self.seat.slot(), slots::owner_word(generation, State::Live));
     }
@@ -201,7 +212,7 @@ impl Drop for Session {
     fn drop(&mut self) {
         // In a child it is the parent's, and so is the connection.
         if self.mark.is_mine() {
-            self.leave();
+            self.leave(PUTTING_BACK_IN_DROP);
             let _ = self.link.say_farewell(Duration::ZERO);
             self.link.close();
         }

@@ -88,6 +88,25 @@ fn a_program_that_ends_without_a_farewell_has_crashed_and_is_repaired() {
 }
 
 #[test]
+fn who_leaves_puts_back_what_it_has_taken() {
+    let place = Place::new();
+    let instance = place.start();
+    let mut witness = Visitor::attached(&place.run_dir());
+    witness.must("push", "pushed");
+    let mut worker = Visitor::attached(&place.run_dir());
+    worker.must("take", "taken");
+    witness.must("take", "nothing");
+    worker.must("detach", "detached");
+    attached(&instance, 1);
+    witness.must("take", "taken");
+    witness.must("detach", "detached");
+    attached(&instance, 0);
+    assert_eq!(instance.total("crashes"), 0);
+    drop((witness, worker));
+    instance.stop();
+}
+
+#[test]
 fn killed_at_any_instruction_it_leaves_nothing_half_done() {
     let place = Place::new();
     let instance = place.start();

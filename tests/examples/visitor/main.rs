@@ -9,7 +9,7 @@ use std::os::fd::AsRawFd as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 
-use client::objects::{Counter, Folder, Map};
+use client::objects::{Counter, Folder, Map, Queue};
 use client::{Session, SessionError, Transaction, TxnError, View};
 use common::region::Region;
 use common::sys::channel::{Channel, Received};
@@ -64,6 +64,21 @@ impl Visitor {
                 let accounts = accounts.parse()?;
                 self.session()?.change(|txn| open(txn, accounts))?;
                 Ok("opened".to_owned())
+            }
+            ["push"] => {
+                self.session()?.change(|txn| {
+                    let queue = queue(txn)?;
+                    txn.queue(queue)?.push_back(b"work")
+                })?;
+                Ok("pushed".to_owned())
+            }
+            // It is not finished.
+            ["take"] => {
+                let taken = self.session()?.change(|txn| {
+                    let queue = queue(txn)?;
+                    txn.queue(queue)?.take_front()
+                })?;
+                Ok(taken.map_or("nothing", |_| "taken").to_owned())
             }
             ["add"] => Ok(self.session()?.change(add)?.to_string()),
             ["transfer", from, to, amount] => {
@@ -221,6 +236,11 @@ fn accounts(txn: &mut Transaction<'_, 'static>) -> Result<Map, TxnError> {
     }
     let bank = txn.open_or_create_folder("visitors")?;
     txn.open_or_create_map(bank, "accounts")
+}
+
+fn queue(txn: &mut Transaction<'_, 'static>) -> Result<Queue, TxnError> {
+    let bank = txn.open_or_create_folder("visitors")?;
+    txn.open_or_create_queue(bank, "work", 0)
 }
 
 fn counter(txn: &mut Transaction<'_, 'static>) -> Result<Counter, TxnError> {
