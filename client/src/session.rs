@@ -143,7 +143,7 @@ impl Session {
 
     fn look(&mut self) -> std::result::Result<(), SessionError> {
         let region = self.region()?;
-        self.link.look(region).inspect_err(|_| self.leave())
+        self.link.look(region).inspect_err(|_| self.leave(PUTTING_BACK_IN_DROP))
     }
 
     /// Makes `changes` in one transaction.

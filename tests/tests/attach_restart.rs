@@ -66,6 +66,39 @@ fn programs_keep_their_slots_when_the_supervisor_is_killed() {
 }
 
 #[test]
+fn who_dies_while_the_journal_is_sealed_is_repaired_before_the_end() {
+    let place = Place::new();
+    let instance = place.start();
+    let mut witness = banker(&place);
+    let mut victim = Visitor::attached(&place.run_dir());
+    victim.must("hold", "holding");
+    witness.must("detach", "detached");
+    let keeper = instance.children_in_role("journal")[0];
+    let recovery = instance.children_in_role("standby")[0];
+    assert!(instance.signal_child(keeper, Signal::SIGSTOP));
+    instance.signal(Signal::SIGTERM);
+    instance.wait_for_status("the keeper alone is waited for", |status| {
+        status["workers"]["live"] == 0 && status["template_pid"] == 0
+    });
+    assert!(instance.signal_child(recovery, Signal::SIGSTOP));
+    victim.kill();
+    instance.wait_for_log("ended without a farewell");
+    drop((witness, victim));
+    assert!(instance.signal_child(keeper, Signal::SIGCONT));
+    assert!(instance.signal_child(recovery, Signal::SIGCONT));
+    instance.finish().assert_succeeded();
+    outcome::run(program("recovery").arg("verify").arg(place.region())).assert_succeeded();
+
+    let instance = place.start();
+    assert!(!instance.stderr().contains("of a former life"), "there was nothing left to repair");
+    let mut witness = Visitor::attached(&place.run_dir());
+    all_is_well(&place, &mut witness);
+    witness.must("detach", "detached");
+    drop(witness);
+    instance.stop();
+}
+
+#[test]
 fn who_dies_while_there_is_no_supervisor_is_repaired_by_the_next() {
     let place = Place::new();
     let instance = place.start();

@@ -80,12 +80,12 @@ impl Supervisor {
         if now >= kill_at {
             self.pool.fell_all().into_iter().for_each(children::kill);
         }
-        if !self.swept && self.repairs.is_empty() && self.pool.is_empty() {
+        if !self.swept && self.is_repaired() {
             self.swept = true;
             self.repairs.add_sweep(now);
             self.tell_recovery(now);
         }
-        let repaired = self.repairs.is_empty() && self.pool.is_empty();
+        let repaired = self.is_repaired();
         // An instance that has never served and cannot has promised nothing to anybody.
         if now >= kill_at + REPAIRS_DEADLINE && self.pool.has_no_process() && !repaired {
             let left = self.repairs.len();
@@ -102,20 +102,35 @@ impl Supervisor {
         }
     }
 
+    /// Whether no slot waits for repair, nor may come to, but those of attached programs.
+    pub(super) fn is_repaired(&self) -> bool {
+        self.repairs.is_empty() && self.pool.is_empty()
+    }
+
     pub(super) fn seal(&mut self, now: Clock, ordered: bool, until: Clock) {
         if now >= until {
-            self.verdict.get_or_insert(Error::failure(
-                "the journal could not be sealed; its last minute is sealed when the next instance starts",
-            ));
+            self.verdict.get_or_insert(Error::failure(if self.is_repaired() {
+                "the journal could not be sealed; its last minute is sealed when the next instance starts"
+            } else {
+                "a program that was attached could not be repaired in time; the next start does it"
+            }));
             self.phase = self.closing(now);
-        } else if !ordered && self.keeper.ready().is_some_and(|keeper| keeper.order(&Order::SealAll)) {
+        } else if !ordered
+            && (self.is_repaired() || self.is_damaged())
+            && self.keeper.ready().is_some_and(|keeper| keeper.order(&Order::SealAll))
+        {
             self.phase = Phase::Sealing { ordered: true, until };
         }
     }
 
     pub(super) fn sealed(&mut self) {
-        if matches!(self.phase, Phase::Sealing { ordered: true, .. }) {
-            self.phase = self.last_checkpoint(self.now());
+        if let Phase::Sealing { ordered: true, until } = self.phase {
+            self.phase = if self.is_repaired() || self.is_damaged() {
+                self.last_checkpoint(self.now())
+            } else {
+                // An attached program has died meanwhile. Its repair may say something in the journal, which is sealed again.
+                Phase::Sealing { ordered: false, until }
+            };
         }
     }
 
