@@ -284,6 +284,11 @@ impl ControlSocket {
         self.connections.get(&id).is_some_and(|connection| connection.peer.is_some())
     }
 
+    /// Whether somebody is connected by this name still.
+    pub fn is_connected(&self, id: ConnectionId) -> bool {
+        self.connections.contains_key(&id)
+    }
+
     /// Whether the connection is an attached program's.
     pub fn is_attached(&self, id: ConnectionId) -> bool {
         self.connections.get(&id).is_some_and(|connection| connection.attached)

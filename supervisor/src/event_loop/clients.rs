@@ -19,7 +19,7 @@ impl Supervisor {
     /// Somebody wants a share in the region. While every slot is still being looked at he waits.
     pub(super) fn attach(&mut self, id: ConnectionId, access: Access) {
         match self.phase {
-            Phase::TakingOver => self.attach_waiters.push((id, access)),
+            Phase::TakingOver => self.let_wait(id, access),
             Phase::Serving => match access {
                 Access::Read if self.control.carries_descriptors(id) => {
                     self.control.reply(id, &Response::Shown, &[self.region_to_show.as_raw_fd()]);
@@ -33,6 +33,17 @@ impl Supervisor {
             _ => {
                 self.control.reply(id, &Response::Refused("the instance is stopping".to_owned()), &[]);
             }
+        }
+    }
+
+    /// One wait for each connection, and none for those that are closed.
+    fn let_wait(&mut self, id: ConnectionId, access: Access) {
+        self.attach_waiters.retain(|(waiter, _)| self.control.is_connected(*waiter));
+        if self.attach_waiters.iter().any(|(waiter, _)| *waiter == id) {
+            let why = "this connection waits for a slot already; each slot needs its own".to_owned();
+            self.control.reply(id, &Response::Refused(why), &[]);
+        } else {
+            self.attach_waiters.push((id, access));
         }
     }
 
