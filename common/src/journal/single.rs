@@ -320,6 +320,20 @@ mod tests {
     }
 
     #[test]
+    fn a_supervisor_that_follows_a_dead_device_counts_what_that_left() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut device = device(directory.path(), 0);
+        device.append("device", "one").unwrap();
+        let minute = device.open.as_ref().unwrap().minute;
+        drop(device);
+        let spool = Spool::open_or_create(directory.path()).unwrap();
+        let _writers = spool.take().unwrap();
+        assert!(!directory.path().join(lock_name(minute)).exists());
+        let count = generated::read(&spool).unwrap().unwrap();
+        assert_eq!((count.up_to, count.records), (minute, 1));
+    }
+
+    #[test]
     fn a_minute_that_could_not_be_sealed_takes_no_more_records() {
         let directory = tempfile::tempdir().unwrap();
         let mut device = device(directory.path(), 0);

@@ -19,6 +19,7 @@ use crate::error::{Context, Error, Result};
 use crate::ids::Minute;
 use crate::journal::names::Kind;
 pub use crate::journal::names::{data_name, lock_name, shipped_name};
+use crate::journal::single::seal_leftovers;
 use crate::sys::file::{self, Lock};
 
 mod listing;
@@ -147,9 +148,14 @@ impl Spool {
     fn refuse_device(&self) -> Result<()> {
         let doing = || "cannot examine the spool".to_owned();
         let device = self.seen_as(Writers::Device).context(doing)?;
-        if device.has_writers().context(doing)? && device.take_over().context(doing)?.is_none() {
-            return Err(Error::already_running("a device writes to this spool; choose another --spool-dir"));
+        if !device.has_writers().context(doing)? {
+            return Ok(());
         }
+        let Some(_lock) = device.take_over().context(doing)? else {
+            return Err(Error::already_running("a device writes to this spool; choose another --spool-dir"));
+        };
+        // Before a later minute of the supervisor's is counted: no earlier one is after that.
+        seal_leftovers(&device).context(|| "cannot seal what the device before left".to_owned())?;
         Ok(())
     }
 
