@@ -164,21 +164,30 @@ impl Consumer {
             if !taken {
                 return Err(Failure::Busy(format!("a producer has the lock of block {}", self.name)));
             }
-            if !self.follow()? {
-                self.locked = true;
+            self.locked = true;
+            let locked = Arc::clone(&self.block);
+            let followed = self.follow();
+            if matches!(followed, Ok(false)) {
                 return Ok(());
             }
+            self.unlock_in(&locked);
+            followed?;
         }
     }
 
     /// Lets the producers go on.
     pub fn unlock(&mut self) {
+        let block = Arc::clone(&self.block);
+        self.unlock_in(&block);
+    }
+
+    fn unlock_in(&mut self, block: &Block) {
         if let Some(group) = self.group.take() {
             group.unlock();
         }
         if std::mem::take(&mut self.locked) {
             // It fails for nothing that an open file with a lock can have.
-            let _ = range_lock::unlock(self.block.file(), &WRITER_LOCK);
+            let _ = range_lock::unlock(block.file(), &WRITER_LOCK);
         }
     }
 
@@ -216,6 +225,13 @@ impl Consumer {
 
     fn overwritten(&self) -> Failure {
         Failure::Busy(format!("block {} is being overwritten all the time", self.name))
+    }
+}
+
+impl Drop for Consumer {
+    /// What is pinned keeps the block's file open, and with it a lock that was not given back.
+    fn drop(&mut self) {
+        self.unlock();
     }
 }
 

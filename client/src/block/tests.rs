@@ -172,6 +172,20 @@ fn locks_keep_order_and_a_dropped_one_is_free() {
 }
 
 #[test]
+fn what_is_pinned_keeps_no_lock_of_a_consumer_that_is_gone() {
+    let place = Place::new();
+    let mut producer = place.producer();
+    producer.publish(&[1; 100_000], LIMIT).unwrap();
+    let mut consumer = place.consumer();
+    let pinned = consumer.pin().unwrap();
+    consumer.lock(LIMIT).unwrap();
+    assert!(matches!(producer.publish(b"x", SHORT), Err(Failure::Busy(_))));
+    drop(consumer);
+    producer.publish(b"x", LIMIT).unwrap();
+    assert_eq!(pinned.version(), 1);
+}
+
+#[test]
 fn a_group_has_one_lock() {
     let place = Place::new();
     let options = Options { size: None, group: Some("g".to_owned()) };
