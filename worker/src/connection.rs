@@ -266,9 +266,10 @@ impl<S: Service> Desk<S> {
         self.inbox.is_empty() && self.inbox.taken() > 0
     }
 
-    /// Forgets the connection, and gives back the memory of its long requests and replies.
+    /// Forgets the connection, and gives back the memory of its long requests and replies, and a journal file that is done.
     fn tidy(&mut self) {
         self.inbox.reset();
+        self.ledger.writer.let_go_of_sealed(&self.ledger.region().header().journal);
         for buffer in [&mut self.outbox, &mut self.reply] {
             buffer.clear();
             buffer.shrink_to(SMALL);

@@ -102,6 +102,14 @@ impl Writer {
         }
     }
 
+    /// Closes a minute's file that is sealed: whoever ships it removes it, and its space is free when nobody has it open.
+    /// It costs nothing where there is none.
+    pub fn let_go_of_sealed(&mut self, journal: &JournalState) {
+        if self.open.as_ref().is_some_and(|(minute, _)| *minute <= journal.sealed_minute()) {
+            self.open = None;
+        }
+    }
+
     fn encode(&mut self, region: &Region, owner: Owner, seq: u64, user: &str, message: &str) {
         let id = RecordId { epoch: region.epoch(), owner, seq };
         Record { id, time_ns: process::now_ns(), pid: self.pid, user, message }.encode(&mut self.line);
@@ -382,6 +390,11 @@ mod tests {
         scene.journal().release_sealed_entries();
         record(&mut seat, &mut writer, "three").unwrap();
         assert_eq!(scene.journal().open_minute().minute.0, second.minute.0 + 41);
+        writer.let_go_of_sealed(scene.journal());
+        assert!(writer.open.is_some(), "it is not sealed");
+        scene.journal().sealed.store(second.minute.0 + 41, SeqCst);
+        writer.let_go_of_sealed(scene.journal());
+        assert!(writer.open.is_none());
     }
 
     #[test]
