@@ -133,10 +133,10 @@ impl Distributor {
 
     fn wake_at(&self, next_pass: Instant) -> Instant {
         let soon = Instant::now() + DISK_PAUSE;
-        let uncounted = (!self.uncounted.is_empty()).then_some(soon);
+        let uncounted = (!self.uncounted.is_empty() || self.is_stuck()).then_some(soon);
         let once = self.pace.once.then_some(soon);
         // Whoever waits for a free sender is woken by its report.
-        let retry = self.backlog.next_due().filter(|_| self.has_room());
+        let retry = self.backlog.next_due().filter(|_| self.has_room() && !self.is_stuck());
         [Some(next_pass), uncounted, once, retry].into_iter().flatten().min().unwrap_or(next_pass)
     }
 
@@ -214,13 +214,24 @@ impl Distributor {
 
     fn hand_out(&mut self) {
         // In vain: what is in flight comes in, and that is all.
-        while self.has_room() && !self.is_in_vain() {
+        while self.has_room() && !self.is_in_vain() && self.can_be_counted() {
             match self.backlog.next(&self.spool, Instant::now()) {
                 Ok(Some((minute, content))) => self.hand_out_one(minute, content),
                 Ok(None) => return,
                 Err(error) => return self.warn(|| format!("the spool cannot be looked through: {error}")),
             }
         }
+    }
+
+    /// Whether the ledger will take another delivery. What cannot be counted or removed is not added to.
+    fn can_be_counted(&mut self) -> bool {
+        let waiting = self.uncounted.len();
+        if !self.ledger.has_room_beside(waiting)
+            && let Err(error) = self.ledger.settle(&self.spool)
+        {
+            self.warn(|| format!("the ledger cannot be written, and no more is sent until it can: {error}"));
+        }
+        self.ledger.has_room_beside(waiting)
     }
 
     fn hand_out_one(&mut self, minute: Minute, content: Option<Content>) {
@@ -245,13 +256,18 @@ impl Distributor {
     fn is_done(&self) -> bool {
         let waiting = self.backlog.waiting();
         let all_tried = !self.backlog.has_untried() && (waiting.count == 0 || waiting.least >= ATTEMPTS_ONCE);
-        self.backlog.in_flight() == 0 && (all_tried || self.is_in_vain())
+        self.backlog.in_flight() == 0 && (all_tried || self.is_in_vain() || self.is_stuck())
     }
 
     /// Whoever ships once gives up when one file after the other fails, and one has as often as it may.
     fn is_in_vain(&self) -> bool {
         let in_a_row = self.pace.parallel.saturating_mul(ATTEMPTS_ONCE as usize);
         self.pace.once && self.backlog.waiting().most >= ATTEMPTS_ONCE && self.failed_in_a_row >= in_a_row
+    }
+
+    /// Whether nothing more is sent before the ledger can be written, or what was delivered be removed.
+    fn is_stuck(&self) -> bool {
+        !self.ledger.has_room_beside(self.uncounted.len())
     }
 
     // ---- The end -------------------------------------------------------------------------------------------------
@@ -265,12 +281,13 @@ impl Distributor {
             }
         }
         self.count();
+        let untried = self.is_stuck() && self.backlog.has_untried();
         if let Err(error) = self.ledger.settle(&self.spool) {
             log::warn!("the ledger cannot be written: {error}");
         }
         let book = self.ledger.book();
         log::info!("{} files with {} records have been delivered in all", book.files, book.records().all());
-        let waiting = self.backlog.waiting().count + self.uncounted.len();
+        let waiting = self.backlog.waiting().count + self.uncounted.len() + usize::from(untried);
         match (self.pace.once, waiting) {
             (true, left @ 1..) => {
                 let why = self.trouble.map_or_else(|| "see the log".to_owned(), |(why, _)| why);

@@ -17,8 +17,9 @@ use crate::content::Content;
 const FILE: &str = ".delivered";
 const LENGTH: usize = 32 * 1024;
 
-/// Deliveries whose files may still be there, at most; then the directory is made durable.
-const MOST_SETTLING: usize = 128;
+/// Deliveries that are counted together, at most. So many may have files that are still there before the directory is
+/// made durable; twice as many, with the longest minutes and keys, fit into the ledger.
+pub const MOST_SETTLING: usize = 128;
 
 /// What the ledger says.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -112,7 +113,12 @@ impl Ledger {
         &self.book
     }
 
-    /// Counts deliveries, durably: after that their files may go.
+    /// Whether another delivery can be counted once these are, without looking which files are gone.
+    pub fn has_room_beside(&self, uncounted: usize) -> bool {
+        self.book.settling.len() + uncounted < MOST_SETTLING
+    }
+
+    /// Counts at most [`MOST_SETTLING`] deliveries, durably: after that their files may go.
     ///
     /// # Errors
     /// What writing reports; then none of them is counted.
@@ -179,6 +185,18 @@ mod tests {
     use std::fs::File;
 
     use super::*;
+
+    #[test]
+    fn twice_the_most_that_settle_fit_with_the_longest_names() {
+        let directory = tempfile::tempdir().unwrap();
+        let spool = Spool::open_or_create(directory.path()).unwrap();
+        let key = "f".repeat(16 + 1 + 20 + 1 + 32);
+        let settling = vec![Settling { minute: u64::MAX, key }; 2 * MOST_SETTLING];
+        let book =
+            Book { files: u64::MAX, bytes: u64::MAX, own: u64::MAX, foreign: u64::MAX, settling };
+        Ledger::open(&spool).unwrap().write(&spool, book.clone()).unwrap();
+        assert_eq!(Book::read(&spool).unwrap(), book);
+    }
 
     #[test]
     fn what_is_counted_is_found_again_and_the_ledger_does_not_grow() {

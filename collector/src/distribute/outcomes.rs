@@ -10,6 +10,7 @@ use super::{Distributor, TOLD_AGAIN};
 use crate::content::{self, Content, Stamp};
 use crate::decision::{Answer, Decision, decide};
 use crate::delivered::{self, Needed};
+use crate::ledger::MOST_SETTLING;
 use crate::locks::{self, Standing};
 use crate::quarantine;
 use crate::sender::{Outcome, Report};
@@ -82,20 +83,20 @@ impl Distributor {
 
     /// Counts what was delivered, and takes it away then.
     pub(super) fn count(&mut self) {
-        if self.uncounted.is_empty() {
-            return;
-        }
-        let batch = std::mem::take(&mut self.uncounted);
-        if let Err(error) = self.ledger.count(&self.spool, &batch) {
-            self.warn(|| {
-                format!("the ledger cannot be written, and delivered files stay until it can: {error}")
-            });
-            self.uncounted = batch;
-            return;
-        }
-        for (minute, content) in batch {
-            log::debug!("{} is delivered: {} records", data_name(minute), content.tally.all());
-            self.remove(minute);
+        while !self.uncounted.is_empty() {
+            let rest = self.uncounted.split_off(self.uncounted.len().min(MOST_SETTLING));
+            let batch = std::mem::replace(&mut self.uncounted, rest);
+            if let Err(error) = self.ledger.count(&self.spool, &batch) {
+                self.warn(|| {
+                    format!("the ledger cannot be written, and delivered files stay until it can: {error}")
+                });
+                self.uncounted.splice(..0, batch);
+                return;
+            }
+            for (minute, content) in batch {
+                log::debug!("{} is delivered: {} records", data_name(minute), content.tally.all());
+                self.remove(minute);
+            }
         }
     }
 
