@@ -68,7 +68,7 @@ impl Distributor {
         self.failed_in_a_row = 0;
         // It was counted before, and could not be removed.
         if self.ledger.book().has(minute, &content.key) {
-            return self.remove(minute);
+            return self.remove(minute, &content);
         }
         self.backlog.delivered(minute);
         self.uncounted.push((minute, content));
@@ -95,14 +95,21 @@ impl Distributor {
             }
             for (minute, content) in batch {
                 log::debug!("{} is delivered: {} records", data_name(minute), content.tally.all());
-                self.remove(minute);
+                self.remove(minute, &content);
             }
         }
     }
 
-    fn remove(&mut self, minute: Minute) {
+    /// Takes a counted file away. To count takes time: what another program wrote to it meanwhile is sent with the next
+    /// pass.
+    fn remove(&mut self, minute: Minute, content: &Content) {
         let needed = Needed::by_checkpoints(&self.spool).unwrap_or(Needed::From(Minute(0)));
-        if let Err(error) = delivered::finish(&self.spool, minute, needed) {
+        let removed = match self.is_unchanged(minute, content) {
+            Ok(true) => delivered::finish(&self.spool, minute, needed),
+            Ok(false) => Ok(()),
+            Err(error) => Err(error),
+        };
+        if let Err(error) = removed {
             self.warn(|| format!("{} is delivered and cannot be removed yet: {error}", data_name(minute)));
         }
         self.backlog.done(minute);
