@@ -149,6 +149,14 @@ impl Ledger {
         self.write(spool, Book { settling, ..self.book.clone() })
     }
 
+    /// Begins the ledger where there was no room for it before: a file that was removed may have made some.
+    ///
+    /// # Errors
+    /// What writing reports.
+    pub fn begin_late(&mut self, spool: &Spool) -> io::Result<()> {
+        if self.file.is_some() { Ok(()) } else { self.write(spool, self.book.clone()) }
+    }
+
     fn still_there(&self, spool: &Spool) -> io::Result<Vec<Settling>> {
         spool.sync()?;
         let mut left = Vec::new();
@@ -195,6 +203,16 @@ mod tests {
         let book =
             Book { files: u64::MAX, bytes: u64::MAX, own: u64::MAX, foreign: u64::MAX, settling };
         Ledger::open(&spool).unwrap().write(&spool, book.clone()).unwrap();
+        assert_eq!(Book::read(&spool).unwrap(), book);
+    }
+
+    #[test]
+    fn a_ledger_that_found_no_room_is_written_once_there_is() {
+        let directory = tempfile::tempdir().unwrap();
+        let spool = Spool::open_or_create(directory.path()).unwrap();
+        let book = Book { files: 3, ..Book::default() };
+        let mut ledger = Ledger { file: None, book: book.clone() };
+        ledger.begin_late(&spool).unwrap();
         assert_eq!(Book::read(&spool).unwrap(), book);
     }
 

@@ -96,6 +96,9 @@ impl Distributor {
             for (minute, content) in batch {
                 log::debug!("{} is delivered: {} records", data_name(minute), content.tally.all());
                 self.remove(minute, &content);
+                if let Err(error) = self.ledger.begin_late(&self.spool) {
+                    self.warn(|| format!("deliveries are not counted durably yet: {error}"));
+                }
             }
         }
     }
