@@ -104,9 +104,7 @@ impl Distributor {
     pub fn work(mut self) -> Result<()> {
         loop {
             let next_pass = Instant::now() + self.pace.interval;
-            if let Err(error) = self.begin_pass() {
-                self.warn(|| format!("the spool cannot be looked through: {error}"));
-            }
+            self.begin_pass();
             loop {
                 self.hand_out();
                 if self.pace.once && self.is_done() {
@@ -146,12 +144,24 @@ impl Distributor {
 
     // ---- A pass --------------------------------------------------------------------------------------------------
 
-    fn begin_pass(&mut self) -> io::Result<()> {
+    /// What cannot be done for one file keeps no other from being shipped.
+    fn begin_pass(&mut self) {
         self.have_sealed();
-        self.mend_what_the_dead_left()?;
-        self.finish_what_was_counted()?;
-        delivered::sweep(&self.spool, Needed::by_checkpoints(&self.spool)?)?;
-        self.backlog.list(&self.spool)
+        let mended = self.mend_what_the_dead_left();
+        self.tell("what dead writers left cannot be sealed yet", mended);
+        let finished = self.finish_what_was_counted();
+        self.tell("files that are delivered cannot be removed yet", finished);
+        let swept =
+            Needed::by_checkpoints(&self.spool).and_then(|needed| delivered::sweep(&self.spool, needed));
+        self.tell("files that no checkpoint needs cannot be removed yet", swept);
+        let listed = self.backlog.list(&self.spool);
+        self.tell("the spool cannot be looked through", listed);
+    }
+
+    fn tell(&mut self, what: &str, outcome: io::Result<()>) {
+        if let Err(error) = outcome {
+            self.warn(|| format!("{what}: {error}"));
+        }
     }
 
     /// The device seals its minute, so that this pass can ship it.
@@ -201,13 +211,19 @@ impl Distributor {
     fn finish_what_was_counted(&mut self) -> io::Result<()> {
         let minutes: Vec<Minute> = self.ledger.book().settling().collect();
         let id = content::spool_id(&self.spool)?;
+        let mut finished = Ok(());
         for minute in minutes {
-            let Some(file) = content::open(&self.spool, minute)? else { continue };
-            if self.ledger.book().has(minute, &Content::of(&file, &id, minute)?.key) {
-                delivered::finish(&self.spool, minute, Needed::by_checkpoints(&self.spool)?)?;
-            }
+            finished = finished.and(self.finish_if_counted(minute, &id));
         }
-        self.ledger.settle(&self.spool)
+        self.ledger.settle(&self.spool).and(finished)
+    }
+
+    fn finish_if_counted(&self, minute: Minute, id: &str) -> io::Result<()> {
+        let Some(file) = content::open(&self.spool, minute)? else { return Ok(()) };
+        if self.ledger.book().has(minute, &Content::of(&file, id, minute)?.key) {
+            delivered::finish(&self.spool, minute, Needed::by_checkpoints(&self.spool)?)?;
+        }
+        Ok(())
     }
 
     // ---- Sending -------------------------------------------------------------------------------------------------

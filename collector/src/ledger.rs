@@ -200,8 +200,7 @@ mod tests {
         let spool = Spool::open_or_create(directory.path()).unwrap();
         let key = "f".repeat(16 + 1 + 20 + 1 + 32);
         let settling = vec![Settling { minute: u64::MAX, key }; 2 * MOST_SETTLING];
-        let book =
-            Book { files: u64::MAX, bytes: u64::MAX, own: u64::MAX, foreign: u64::MAX, settling };
+        let book = Book { files: u64::MAX, bytes: u64::MAX, own: u64::MAX, foreign: u64::MAX, settling };
         Ledger::open(&spool).unwrap().write(&spool, book.clone()).unwrap();
         assert_eq!(Book::read(&spool).unwrap(), book);
     }

@@ -33,6 +33,8 @@ pub struct SingleWriter {
     _lock: File,
     epoch: u64,
     seq: u64,
+    /// Whether what a predecessor left is sealed.
+    ready: bool,
     sealed: Minute,
     limit: u64,
     line: Vec<u8>,
@@ -53,7 +55,8 @@ struct Open {
 }
 
 impl SingleWriter {
-    /// Takes the spool, and seals what a dead predecessor left. `limit` bounds the spool; 0 = by free space.
+    /// Takes the spool, and seals what a dead predecessor left; where that cannot be done, each record tries it again and
+    /// is refused. `limit` bounds the spool; 0 = by free space.
     ///
     /// # Errors
     /// Another device writes here (exit 3); the spool is a supervisor's (exit 2); what the file system reports.
@@ -66,13 +69,12 @@ impl SingleWriter {
             ));
         }
         let lock = spool.take_alone("another device writes to this spool; choose another directory")?;
-        let sealing = || "cannot seal what the device before left".to_owned();
         if let Err(error) = spool.prepare() {
             log::warn!("cannot set room aside for sealing: {error}; on a full disk it will have to wait");
         }
-        seal_leftovers(&spool).context(sealing)?;
-        Ok(Self {
-            sealed: spool.read_sealed().context(sealing)?,
+        let mut writer = Self {
+            ready: false,
+            sealed: Minute(0),
             epoch: process::random_word().context(|| "cannot get a random number".to_owned())?,
             spool,
             _lock: lock,
@@ -81,7 +83,19 @@ impl SingleWriter {
             line: Vec::new(),
             open: None,
             sum: None,
-        })
+        };
+        if let Err(error) = writer.follow_predecessor() {
+            log::warn!("cannot seal what the device before left: {error}; until it is, nothing is written");
+        }
+        Ok(writer)
+    }
+
+    /// Seals what a dead predecessor left, in order before anything of its own.
+    fn follow_predecessor(&mut self) -> io::Result<()> {
+        seal_leftovers(&self.spool)?;
+        self.sealed = self.spool.read_sealed()?;
+        self.ready = true;
+        Ok(())
     }
 
     /// Records made so far.
@@ -124,6 +138,9 @@ impl SingleWriter {
     }
 
     fn place(&mut self, line: &[u8]) -> std::result::Result<(), AppendError> {
+        if !self.ready {
+            self.follow_predecessor().map_err(|error| failed("seal", &error))?;
+        }
         self.seal(false).map_err(|error| failed("seal", &error))?;
         if self.open.is_none() {
             self.open = Some(self.open_minute()?);
@@ -348,6 +365,23 @@ mod tests {
         assert!(device.seal(true).unwrap());
         let spool = Spool::open_or_create(directory.path()).unwrap();
         assert_eq!(generated::read(&spool).unwrap().unwrap().records, 2);
+        assert_eq!(records(directory.path()), 2);
+    }
+
+    #[test]
+    fn a_predecessors_minute_that_cannot_be_sealed_yet_keeps_nobody_from_starting() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut first = device(directory.path(), 0);
+        first.append("device", "one").unwrap();
+        drop(first);
+        let in_the_way = directory.path().join(".sealed.next");
+        std::fs::remove_file(&in_the_way).unwrap();
+        std::fs::create_dir(&in_the_way).unwrap();
+        let mut second = device(directory.path(), 0);
+        assert!(matches!(second.append("device", "two"), Err(AppendError::Full(_))));
+        std::fs::remove_dir(&in_the_way).unwrap();
+        second.append("device", "two").unwrap();
+        assert!(second.seal(true).unwrap());
         assert_eq!(records(directory.path()), 2);
     }
 
