@@ -45,6 +45,30 @@ class BlocksTest(unittest.TestCase):
                 view = pinned.view
             self.assertIsNone(view)
 
+    def test_what_was_made_of_a_view_keeps_the_content_until_it_is_gone(self) -> None:
+        def fill(producer: holdfast.Producer) -> int:
+            return [producer.publish(b"2" * 100_000, timeout=0.01) for _ in range(8)][-1]
+
+        with self.blocks.producer("b") as producer:
+            producer.publish(b"1" * 100_000)
+            consumer = self.blocks.consumer("b")
+            self.addCleanup(consumer.close)
+            with consumer.pin() as pinned:
+                kept = [pinned.view[:10], memoryview(pinned.view)[50_000:50_010]]
+                view = pinned.view
+            with self.assertRaises(ValueError):
+                bytes(view)
+            fill(producer)
+            self.assertEqual([bytes(part) for part in kept], [b"1" * 10] * 2)
+            pins = []
+            with self.assertRaises(holdfast.Busy):
+                for _ in range(64):
+                    pins.append(consumer.pin().view[:1])
+                    fill(producer)
+            kept.clear()
+            pins.clear()
+            fill(producer)
+
     def test_what_goes_wrong_has_a_type_and_a_sentence(self) -> None:
         with self.assertRaisesRegex(holdfast.UnknownName, "no block nothing"):
             self.blocks.consumer("nothing")

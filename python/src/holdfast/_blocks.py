@@ -1,7 +1,9 @@
 """Blocks, as Python has things: context managers, exceptions, memoryviews."""
 
+import contextlib
 import ctypes
 import os
+import weakref
 from typing import Any, Iterator, List, Optional, Union
 
 from . import _abi
@@ -123,14 +125,18 @@ class Pinned(Handle):
         super().__init__(handle)
         length = _abi.library.holdfast_pinned_length(handle)
         array = (ctypes.c_ubyte * length).from_address(_abi.library.holdfast_pinned_data(handle))
+        # Every view of the bytes, slices and others' arrays too, keeps this array: the last one lets go of the content.
+        weakref.finalize(array, getattr(_abi.library, self._close), handle).atexit = False
         self._view: memoryview = memoryview(array).cast("B").toreadonly()
 
     @property
     def view(self) -> memoryview:
-        """The bytes, not copied; numpy.frombuffer takes them as they are. Not to be used once this is closed."""
-        if self._handle is None:
+        """The bytes, not copied; numpy.frombuffer takes them as they are. This very view is not to be used once this is
+        closed; slices and arrays that were made of it may be, and keep the content pinned."""
+        view: Optional[memoryview] = self.__dict__.get("_view")
+        if view is None:
             raise OutOfOrder("it is closed; pin the content again")
-        return self._view
+        return view
 
     @property
     def version(self) -> int:
@@ -138,12 +144,16 @@ class Pinned(Handle):
         return int(_abi.library.holdfast_pinned_version(self._open))
 
     def close(self) -> None:
-        """Lets producers write there again. Whoever looks through `view` afterwards gets an exception; arrays that were
-        made of it must be gone."""
-        view = getattr(self, "_view", None)
+        """Lets producers write there again, once slices and arrays that were made of `view` are gone too. Whoever looks
+        through `view` itself afterwards gets an exception, unless there is such an array."""
+        self._handle = None
+        view: Optional[memoryview] = self.__dict__.pop("_view", None)
         if view is not None:
-            view.release()
-        super().close()
+            with contextlib.suppress(BufferError):
+                view.release()
+
+    def __del__(self) -> None:
+        """Nothing is released: the view may have other users, and goes with the last one."""
 
 
 class Group(Handle):

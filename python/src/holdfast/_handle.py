@@ -10,7 +10,8 @@ _Self = TypeVar("_Self", bound="Handle")
 
 
 class Handle:
-    """Something that is closed once: by close(), at the end of `with`, or when nobody has it any more."""
+    """Something that is closed once: by close(), at the end of `with`, or when nobody has it any more. It is one thread's at
+    a time: whoever closes it under another thread's call takes it from under that call's feet."""
 
     _close = ""
 
