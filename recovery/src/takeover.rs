@@ -163,7 +163,8 @@ fn prepare_journal(journal: &JournalState, spool: &Spool, durable: Minute) -> Re
             ours.insert(file.minute);
         }
     }
-    let said = (journal.sealed_minute(), journal.open_minute().minute);
+    let before = journal.open_minute();
+    let said = (journal.sealed_minute(), before.minute);
     let (sealed, open) = go_on_from(said, durable, &files, &ours, Minute::now());
     if sealed != said.0 && said.0 > durable {
         log::warn!(
@@ -178,7 +179,10 @@ fn prepare_journal(journal: &JournalState, spool: &Spool, durable: Minute) -> Re
     journal.sealed.store(sealed.0, SeqCst);
     drop_lost_entries(journal, &ours);
     journal.release_sealed_entries();
-    journal.open.store(OpenMinute { minute: open, closed: true }.word(), SeqCst);
+    // Starts that follow one another faster than minutes are sealed fill the ring. The open minute goes on then, as it would
+    // under the keeper: closed, it would leave nowhere to write to.
+    let goes_on = !before.closed && before.minute == open && ours.contains(&open) && !journal.has_room();
+    journal.open.store(OpenMinute { minute: open, closed: !goes_on }.word(), SeqCst);
     keeper::account(journal, &files, spool.kept_bytes()?, sealed);
     Ok(())
 }

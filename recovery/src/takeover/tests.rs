@@ -95,6 +95,20 @@ fn new_records_go_under_a_name_that_no_file_has() {
 }
 
 #[test]
+fn starts_that_nothing_is_sealed_between_leave_a_minute_to_write_to() {
+    let scene = Scene::new();
+    for start in 0..3 * JOURNAL_RING as u32 {
+        let mut seat = scene.seat(5, start + 1);
+        scene.message(&mut seat);
+        seat.leave();
+        scene.free(5);
+        take_over(&scene.region, &scene.spool, &[]).unwrap();
+    }
+    assert_eq!(scene.records(), 3 * JOURNAL_RING);
+    assert!(!scene.journal().has_room() && !scene.journal().open_minute().closed);
+}
+
+#[test]
 fn a_fresh_region_beside_an_old_spool() {
     let scene = Scene::new();
     let former = with_open_minute(&scene);
