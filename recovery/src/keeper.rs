@@ -18,6 +18,7 @@ use common::journal::room;
 use common::journal::seal::seal;
 use common::journal::spool::{MinuteFile, Spool};
 use common::layout::{JournalState, Slot};
+use common::limits::RESERVE_STEP;
 use common::region::Region;
 use common::wire::control::Sync;
 
@@ -313,11 +314,13 @@ impl<'r> Keeper<'r> {
 
     fn lacks_room(&self) -> io::Result<bool> {
         let journal = self.journal();
+        let (free, keep) = room::free_and_kept(self.spool.directory())?;
+        // Whatever the limit says, a file system without room for the journal's next steps is full.
+        if free < STEPS_AHEAD * RESERVE_STEP {
+            return Ok(true);
+        }
         match journal.limit.load(SeqCst) {
-            0 => {
-                let (free, keep) = room::free_and_kept(self.spool.directory())?;
-                Ok(free < keep.saturating_mul(2))
-            }
+            0 => Ok(free < keep.saturating_mul(2)),
             limit => {
                 let files: u64 = self.listing.files.iter().map(|file| file.size).sum();
                 let used = files.saturating_add(self.listing.kept_bytes);
@@ -388,6 +391,9 @@ fn store(word: &AtomicU64, value: u64) {
         word.store(value, SeqCst);
     }
 }
+
+/// So many steps in which the journal reserves space are to be free.
+const STEPS_AHEAD: u64 = 2;
 
 /// Of the spool's limit this part stays free of what is kept only for the case that the machine goes down: the other one in
 /// so many.
