@@ -59,9 +59,9 @@ pub struct TakenOver {
 }
 
 /// Repairs every slot that holds something or is not free, looks whether the objects are whole, tidies the heap up, and
-/// prepares the journal. Can be
-/// repeated from the start after a death at any instruction. Nobody else is at work but those of `attached` that live:
-/// with them at it, what they are changing cannot be looked at, and the heap is tidied up another time.
+/// prepares the journal. Can be repeated from the start after a death at any instruction. Nobody else is at work but those
+/// of `attached` that live: with them at it, what they are changing cannot be looked at, and the heap is tidied up another
+/// time.
 ///
 /// # Errors
 /// [`Obstacle`].

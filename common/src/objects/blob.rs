@@ -1,7 +1,7 @@
 //! Blobs: bytes under a name, read and replaced whole or in ranges.
 //!
-//! How they lie in the heap is in `chunks`. A range of up to [`MAX_IN_PLACE`] bytes is written over what was there, and that is logged; a longer one is written into copies
-//! of its chunks, and only the pointers to them are.
+//! How they lie in the heap is in `chunks`. A range of up to [`MAX_IN_PLACE`] bytes is written over what was there, and that
+//! is logged; a longer one is written into copies of its chunks, and only the pointers to them are.
 
 use std::sync::atomic::Ordering::Relaxed;
 
