@@ -147,7 +147,8 @@ impl Consumer {
     /// lock: this is for whoever wants the content to stay the newest while it uses it.
     ///
     /// # Errors
-    /// A producer has held the lock for longer than `limit`; the block was removed.
+    /// A producer has held the lock for longer than `limit`; the block was removed. A block may be removed under the lock too:
+    /// then the next call that reads says so, and the lock is gone.
     pub fn lock(&mut self, limit: Duration) -> Result<()> {
         self.unlock();
         loop {
@@ -165,29 +166,24 @@ impl Consumer {
                 return Err(Failure::Busy(format!("a producer has the lock of block {}", self.name)));
             }
             self.locked = true;
-            let locked = Arc::clone(&self.block);
-            let followed = self.follow();
-            if matches!(followed, Ok(false)) {
+            let named = self.blocks.leads_to(&self.name, &self.block);
+            if matches!(named, Ok(true)) {
                 return Ok(());
             }
-            self.unlock_in(&locked);
-            followed?;
+            self.unlock();
+            named?;
+            self.follow()?;
         }
     }
 
     /// Lets the producers go on.
     pub fn unlock(&mut self) {
-        let block = Arc::clone(&self.block);
-        self.unlock_in(&block);
-    }
-
-    fn unlock_in(&mut self, block: &Block) {
         if let Some(group) = self.group.take() {
             group.unlock();
         }
         if std::mem::take(&mut self.locked) {
             // It fails for nothing that an open file with a lock can have.
-            let _ = range_lock::unlock(block.file(), &WRITER_LOCK);
+            let _ = range_lock::unlock(self.block.file(), &WRITER_LOCK);
         }
     }
 
@@ -208,6 +204,11 @@ impl Consumer {
     fn follow(&mut self) -> Result<bool> {
         if self.blocks.leads_to(&self.name, &self.block)? {
             return Ok(false);
+        }
+        if self.locked {
+            // No producer makes another file under this lock: it was removed, and the lock is of no use for a new one.
+            self.unlock();
+            return Err(Failure::Removed(self.name.clone()));
         }
         let Some(block) = Block::open(&self.blocks, &self.name, Access::Read)? else {
             return Err(Failure::Removed(self.name.clone()));

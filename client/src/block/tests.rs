@@ -172,6 +172,25 @@ fn locks_keep_order_and_a_dropped_one_is_free() {
 }
 
 #[test]
+fn who_has_the_lock_of_a_removed_block_is_told_and_sees_no_other_one() {
+    let place = Place::new();
+    place.producer().publish(b"first", LIMIT).unwrap();
+    let mut consumer = place.consumer();
+    consumer.lock(LIMIT).unwrap();
+    let mut content = Vec::new();
+    consumer.read(&mut content).unwrap();
+    place.blocks.remove("b", LIMIT).unwrap();
+    place.producer().publish(b"another", LIMIT).unwrap();
+    assert!(matches!(consumer.read(&mut content), Err(Failure::Removed(_))));
+    assert_eq!(content, b"first");
+    // The lock went with the block: it goes along as any other now.
+    consumer.read(&mut content).unwrap();
+    assert_eq!(content, b"another");
+    consumer.lock(LIMIT).unwrap();
+    assert!(matches!(place.producer().publish(b"more", SHORT), Err(Failure::Busy(_))));
+}
+
+#[test]
 fn what_is_pinned_keeps_no_lock_of_a_consumer_that_is_gone() {
     let place = Place::new();
     let mut producer = place.producer();
