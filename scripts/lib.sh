@@ -27,6 +27,19 @@ raise_descriptor_limit() {
     ulimit -n "$(ulimit -Hn)" 2>/dev/null || true
 }
 
+# A spool without a limit takes nothing any more where its file system is nearly full, and so would the tests' spools.
+# Memory serves them as well.
+temporary_files_where_there_is_room() {
+    local enough=$((4 << 20)) dir
+    for dir in "${TMPDIR:-/tmp}" /dev/shm; do
+        if [ -w "$dir" ] && [ "$(df --output=avail -k "$dir" | tail -1)" -ge "$enough" ]; then
+            export TMPDIR=$dir
+            return
+        fi
+    done
+    fail "neither ${TMPDIR:-/tmp} nor /dev/shm has $((enough >> 20)) GiB free, which the tests need"
+}
+
 step() {
     local name=$1
     shift

@@ -368,7 +368,7 @@ pub fn summarize(daemon: DaemonStatus, region: &Region) -> Summary {
 }
 
 fn live(region: &Region) -> impl Iterator<Item = &Slot> {
-    region.slots().map(|(_, slot)| slot).filter(|slot| slot.standing().1 == Some(State::Live))
+    worker_slots(region).map(|(_, slot)| slot).filter(|slot| slot.standing().1 == Some(State::Live))
 }
 
 fn workers(region: &Region) -> WorkerCounts {
@@ -399,5 +399,24 @@ fn live_state(activity: u32) -> &'static str {
         0 => "idle",
         1 => "busy",
         _ => "retiring",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use common::ids::Generation;
+
+    use super::*;
+
+    #[test]
+    fn who_takes_a_checkpoint_is_no_worker() {
+        let region = Region::create(&tempfile::tempfile().unwrap(), 1 << 20).unwrap();
+        for (index, activity) in [(1, Activity::Idle), (2, Activity::Busy), (3, Activity::Checkpoint)] {
+            let slot = region.slot(SlotIndex(index)).unwrap();
+            slot.reserve_as(Generation(1), 1, activity);
+            assert!(slot.go_live(Generation(1)));
+        }
+        assert_eq!(workers(&region), WorkerCounts { idle: 1, busy: 1 });
+        assert_eq!(attached(&region), 0);
     }
 }
