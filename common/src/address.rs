@@ -29,6 +29,14 @@ pub enum Address {
 }
 
 impl Address {
+    /// The number of a descriptor that was left open.
+    pub fn descriptor(&self) -> Option<RawFd> {
+        match self {
+            Self::Fd(number) => Some(*number),
+            _ => None,
+        }
+    }
+
     /// Every socket address the name stands for, each once, in the resolver's order. Only TCP has any.
     ///
     /// # Errors

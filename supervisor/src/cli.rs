@@ -268,6 +268,11 @@ impl Options {
         }
     }
 
+    /// Whether it was said where to listen.
+    pub fn names_addresses(&self) -> bool {
+        !self.listen.is_empty()
+    }
+
     /// The run directory.
     pub fn run_dir(&self) -> PathBuf {
         self.run_dir.clone().unwrap_or_else(places::default_run_dir)

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering::SeqCst;
 use std::sync::atomic::fence;
 use std::time::{Duration, Instant};
 
+use common::address::Address;
 use common::error::{Context, Error, Result};
 use common::ids::Pid;
 use common::journal::spool::Spool;
@@ -33,6 +34,7 @@ use crate::pool::Pool;
 use crate::prepared::Prepared;
 use crate::repairs::Repairs;
 use crate::rundir::RunDir;
+use crate::service_manager;
 use crate::shipping::{Errand, Shipping};
 use crate::starter::Starter;
 
@@ -230,7 +232,7 @@ impl Supervisor {
         let (spool, writers) = prepared.spool()?;
         let region = rundir.region(prepared.length, &prepared.recovery, &prepared.spool_dir)?;
         options.check_room(region.unverified.contents().geometry())?;
-        let listeners = Listeners::open(&prepared.listen, options.read_timeout.limit().unwrap_or(NEVER))?;
+        let listeners = listen(&options, &prepared, &starter)?;
         rundir.remove("control.sock")?;
         let access = AccessPolicy::read(options.policy.as_deref())?;
         let remote = Listeners::open(&options.control_listen, NEVER)?;
@@ -500,6 +502,25 @@ fn errand(options: &Options, prepared: &Prepared) -> Option<Errand> {
         destination: options.collect.clone()?,
         interval: options.collect_interval.0,
     })
+}
+
+/// Listens where the options say, or on what the service manager passes; without either, where it is the custom.
+fn listen(options: &Options, prepared: &Prepared, starter: &Starter) -> Result<Listeners> {
+    let timeout = options.read_timeout.limit().unwrap_or(NEVER);
+    // A daemon has kept nothing of what its starter was passed.
+    if starter.is_detached() {
+        return Listeners::open(&prepared.listen, timeout);
+    }
+    let named = prepared.listen.iter().filter_map(Address::descriptor).collect::<Vec<_>>();
+    let mut passed = service_manager::passed_sockets(&named)?;
+    let mut addresses = &prepared.listen[..];
+    if !options.names_addresses() && passed.iter().any(|one| !one.kept) {
+        passed.retain(|one| !one.kept);
+        addresses = &[];
+    }
+    let listeners = Listeners::open_with(addresses, passed, timeout)?;
+    service_manager::keep(&listeners.opened())?;
+    Ok(listeners)
 }
 
 /// Makes stderr the log, and sees to it that the children can open their logs.

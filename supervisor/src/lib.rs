@@ -28,6 +28,8 @@ pub mod rundir;
 
 pub mod listen;
 
+pub mod service_manager;
+
 pub mod access;
 
 pub mod control;

@@ -2,7 +2,7 @@
 
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -11,6 +11,8 @@ use common::error::{Context, Error, Result};
 use common::limits::MAX_LISTENERS;
 use common::sys::file;
 use common::sys::socket::{self, Listener};
+
+use crate::service_manager::Passed;
 
 /// How many ports of the kernel's choice are tried for the addresses of one name.
 const PORT_ATTEMPTS: u32 = 32;
@@ -21,6 +23,26 @@ pub struct Listeners {
     sockets: Vec<Listener>,
     names: Vec<String>,
     paths: Vec<PathBuf>,
+    /// Which of the sockets were passed by the service manager, who has them too.
+    managed: Vec<usize>,
+}
+
+/// A socket that was passed.
+struct Inherited {
+    listener: Listener,
+    name: String,
+    kept: bool,
+}
+
+/// Where it listens, as `--listen` takes it.
+fn name_of(listener: &Listener) -> Result<String> {
+    let named = listener.tcp_address().map(|address| Address::from(address).to_string());
+    match named {
+        Some(name) => Ok(name),
+        None => listener.path().map(|path| Address::Unix(path).to_string()).ok_or_else(|| {
+            Error::usage("a socket that the service manager passes has neither a TCP address nor a path")
+        }),
+    }
 }
 
 impl Listeners {
@@ -29,7 +51,26 @@ impl Listeners {
     /// # Errors
     /// A name that is not known (exit 2); an address that cannot be had.
     pub fn open(addresses: &[Address], timeout: Duration) -> Result<Self> {
+        Self::open_with(addresses, Vec::new(), timeout)
+    }
+
+    /// The same, where sockets have been passed to this process: an address is not opened where one of them listens on
+    /// it already. Without an address they are listened on, all of them; with one, those on others are closed.
+    ///
+    /// # Errors
+    /// As [`Listeners::open`]; a socket that was passed and does not listen (exit 2).
+    pub fn open_with(addresses: &[Address], passed: Vec<Passed>, timeout: Duration) -> Result<Self> {
         let mut listeners = Self::default();
+        let mut inherited = Vec::new();
+        for Passed { socket, kept } in passed {
+            let listener = socket::adopt_listener(socket).map_err(|error| {
+                Error::usage(format!("a socket that the service manager passes is of no use: {error}"))
+            })?;
+            inherited.push(Inherited { name: name_of(&listener)?, listener, kept });
+        }
+        if addresses.is_empty() {
+            inherited.drain(..).for_each(|one| listeners.inherit(one));
+        }
         let numbers: Vec<_> = addresses.iter().filter(|address| matches!(address, Address::Fd(_))).collect();
         if let Some(twice) = (1..numbers.len()).find(|&index| numbers[..index].contains(&numbers[index])) {
             return Err(Error::usage(format!(
@@ -39,7 +80,8 @@ impl Listeners {
         }
         for address in addresses {
             match address {
-                Address::Tcp { .. } => listeners.open_tcp(address)?,
+                Address::Tcp { .. } => listeners.open_tcp(address, &mut inherited)?,
+                Address::Unix(_) if listeners.inherits(&address.to_string(), &mut inherited) => {}
                 Address::Unix(path) => {
                     let listener =
                         socket::listen_unix(path).context(|| format!("cannot listen on {address}"))?;
@@ -55,6 +97,9 @@ impl Listeners {
                     listeners.add(listener, address.to_string());
                 }
             }
+        }
+        for Inherited { name, .. } in inherited {
+            log::warn!("{name} was passed to be listened on, and is not: no --listen names it");
         }
         if listeners.sockets.len() > MAX_LISTENERS {
             return Err(Error::usage(format!(
@@ -78,8 +123,13 @@ impl Listeners {
 
     /// All addresses of a name, on one port: with port 0 the one that the kernel gives to the first. Should that be
     /// taken at another address, the whole is tried again with the next.
-    fn open_tcp(&mut self, address: &Address) -> Result<()> {
-        let places = address.resolve()?;
+    fn open_tcp(&mut self, address: &Address, inherited: &mut Vec<Inherited>) -> Result<()> {
+        let mut places = address.resolve()?;
+        let resolved = places.len();
+        places.retain(|place| !self.inherits(&Address::from(*place).to_string(), inherited));
+        if places.is_empty() && resolved > 0 {
+            return Ok(());
+        }
         let kernel_chooses = places.iter().any(|place| place.port() == 0);
         for attempt in 1.. {
             match open_all(places.clone()) {
@@ -98,6 +148,33 @@ impl Listeners {
             }
         }
         Err(Error::usage(format!("this machine has none of the addresses of {address}")))
+    }
+
+    /// Listens on the socket of this name, if it has been passed.
+    fn inherits(&mut self, name: &str, inherited: &mut Vec<Inherited>) -> bool {
+        let Some(index) = inherited.iter().position(|one| one.name == name) else { return false };
+        self.inherit(inherited.swap_remove(index));
+        // A socket unit of the manager's and a predecessor may both have passed the same one.
+        inherited.retain(|one| one.name != name);
+        true
+    }
+
+    fn inherit(&mut self, Inherited { listener, name, kept }: Inherited) {
+        if !self.names.contains(&name) {
+            self.managed.push(self.sockets.len());
+            log::debug!("{name} has been passed{}", if kept { " on by a predecessor" } else { "" });
+            self.add(listener, name);
+        }
+    }
+
+    /// The TCP sockets that this process opened: those that a successor would have to open again. (A Unix socket's path is
+    /// removed at the end, and with it the socket is of no use.)
+    pub fn opened(&self) -> Vec<BorrowedFd<'_>> {
+        let own = |index: &usize| !self.managed.contains(index);
+        let all = (0..self.sockets.len()).filter(own).map(|index| &self.sockets[index]);
+        all.filter(|listener| listener.tcp_address().is_some())
+            .map(|listener| listener.socket.as_fd())
+            .collect()
     }
 
     fn add(&mut self, listener: Listener, name: String) {
@@ -123,6 +200,7 @@ impl Listeners {
     /// Stops listening here; workers go on with what they have. The names stay.
     pub fn close(&mut self) {
         self.sockets.clear();
+        self.managed.clear();
         for path in self.paths.drain(..) {
             let _ = std::fs::remove_file(path);
         }

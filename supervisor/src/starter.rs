@@ -67,11 +67,7 @@ impl Starter {
 
 /// Descriptors of the starter's that the daemon needs: `--listen fd:N`.
 fn adopted(options: &Options) -> Result<Vec<RawFd>> {
-    let number = |address: Address| match address {
-        Address::Fd(number) => Some(number),
-        _ => None,
-    };
-    Ok(options.listen()?.into_iter().filter_map(number).collect())
+    Ok(options.listen()?.iter().filter_map(Address::descriptor).collect())
 }
 
 fn hear(mut line: File) -> Result<()> {

@@ -88,6 +88,7 @@ impl Place {
             pool: fixed_pool(4),
             region_size: "4MiB".to_owned(),
             listen: Vec::new(),
+            says_listen: true,
             arguments: Vec::new(),
             environment: Vec::new(),
             directory: None,
@@ -168,6 +169,7 @@ pub struct Starting {
     pool: Vec<String>,
     region_size: String,
     listen: Vec<String>,
+    says_listen: bool,
     arguments: Vec<OsString>,
     environment: Vec<(OsString, OsString)>,
     directory: Option<PathBuf>,
@@ -219,6 +221,13 @@ impl Starting {
     #[must_use]
     pub fn listen(mut self, address: &str) -> Self {
         self.listen.push(address.to_owned());
+        self
+    }
+
+    /// Saying nothing of where to listen.
+    #[must_use]
+    pub fn without_listen(mut self) -> Self {
+        self.says_listen = false;
         self
     }
 
@@ -298,7 +307,10 @@ impl Starting {
         command = without_options(command);
         command.args(&self.pool).args(["--region-size", &self.region_size]);
         command.arg("--run-dir").arg(self.run_dir).arg("--spool-dir").arg(self.spool_dir);
-        let listen = if self.listen.is_empty() { vec!["tcp:127.0.0.1:0".to_owned()] } else { self.listen };
+        let mut listen = self.listen;
+        if listen.is_empty() && self.says_listen {
+            listen.push("tcp:127.0.0.1:0".to_owned());
+        }
         command.args(listen.iter().flat_map(|address| ["--listen", address]));
         command.args(self.arguments).envs(self.environment);
         if let Some(directory) = self.directory {

@@ -59,13 +59,25 @@ pub fn start(program: &Path, arguments: &[&OsStr], channel: &OwnedFd) -> io::Res
     start_on(&Terms::default(), program, arguments, channel)
 }
 
+/// What tells a service manager's child how to reach it: for the process that it started, and for none of its children.
+pub const SERVICE_MANAGER_VARIABLES: [&str; 6] =
+    ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"];
+
+fn own_command(program: &Path) -> Command {
+    let mut command = Command::new(program);
+    for variable in SERVICE_MANAGER_VARIABLES {
+        command.env_remove(variable);
+    }
+    command
+}
+
 /// The same, on these terms. On any terms the program and its own can gain no privilege any more.
 ///
 /// # Errors
 /// As [`start`]; a change of user that the kernel refuses.
 pub fn start_on(terms: &Terms, program: &Path, arguments: &[&OsStr], channel: &OwnedFd) -> io::Result<Pid> {
     let (raw, myself, terms) = (channel.as_raw_fd(), Pid::current(), terms.clone());
-    let mut command = Command::new(program);
+    let mut command = own_command(program);
     command.args(arguments).stdin(Stdio::null());
     // SAFETY: the closure only calls async-signal-safe functions on integers and on a list that it owns.
     unsafe {
@@ -91,7 +103,7 @@ pub fn start_apart(
     environment: &[(&str, &str)],
 ) -> io::Result<Pid> {
     let (myself, terms) = (Pid::current(), terms.clone());
-    let mut command = Command::new(program);
+    let mut command = own_command(program);
     command.args(arguments).envs(environment.iter().copied()).stdin(Stdio::null()).stdout(Stdio::null());
     // SAFETY: the closure only calls async-signal-safe functions on integers and on a list that it owns.
     unsafe {
@@ -140,7 +152,7 @@ fn settle_terms(terms: &Terms) -> io::Result<()> {
 /// What fork, exec and wait report.
 pub fn run_to_end(program: &Path, arguments: &[&OsStr], limit: Duration) -> io::Result<(Ending, String)> {
     let myself = Pid::current();
-    let mut command = Command::new(program);
+    let mut command = own_command(program);
     command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
     // SAFETY: the closure only makes system calls on integers, which are async-signal-safe.
     unsafe {
@@ -178,7 +190,7 @@ pub fn run_to_end(program: &Path, arguments: &[&OsStr], limit: Duration) -> io::
 pub fn start_saying(program: &Path, arguments: &[&OsStr]) -> io::Result<(Pid, File)> {
     let myself = Pid::current();
     let said = File::from(rustix::fs::memfd_create("said", rustix::fs::MemfdFlags::CLOEXEC)?);
-    let mut command = Command::new(program);
+    let mut command = own_command(program);
     command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(said.try_clone()?);
     // SAFETY: the closure only makes system calls on integers, which are async-signal-safe.
     unsafe {

@@ -3,7 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -139,6 +139,12 @@ impl Listener {
         let address: SockaddrStorage = socket::getsockname(self.socket.as_raw_fd()).ok()?;
         let four = address.as_sockaddr_in().map(|four| SocketAddr::V4((*four).into()));
         four.or_else(|| address.as_sockaddr_in6().map(|six| SocketAddr::V6((*six).into())))
+    }
+
+    /// The path of a Unix socket that has one.
+    pub fn path(&self) -> Option<PathBuf> {
+        let address: UnixAddr = socket::getsockname(self.socket.as_raw_fd()).ok()?;
+        address.path().map(Path::to_owned)
     }
 
     /// Sets what every accepted connection starts with. Linux copies a TCP listener's timeouts and options to the

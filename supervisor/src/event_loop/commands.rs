@@ -9,6 +9,7 @@ use crate::access::AccessPolicy;
 use crate::children::Child;
 use crate::control::ConnectionId;
 use crate::policy::Shape;
+use crate::service_manager;
 
 use super::{LEAVE_DEADLINE, LOAD_DEADLINE, NEVER, Phase, Supervisor, open_logs};
 
@@ -27,6 +28,7 @@ impl Supervisor {
             return;
         }
         self.reload_waiters.extend(waiter);
+        service_manager::reloads();
         if let Err(error) = self.read_configuration_again() {
             log::error!("reload failed, the former configuration stays: {error}");
             return self.answer_reload(&Response::Refused(error.to_string()));
@@ -88,6 +90,13 @@ impl Supervisor {
     }
 
     pub(super) fn answer_reload(&mut self, response: &Response) {
+        if self.announced && self.phase == Phase::Serving {
+            let outcome = match response {
+                Response::Refused(why) => why,
+                _ => "serving",
+            };
+            service_manager::serves(outcome);
+        }
         for waiter in std::mem::take(&mut self.reload_waiters) {
             self.control.reply(waiter, response, &[]);
         }

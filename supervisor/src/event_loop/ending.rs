@@ -8,6 +8,7 @@ use nix::sys::signal::Signal;
 
 use crate::children::{self};
 use crate::policy::Clock;
+use crate::service_manager;
 
 use super::{LEAVE_DEADLINE, NEVER, Phase, REPAIRS_DEADLINE, SEAL_DEADLINE, Supervisor};
 
@@ -26,6 +27,7 @@ impl Supervisor {
             return;
         }
         log::info!("draining");
+        service_manager::stops();
         self.stop_checkpoints();
         self.phase = Phase::Draining { kill_at: self.now() + self.options.grace.limit().unwrap_or(NEVER) };
         self.region.header().supervision.draining.store(1, Relaxed);

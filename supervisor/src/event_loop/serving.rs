@@ -8,6 +8,7 @@ use nix::sys::signal::Signal;
 use crate::children::{self};
 use crate::policy::Clock;
 use crate::pool::Leave;
+use crate::service_manager;
 
 use super::{CLONE_DEADLINE, NEVER, Supervisor, TICK};
 
@@ -91,11 +92,16 @@ impl Supervisor {
         let line = format!("Running with {ready} workers on {}", self.listeners.names().join(", "));
         self.starter.serves(&line);
         log::info!("{line}");
+        service_manager::serves(&line);
+        if service_manager::is_impatient(TICK) {
+            log::warn!("the service manager's watchdog wants to hear more often than every {TICK:?}");
+        }
         self.answer_touches();
     }
 
     pub(super) fn tick(&mut self, now: Clock) {
         self.next_tick = now + TICK;
+        service_manager::is_alive();
         self.control.rested();
         self.watch_gate();
         self.look_after_clients();
