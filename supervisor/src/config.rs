@@ -26,6 +26,9 @@ pub(crate) mod file;
 /// What the variables' names begin with.
 const PREFIX: &str = "HOLDFAST_";
 
+/// A variable's name that is so many letters away from an option's is meant to be the option's.
+const SLIP: usize = 1;
+
 /// Options that reload reads again; any other keeps the value with which the instance was started.
 const READ_AGAIN: [&str; 11] = [
     "users",
@@ -91,12 +94,11 @@ pub struct Sources {
 }
 
 impl Sources {
-    /// Reads the file again and takes from it what can be changed while an instance runs. With the options come the
-    /// names of those whose change waits for the next start.
+    /// Reads the file again, and says what would be in force with what can be changed while an instance runs.
     ///
     /// # Errors
-    /// A file that cannot be used any more; nothing has changed then.
-    pub fn read_again(&mut self) -> Result<(Options, Vec<String>)> {
+    /// A file that cannot be used any more.
+    pub fn read_again(&self) -> Result<Renewed> {
         let mut next = in_force(&self.fixed, self.file.as_deref())?;
         let mut waiting = Vec::new();
         for name in option_names() {
@@ -110,14 +112,29 @@ impl Sources {
             };
             waiting.push(name);
         }
-        let options = parse(&next)?;
-        self.in_force = next;
-        Ok((options, waiting))
+        Ok(Renewed { options: parse(&next)?, waiting, in_force: next })
     }
+
+    /// These options are in force from now on.
+    pub fn adopt(&mut self, renewed: Renewed) -> Options {
+        self.in_force = renewed.in_force;
+        renewed.options
+    }
+}
+
+/// What the file says when it is read again.
+#[derive(Debug)]
+pub struct Renewed {
+    /// The options.
+    pub options: Options,
+    /// The names of those whose change waits for the next start.
+    pub waiting: Vec<String>,
+    in_force: Layer,
 }
 
 impl Configuration {
     fn of(matches: &ArgMatches, file: Option<&Path>) -> Result<Self> {
+        misspelt(std::env::vars_os().filter_map(|(name, _)| name.into_string().ok()))?;
         let fixed = [on_command_line(matches), in_environment(std::env::var_os)?];
         // A daemon has another working directory by the time that it reads the file again.
         let file = file_named(file).map(absolute);
@@ -257,6 +274,23 @@ fn in_environment(variable: impl Fn(String) -> Option<OsString>) -> Result<Layer
         layer.insert(name.to_owned(), values.iter().map(|value| settled(option, value)).collect());
     }
     Ok(layer)
+}
+
+/// A variable that is an option's but for a slip would do nothing, unnoticed. What is further away from any belongs to
+/// somebody else.
+///
+/// # Errors
+/// There is one (exit 2).
+fn misspelt(mut names: impl Iterator<Item = String>) -> Result<()> {
+    let mut known: Vec<String> = option_names().iter().map(|name| variable_name(name)).collect();
+    known.push(variable_name("config"));
+    let is_a_slip = |name: &String| {
+        let distance = |known: &String| strsim::damerau_levenshtein(name, known);
+        let nearest = known.iter().min_by_key(|known| distance(known))?;
+        (name.starts_with(PREFIX) && (1..=SLIP).contains(&distance(nearest)))
+            .then(|| Error::usage(format!("{name}: there is no such option; did you mean {nearest}?")))
+    };
+    names.find_map(|name| is_a_slip(&name)).map_or(Ok(()), Err)
 }
 
 fn split_at_commas(list: &OsStr) -> Vec<OsString> {

@@ -176,7 +176,7 @@ struct Supervisor {
     template: Kept,
     template_number: u32,
     templates_started: u32,
-    next_template: Option<(Child, u32)>,
+    next_template: Option<commands::Successor>,
     /// Who wants to know where this listens, once it serves.
     touch_waiters: Vec<ConnectionId>,
     /// When the serving template began to.
@@ -362,7 +362,7 @@ impl Supervisor {
         let children = [
             (Source::Recovery, self.recovery.child.as_ref()),
             (Source::Template, self.template.child.as_ref()),
-            (Source::NextTemplate, self.next_template.as_ref().map(|(child, _)| child)),
+            (Source::NextTemplate, self.next_template.as_ref().map(|next| &next.child)),
             (Source::Keeper, self.keeper.child.as_ref()),
             self.checkpoint_source(),
         ];
@@ -418,7 +418,7 @@ impl Supervisor {
             deadline(&self.template),
             deadline(&self.recovery),
             deadline(&self.keeper),
-            self.next_template.as_ref().and_then(|(child, _)| child.deadline),
+            self.next_template.as_ref().and_then(|next| next.child.deadline),
             self.leaving
                 .iter()
                 .map(|(_, deadline)| *deadline)

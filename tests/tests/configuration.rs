@@ -7,6 +7,7 @@ use holdfast_tests::machine::{is_root, skip};
 use holdfast_tests::outcome::run;
 use holdfast_tests::place::program;
 use holdfast_tests::{Place, programs};
+use nix::sys::signal::Signal;
 
 #[test]
 fn wrong_flags_are_usage_errors() {
@@ -240,6 +241,8 @@ fn the_command_line_comes_before_the_environment_and_that_before_the_file() {
     let sound = run(&[("HOLDFAST_WORKERS", "5"), ("HOLDFAST_LISTEN", "tcp:127.0.0.1:1,unix:/s")]);
     assert_eq!(sound.stdout, "The configuration is sound: 5 workers on tcp:127.0.0.1:1, unix:/s\n");
     run(&[("HOLDFAST_WORKERS", "several")]).assert_failed(2, &["HOLDFAST_WORKERS", "several"]);
+    run(&[("HOLDFAST_WRKERS", "5")]).assert_failed(2, &["HOLDFAST_WRKERS", "did you mean HOLDFAST_WORKERS"]);
+    run(&[("HOLDFAST_OF_ANOTHER_PROGRAM", "5")]).assert_succeeded();
 }
 
 #[test]
@@ -316,9 +319,23 @@ fn a_reload_reads_the_file_again() {
     instance.connect().say("bert", "three");
     assert!(std::fs::read_to_string(&access_log).unwrap().contains("\"three\" from user bert"));
 
-    // What cannot be used changes nothing.
+    // What cannot be used changes nothing, whoever finds out: the supervisor or the template.
     std::fs::write(&config, "users = 5\n").unwrap();
     instance.command("reload", &[]).assert_failed(1, &["line 1", "users"]);
+    std::fs::write(&config, "users = '/nowhere'\n").unwrap();
+    instance.command("reload", &[]).assert_failed(1, &["/nowhere"]);
+    // The next template is started as the former one was.
+    let template = instance.status()["template_pid"].clone();
+    instance.signal_child(template.as_i64().unwrap() as i32, Signal::SIGKILL);
+    instance.wait_for_status("another template serves", |status| {
+        status["template_pid"] != template && status["template_pid"] != 0 && status["state"] == "running"
+    });
+    for pid in instance.worker_pids() {
+        instance.kill_child(pid);
+    }
+    instance.wait_for_status("all are replaced", |status| {
+        status["totals"]["recoveries"] == 4 && status["workers"]["idle"] == 4
+    });
     instance.connect().say("bert", "four");
     instance.books_agree();
     instance.stop();

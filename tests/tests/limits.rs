@@ -270,6 +270,38 @@ fn the_spools_limit_is_kept_and_ends_when_files_go() {
     instance.stop();
 }
 
+/// A program that runs another one under whose feet the disk fails: whatever is to be synced is not.
+const DISK_FAILS: &str = r#"
+import ctypes, os, struct, sys
+LOAD, EQUAL, RETURN, ALLOW, ERRNO, EIO = 0x20, 0x15, 0x06, 0x7fff0000, 0x00050000, 5
+number = {"x86_64": 75, "aarch64": 83}[os.uname().machine]  # fdatasync
+steps = [(LOAD, 0, 0, 0), (EQUAL, 0, 1, number), (RETURN, 0, 0, ERRNO | EIO), (RETURN, 0, 0, ALLOW)]
+program = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *step) for step in steps))
+filter = struct.pack("HxxxxxxP", len(steps), ctypes.addressof(program))
+libc = ctypes.CDLL(None, use_errno=True)
+assert libc.prctl(38, 1, 0, 0, 0) == 0 and libc.prctl(22, 2, filter, 0, 0) == 0, os.strerror(ctypes.get_errno())
+os.execv(sys.argv[1], sys.argv[1:])
+"#;
+
+#[test]
+fn what_cannot_be_synced_is_neither_acknowledged_nor_called_refused() {
+    let place = Place::new();
+    let starting = place.instance().args(&["--sync", "always", "--checkpoint-interval", "0"]);
+    let instance = starting.wrapped_by(&["python3", "-c", DISK_FAILS]).start();
+    for count in 1..=3 {
+        let mut connection = instance.connect();
+        connection.send("arijort:on its way to the disk\n");
+        connection.expect_end();
+        assert_eq!(instance.total("messages"), count, "what stands in the journal is counted");
+    }
+    instance.connect().ask("print");
+    assert_eq!(place.journal().len(), 3);
+    instance.kill9();
+    let instance = place.start();
+    assert_eq!(instance.books_agree().len(), 3);
+    instance.stop();
+}
+
 #[test]
 fn a_limit_below_one_record_takes_nothing_and_says_so() {
     let place = Place::new();

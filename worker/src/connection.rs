@@ -139,7 +139,13 @@ impl<S: Service> Desk<S> {
             }
             // With nothing behind it the reply is sent at once anyway, and the clock need not be asked.
             let begun = (!self.inbox.is_empty()).then(Instant::now);
-            if let Err(refusal) = self.handle() {
+            let handled = self.handle();
+            if std::mem::take(&mut self.ledger.unsettled) {
+                // As if this worker had died before it could answer.
+                self.send(socket)?;
+                return Err(io::Error::other("the journal cannot be synced"));
+            }
+            if let Err(refusal) = handled {
                 if refusal.kind().closes() {
                     return self.refuse_and_close(socket, &refusal).map(Some);
                 }
@@ -165,7 +171,7 @@ impl<S: Service> Desk<S> {
         let answered = self.service.handle(request, &mut Exchange { ledger, reply, connection });
         self.ledger.clock.stop(slot);
         slot.set_doing(b"");
-        if answered.is_ok() {
+        if answered.is_ok() && !self.ledger.unsettled {
             self.outbox.extend_from_slice(&self.reply);
         }
         answered

@@ -131,13 +131,17 @@ pub(crate) struct Ledger {
     pub pid: Pid,
     pub writer: Writer,
     pub clock: RequestClock,
+    /// A record stands that is not known to be on the disk, as it should be: whoever sent it must be told neither that it
+    /// does nor that it does not.
+    pub unsettled: bool,
     last_user: Option<(String, Account)>,
 }
 
 impl Ledger {
     pub fn new(seat: Seat<'static>, spool: Spool, settings: &Settings) -> Self {
         let (pid, writer) = (Pid::current(), Writer::new(spool, settings.sync));
-        Self { seat, pid, writer, clock: RequestClock::new(settings.request_timeout), last_user: None }
+        let clock = RequestClock::new(settings.request_timeout);
+        Self { seat, pid, writer, clock, unsettled: false, last_user: None }
     }
 
     pub fn region(&self) -> &'static Region {
@@ -160,7 +164,10 @@ impl Ledger {
         transaction.count_message(account, user, message.len() as u64).map_err(decline)?;
         self.writer.append(&transaction, user, message).map_err(refuse)?;
         transaction.commit().map_err(decline)?;
-        self.writer.settle(intent).map_err(refuse)?;
+        if let Err(error) = self.writer.settle(intent) {
+            self.unsettled = true;
+            return Err(refuse(error));
+        }
         Ok(changed)
     }
 

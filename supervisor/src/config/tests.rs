@@ -190,16 +190,18 @@ fn reading_again_takes_what_can_change() {
     let matches = Cli::command().get_matches_from(["supervisor", "--grace", "7s"]);
     let mut sources = Configuration::of(&matches, Some(&path)).unwrap().sources;
     std::fs::write(&path, "latency = '2s'\nworkers = 9\ngrace = '1s'\nspool_limit = '1GiB'\n").unwrap();
-    let (options, waiting) = sources.read_again().unwrap();
-    assert_eq!(waiting, ["workers", "spool-limit"]);
+    let renewed = sources.read_again().unwrap();
+    assert_eq!(renewed.waiting, ["workers", "spool-limit"]);
+    let options = sources.adopt(renewed);
     assert_eq!(options.latency, "2s".parse().unwrap());
     assert_eq!(options.pool(), Ok(Shape::Fixed(4)));
     assert_eq!(options.grace, "7s".parse().unwrap(), "the command line comes first");
     std::fs::write(&path, "latency = 'soon'\n").unwrap();
     sources.read_again().unwrap_err();
     std::fs::write(&path, "workers = 4").unwrap();
-    let (options, waiting) = sources.read_again().unwrap();
-    assert!(waiting.is_empty());
+    let renewed = sources.read_again().unwrap();
+    assert!(renewed.waiting.is_empty());
+    let options = sources.adopt(renewed);
     assert!(options.latency.0.is_zero(), "what has gone from the file has its default");
 }
 

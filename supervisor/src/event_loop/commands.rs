@@ -7,11 +7,20 @@ use common::wire::control::Response;
 
 use crate::access::AccessPolicy;
 use crate::children::Child;
+use crate::config::Renewed;
 use crate::control::ConnectionId;
 use crate::policy::Shape;
 use crate::service_manager;
 
 use super::{LEAVE_DEADLINE, LOAD_DEADLINE, NEVER, Phase, Supervisor, open_logs};
+
+/// A template that is to take over, with the configuration under which it was started.
+pub(super) struct Successor {
+    pub(super) child: Child,
+    number: u32,
+    renewed: Renewed,
+    access: AccessPolicy,
+}
 
 impl Supervisor {
     pub(super) fn reload(&mut self, waiter: Option<ConnectionId>) {
@@ -29,52 +38,57 @@ impl Supervisor {
         }
         self.reload_waiters.extend(waiter);
         service_manager::reloads();
-        if let Err(error) = self.read_configuration_again() {
-            log::error!("reload failed, the former configuration stays: {error}");
-            return self.answer_reload(&Response::Refused(error.to_string()));
-        }
-        if let Some((child, _)) = self.next_template.take() {
+        if let Some(former) = self.next_template.take() {
             // It may have read the files before they were changed again.
-            self.let_go(child);
+            self.let_go(former.child);
         }
-        self.templates_started += 1;
-        let number = self.templates_started;
-        match self.start_child(&self.prepared.worker, "template", number) {
-            Ok(mut child) => {
-                child.deadline = Some(self.now() + LOAD_DEADLINE);
-                self.next_template = Some((child, number));
-            }
+        match self.start_successor() {
+            Ok(successor) => self.next_template = Some(successor),
             Err(error) => {
-                log::error!("reload failed, the former template goes on: {error}");
+                log::error!("reload failed, everything stays as it was: {error}");
                 self.answer_reload(&Response::Refused(error.to_string()));
             }
         }
     }
 
-    /// Whatever can change while an instance runs changes here, or with the template that is started next.
-    fn read_configuration_again(&mut self) -> Result<()> {
-        let (options, waiting) = self.sources.read_again()?;
-        for option in waiting {
+    /// Starts a template under the configuration as it stands in the file now. Until that template serves, the former
+    /// configuration is in force: should it not load, nothing has changed.
+    fn start_successor(&mut self) -> Result<Successor> {
+        let renewed = self.sources.read_again()?;
+        for option in &renewed.waiting {
             log::warn!("the configuration has another {option}, which waits for the next start");
         }
-        common::logging::set_level(options.log_level);
-        self.prepared.check_again(&options)?;
-        let access = AccessPolicy::read(options.policy.as_deref())?;
-        self.listeners.set_timeout(options.read_timeout.limit().unwrap_or(NEVER))?;
+        self.prepared.check_again(&renewed.options)?;
+        let access = AccessPolicy::read(renewed.options.policy.as_deref())?;
+        self.templates_started += 1;
+        let number = self.templates_started;
+        let mut child = self.start_child_with(&renewed.options, &self.prepared.worker, "template", number)?;
+        child.deadline = Some(self.now() + LOAD_DEADLINE);
+        Ok(Successor { child, number, renewed, access })
+    }
+
+    /// Whatever can change while an instance runs changes here, or has with the template.
+    fn put_in_force(&mut self, renewed: Renewed, access: AccessPolicy) -> Result<()> {
+        self.listeners.set_timeout(renewed.options.read_timeout.limit().unwrap_or(NEVER))?;
         self.control.set_access(access)?;
         self.rundir.let_through(self.control.admits_others())?;
-        self.options = options;
+        common::logging::set_level(renewed.options.log_level);
+        self.options = self.sources.adopt(renewed);
         self.next_request_due = self.now();
         Ok(())
     }
 
     /// A loaded template takes over from the former one, once no clone of that is outstanding.
     pub(super) fn swap_templates(&mut self) {
-        let loaded = self.next_template.take_if(|(child, _)| child.ready);
-        let Some((child, number)) = loaded else { return };
         if self.pool.reserved().is_some() {
-            self.next_template = Some((child, number));
             return;
+        }
+        let loaded = self.next_template.take_if(|successor| successor.child.ready);
+        let Some(Successor { child, number, renewed, access }) = loaded else { return };
+        if let Err(error) = self.put_in_force(renewed, access) {
+            log::error!("reload failed, the former template goes on: {error}");
+            self.let_go(child);
+            return self.answer_reload(&Response::Refused(error.to_string()));
         }
         log::info!("template {} (generation {number}) serves from now on", child.pid);
         if let Some(former) = self.template.child.replace(child) {

@@ -92,7 +92,7 @@ impl Supervisor {
             self.recovery_died(now, pid, ending);
         } else if self.template.is(pid) {
             self.template_died(now, pid, ending);
-        } else if self.next_template.as_ref().is_some_and(|(child, _)| child.pid == pid) {
+        } else if self.next_template.as_ref().is_some_and(|next| next.child.pid == pid) {
             self.next_template_died(ending);
         } else if self.keeper.is(pid) {
             self.keeper_died(now, pid, ending);

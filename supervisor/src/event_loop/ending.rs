@@ -34,8 +34,8 @@ impl Supervisor {
         self.policy.drain();
         self.region.header().demand.disarm();
         self.listeners.close();
-        if let Some((child, _)) = self.next_template.take() {
-            self.let_go(child);
+        if let Some(next) = self.next_template.take() {
+            self.let_go(next.child);
         }
         self.answer_reload(&Response::Refused("the instance is stopping".to_owned()));
         for waiter in std::mem::take(&mut self.touch_waiters) {

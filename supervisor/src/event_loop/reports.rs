@@ -10,6 +10,7 @@ use crate::cli::Recovery;
 use crate::policy::{Cause, Clock};
 use crate::repairs::REPAIR_DEADLINE;
 
+use super::commands::Successor;
 use super::{LOAD_DEADLINE, Phase, Supervisor};
 
 impl Supervisor {
@@ -52,7 +53,7 @@ impl Supervisor {
     /// those that are known.
     pub(super) fn may_be_a_worker(&self, pid: Pid) -> bool {
         let others = [&self.template, &self.recovery, &self.keeper].into_iter().any(|kept| kept.is(pid))
-            || self.next_template.as_ref().is_some_and(|(child, _)| child.pid == pid)
+            || self.next_template.as_ref().is_some_and(|next| next.child.pid == pid)
             || self.checkpoints.is(pid)
             || self.restoring.is(pid)
             || self.leaving.iter().any(|(leaving, _)| *leaving == pid);
@@ -87,10 +88,10 @@ impl Supervisor {
     }
 
     pub(super) fn take_next_template_reports(&mut self) {
-        while let Some(report) = self.next_template.as_mut().and_then(|(child, _)| child.report()) {
+        while let Some(report) = self.next_template.as_mut().and_then(|next| next.child.report()) {
             match report {
                 Report::Ready => {
-                    if let Some((child, _)) = &mut self.next_template {
+                    if let Some(Successor { child, .. }) = &mut self.next_template {
                         child.ready = true;
                         child.deadline = None;
                     }

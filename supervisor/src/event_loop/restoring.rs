@@ -67,7 +67,7 @@ impl Supervisor {
         }
         self.restoring.why = what.to_owned();
         self.pool.fell_all().into_iter().for_each(children::kill);
-        let next = self.next_template.take().map(|(child, _)| child);
+        let next = self.next_template.take().map(|next| next.child);
         let kept = [self.template.child.take(), self.recovery.child.take(), self.keeper.child.take()];
         let checkpoint = self.checkpoints.forget();
         for child in kept.into_iter().chain([next, checkpoint]).flatten() {

@@ -1,6 +1,7 @@
 //! The supervisor's own children: started when they are missing, replaced when they do not answer.
 
 use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::path::Path;
 
 use common::error::{Error, Result};
 use common::ids::Pid;
@@ -9,9 +10,10 @@ use common::wire::control::{Settings, Start};
 use nix::sys::signal::Signal;
 
 use crate::children::{self, Child, Kept};
-use crate::cli::Recovery;
+use crate::cli::{Options, Recovery};
 use crate::policy::Clock;
 
+use super::commands::Successor;
 use super::{LEAVE_DEADLINE, LOAD_DEADLINE, NEVER, Phase, START_ATTEMPTS, Supervisor};
 
 impl Supervisor {
@@ -69,8 +71,18 @@ impl Supervisor {
         }
     }
 
-    pub(super) fn start_child(&self, program: &std::path::Path, role: &str, template: u32) -> Result<Child> {
-        let options = &self.options;
+    pub(super) fn start_child(&self, program: &Path, role: &str, template: u32) -> Result<Child> {
+        self.start_child_with(&self.options, program, role, template)
+    }
+
+    /// The same under options that are not in force yet.
+    pub(super) fn start_child_with(
+        &self,
+        options: &Options,
+        program: &Path,
+        role: &str,
+        template: u32,
+    ) -> Result<Child> {
         // Recovery is to notice a death also while every core is busy.
         let terms = Terms {
             identity: self.prepared.identity.clone(),
@@ -149,7 +161,7 @@ impl Supervisor {
             log::error!("the checkpoint process {} takes too long and is killed", child.pid);
             child.give_up();
         }
-        if let Some((child, _)) = &mut self.next_template
+        if let Some(Successor { child, .. }) = &mut self.next_template
             && overdue(child)
         {
             child.give_up();
