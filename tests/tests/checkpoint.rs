@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use holdfast_tests::load::Load;
 use holdfast_tests::machine::{is_root, mount_small, skip, with_private_mounts};
@@ -360,18 +361,23 @@ fn without_a_checkpoint_damage_ends_the_instance() {
 
 #[test]
 fn a_supervisor_killed_while_it_restores_begins_again() {
-    let place = Place::new();
-    let instance = with_failing_repair(&place, "3").start();
-    let worker = instance.say("acknowledged");
-    instance.command("checkpoint", &[]).assert_succeeded();
-    instance.kill_child(worker);
-    instance.wait_for_log("the region is damaged");
-    instance.kill9();
-    place.no_process_left();
-    let instance = place.start();
-    assert_eq!(instance.books_agree().len(), 1);
-    instance.stop();
-    run(program("recovery").arg("verify").arg(place.region())).assert_succeeded();
+    // Before, in the middle, and after: going back takes some ten milliseconds.
+    for delay in [0, 2, 5, 10, 20, 40] {
+        let place = Place::new();
+        let instance = with_failing_repair(&place, "3").start();
+        let worker = instance.say("acknowledged");
+        instance.command("checkpoint", &[]).assert_succeeded();
+        instance.kill_child(worker);
+        instance.wait_for_log("the region is damaged");
+        std::thread::sleep(Duration::from_millis(delay));
+        instance.kill9();
+        place.no_process_left();
+        let instance = place.start();
+        assert_eq!(instance.books_agree().len(), 1, "killed {delay} ms after the damage");
+        instance.stop();
+        run(program("recovery").arg("verify").arg(place.region())).assert_succeeded();
+        assert_eq!(damaged_regions(&place), 1, "killed {delay} ms after the damage");
+    }
 }
 
 // ---- The process that takes them -----------------------------------------------------------------------------------------
