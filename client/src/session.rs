@@ -142,8 +142,12 @@ impl Session {
     }
 
     fn look(&mut self) -> std::result::Result<(), SessionError> {
-        let region = self.region()?;
-        self.link.look(region).inspect_err(|_| self.leave(PUTTING_BACK_IN_DROP))
+        self.check_mark()?;
+        self.link.look(self.seat.region()).inspect_err(|_| self.leave(PUTTING_BACK_IN_DROP))
+    }
+
+    fn check_mark(&mut self) -> std::result::Result<(), TxnError> {
+        if self.mark.is_mine() { Ok(()) } else { Err(TxnError::Forked) }
     }
 
     /// Makes `changes` in one transaction.
@@ -163,9 +167,14 @@ impl Session {
     /// The region, to read from: see [`common::objects`].
     ///
     /// # Errors
-    /// [`TxnError::Forked`] in a child of the process that attached: it does not have the region.
+    /// [`TxnError::Forked`] in a child of the process that attached: it does not have the region. A session that has ended
+    /// since the region is damaged.
     pub fn region(&mut self) -> std::result::Result<&'static Region, SessionError> {
-        if self.mark.is_mine() { Ok(self.seat.region()) } else { Err(TxnError::Forked.into()) }
+        self.check_mark()?;
+        if is_damaged(self.seat.region()) {
+            self.look()?;
+        }
+        Ok(self.seat.region())
     }
 
     /// Slot and generation.
@@ -200,7 +209,7 @@ impl Session {
     /// Items that were taken from queues go back first, so that nothing in the slot is left to repair. In a damaged
     /// region nothing is changed any more.
     fn leave(&mut self, patience: Duration) {
-        if self.seat.region().header().supervision.damaged.load(Relaxed) == 0 {
+        if !is_damaged(self.seat.region()) {
             let _ = self.seat.put_all_back(patience);
         }
         let Owner { generation, .. } = self.seat.owner();
@@ -246,10 +255,20 @@ impl View {
     /// The region, to read from: see [`common::objects`].
     ///
     /// # Errors
-    /// [`TxnError::Forked`] in a child of the process that attached: it does not have the region.
+    /// [`TxnError::Forked`] in a child of the process that attached: it does not have the region. [`TxnError::Damaged`] once
+    /// the region is given up: the instance has another one, or will have.
     pub fn region(&mut self) -> std::result::Result<&'static Region, TxnError> {
-        if self.mark.is_mine() { Ok(self.region) } else { Err(TxnError::Forked) }
+        match self.mark.is_mine() {
+            false => Err(TxnError::Forked),
+            true if is_damaged(self.region) => Err(TxnError::Damaged),
+            true => Ok(self.region),
+        }
     }
+}
+
+/// Whether nobody serves from this region any more.
+fn is_damaged(region: &Region) -> bool {
+    region.header().supervision.damaged.load(Relaxed) != 0
 }
 
 fn refusal(response: Response) -> Error {

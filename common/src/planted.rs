@@ -71,6 +71,10 @@ pub enum Bug {
     PinTrusted,
     /// A file gets a block's name before it holds anything.
     NamedBeforeWritten,
+    /// A restored region has the region's name before it is complete.
+    RestoredInPlace,
+    /// Going back to a checkpoint counts records again that the checkpoint has.
+    CountedTwice,
 }
 
 impl Bug {
@@ -89,6 +93,11 @@ impl Bug {
         )
     }
 
+    /// Whether it is in how a checkpoint is gone back to.
+    pub const fn is_of_restoring(self) -> bool {
+        matches!(self, Self::RestoredInPlace | Self::CountedTwice)
+    }
+
     /// Whether it is one of the blocks', which the region's proofs do not look for.
     pub const fn is_of_blocks(self) -> bool {
         matches!(
@@ -103,7 +112,7 @@ impl Bug {
 }
 
 /// Every one of them.
-pub const ALL: [Bug; 33] = [
+pub const ALL: [Bug; 35] = [
     Bug::LogAfterChange,
     Bug::ChangeNotLogged,
     Bug::ReleasedBeforeEmpty,
@@ -137,6 +146,8 @@ pub const ALL: [Bug; 33] = [
     Bug::RenamedInTwo,
     Bug::RangeNotLogged,
     Bug::DeletedQuietly,
+    Bug::RestoredInPlace,
+    Bug::CountedTwice,
 ];
 
 /// Whether this mistake is planted.

@@ -57,9 +57,9 @@ pub enum Fate {
 }
 
 impl Remains {
-    /// With what became of the transaction before the owner was reaped, if that was anticipated.
-    pub fn with(self, anticipated: Option<Fate>) -> Self {
-        Self { transaction: anticipated.unwrap_or(self.transaction), ..self }
+    /// With what became of the transaction at an earlier step of the repair, if there was one.
+    pub fn with(self, settled: Option<Fate>) -> Self {
+        Self { transaction: settled.unwrap_or(self.transaction), ..self }
     }
 }
 
@@ -70,8 +70,9 @@ pub enum Setback {
     Damage(String),
     /// The file system does not let it be decided now. To be tried again.
     Io(io::Error),
-    /// A queue that an item is to be put back to is locked by another. To be tried again, after the others.
-    Later,
+    /// A queue that an item is to be put back to is locked by another. To be tried again, after the others. What became of the
+    /// transaction is settled, and cannot be told another time.
+    Later(Fate),
 }
 
 /// Whether there is anything to repair in a slot. One that says FREE and holds something has been scribbled over.
@@ -111,7 +112,7 @@ impl<'r> Repairer<'r> {
         corpse.count(crashed);
         let transaction = corpse.settle()?;
         // 5. Items that it had taken go back to their queues: in transactions of their own, which no record is of.
-        corpse.put_items_back()?;
+        corpse.put_items_back(transaction)?;
         // 6. The slot is free: last, since a slot that is free is not looked at again.
         corpse.free()?;
         Ok(Some(Remains { owner, pid, doing, transaction }))
@@ -273,11 +274,11 @@ impl Corpse<'_> {
         }
     }
 
-    fn put_items_back(&self) -> Result<(), Setback> {
+    fn put_items_back(&self, transaction: Fate) -> Result<(), Setback> {
         if planted::has(Bug::InFlightForgotten) {
             return Ok(());
         }
-        put_items_back(self.region, self.owner, self.slot)
+        put_items_back(self.region, self.owner, self.slot, transaction)
     }
 
     fn free(&self) -> Result<(), Setback> {
@@ -296,8 +297,13 @@ impl Corpse<'_> {
 }
 
 /// Puts the items back that an owner has taken, who is dead and whose logs are empty. Waits hardly at all for a queue's
-/// lock: who holds it may be dead too, and be repaired next.
-pub(crate) fn put_items_back(region: &Region, owner: Owner, slot: &Slot) -> Result<(), Setback> {
+/// lock: who holds it may be dead too, and be repaired next. `transaction` is what became of theirs.
+pub(crate) fn put_items_back(
+    region: &Region,
+    owner: Owner,
+    slot: &Slot,
+    transaction: Fate,
+) -> Result<(), Setback> {
     if slot.in_flight.iter().all(|said| said.item.load(Acquire) == 0) {
         return Ok(());
     }
@@ -306,7 +312,7 @@ pub(crate) fn put_items_back(region: &Region, owner: Owner, slot: &Slot) -> Resu
     };
     match seat.put_all_back(QUEUE_PATIENCE) {
         Ok(_) => Ok(()),
-        Err(TxnError::Busy) => Err(Setback::Later),
+        Err(TxnError::Busy) => Err(Setback::Later(transaction)),
         Err(error) => Err(Setback::Damage(format!("what it had taken cannot be put back: {error}"))),
     }
 }

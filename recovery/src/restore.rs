@@ -4,13 +4,14 @@
 
 use std::fs::File;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 
 use common::error::{Context as _, Error, Result};
 use common::ids::{Offset, SlotIndex};
 use common::journal::spool::Spool;
 use common::layout::{Geometry, HEADER_SIZE, Slot};
+use common::planted::{self, Bug};
 use common::region::Region;
 use common::slots::{self, State, owner_word};
 use common::sys::{file, process};
@@ -18,7 +19,7 @@ use common::sys::{file, process};
 use crate::checkpoint::format::{self, Head, Moment, Unfit};
 use crate::checkpoint::store::{DIRECTORY, Store, name_of};
 use crate::offline::{lock_run_directory, open_spool, print};
-use crate::repair::{self, Setback};
+use crate::repair::{self, Fate, Setback};
 use crate::verify;
 
 mod replay;
@@ -62,18 +63,31 @@ pub fn run_for_supervisor(new: &Path, spool_dir: &Path) -> Result<()> {
 /// # Errors
 /// A running instance (exit 3), wrong paths (exit 2), no checkpoint that can be used (exit 4).
 pub fn run(path: &Path, spool_dir: &Path) -> Result<()> {
+    let (restored, aside) = go_back(path, spool_dir)?;
+    let kept =
+        aside.map_or_else(String::new, |aside| format!("the former region is kept as {}\n", aside.display()));
+    print(&format!("{restored}\n{kept}"))
+}
+
+/// What [`run`] does, without a word. Gives under which name the former region is kept, if there was one.
+///
+/// # Errors
+/// As [`run`].
+pub fn go_back(path: &Path, spool_dir: &Path) -> Result<(Restored, Option<PathBuf>)> {
     let _nobody_else = lock_run_directory(path)?;
     let spool = open_spool(spool_dir)?;
     let _writers = spool.take()?;
     let next = path.with_extension("next");
     let moving = || format!("cannot put a restored region in the place of {}", path.display());
     remove(&next).context(moving)?;
+    if planted::has(Bug::RestoredInPlace) {
+        let aside = file::set_aside(path).context(moving)?;
+        return rebuild(path, &spool, spool_dir).map(|restored| (restored, aside));
+    }
     let restored = rebuild(&next, &spool, spool_dir).inspect_err(|_| drop(remove(&next)))?;
     let aside = file::set_aside(path).context(moving)?;
     std::fs::rename(&next, path).context(moving)?;
-    let kept =
-        aside.map_or_else(String::new, |aside| format!("the former region is kept as {}\n", aside.display()));
-    print(&format!("{restored}\n{kept}"))
+    Ok((restored, aside))
 }
 
 fn remove(path: &Path) -> io::Result<()> {
@@ -199,14 +213,16 @@ fn come_to_rest(region: &Region) -> std::result::Result<(), Unfit> {
 /// As repair does: whoever had them died with the former region.
 fn put_items_back(region: &Region, index: SlotIndex, slot: &Slot) -> std::result::Result<(), Unfit> {
     repair::check_in_flight(region, slot).map_err(|why| bad(format!("slot {index}: {why}")))?;
-    match repair::put_items_back(region, slots::owner(index, slot.standing().0), slot) {
+    match repair::put_items_back(region, slots::owner(index, slot.standing().0), slot, Fate::None) {
         Ok(()) => {
             slot.open.store(0, Relaxed);
             Ok(())
         }
         Err(Setback::Damage(why)) => Err(bad(format!("slot {index}: {why}"))),
         Err(Setback::Io(error)) => Err(error.into()),
-        Err(Setback::Later) => Err(bad(format!("slot {index}: a queue that its items go back to is locked"))),
+        Err(Setback::Later(_)) => {
+            Err(bad(format!("slot {index}: a queue that its items go back to is locked")))
+        }
     }
 }
 

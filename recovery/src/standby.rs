@@ -67,8 +67,9 @@ struct Standby<'a> {
     /// Told after the reports: whoever waits for the slot does not wait for the log.
     obituaries: Vec<Remains>,
     obituary_log: LogLimit,
-    /// What became of the transactions of those who were at their end when their locks were waited for.
-    anticipated: BTreeMap<Owner, Fate>,
+    /// What became of the transactions of those whose repair has begun: they were at their end when their locks were waited for,
+    /// or a queue is waited for to put back what they had taken.
+    settled: BTreeMap<Owner, Fate>,
     began: Instant,
     complaints: Complaints,
 }
@@ -94,7 +95,7 @@ impl<'a> Standby<'a> {
             retry: None,
             obituaries: Vec::new(),
             obituary_log: LogLimit::default(),
-            anticipated: BTreeMap::new(),
+            settled: BTreeMap::new(),
             began: Instant::now(),
             complaints: Complaints::default(),
         }
@@ -174,7 +175,7 @@ impl<'a> Standby<'a> {
             match self.repairer.anticipate(owner) {
                 Ok(Some(fate)) => {
                     log::debug!("released what {owner} held before it was reaped");
-                    self.anticipated.entry(owner).or_insert(fate);
+                    self.settled.entry(owner).or_insert(fate);
                 }
                 outcome => log::debug!("told of {owner}, which is left to be ordered: {outcome:?}"),
             }
@@ -186,13 +187,16 @@ impl<'a> Standby<'a> {
         match self.repairer.repair(owner, crashed) {
             Ok(remains) => {
                 self.tell(&Report::Repaired(owner))?;
-                let anticipated = self.anticipated.remove(&owner);
-                let remains = remains.filter(|_| crashed).map(|remains| remains.with(anticipated));
+                let settled = self.settled.remove(&owner);
+                let remains = remains.filter(|_| crashed).map(|remains| remains.with(settled));
                 self.obituaries.extend(remains);
             }
             Err(Setback::Damage(why)) => self.tell(&Report::Refused(owner, why))?,
             Err(Setback::Io(error)) => return Ok(Err(error)),
-            Err(Setback::Later) => return Ok(Err(later())),
+            Err(Setback::Later(fate)) => {
+                self.settled.entry(owner).or_insert(fate);
+                return Ok(Err(later()));
+            }
         }
         Ok(Ok(()))
     }

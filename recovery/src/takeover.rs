@@ -5,7 +5,7 @@
 //! spool, with an empty ring. Nothing here relies on either: what is to be sealed is found in the spool, where a
 //! minute with our lock is an unsealed one.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::atomic::Ordering::SeqCst;
 
@@ -19,7 +19,7 @@ use common::slots::{self, State};
 use common::wire::control::Attached;
 
 use crate::keeper;
-use crate::repair::{Remains, Repairer, Setback, needs_repair};
+use crate::repair::{Fate, Remains, Repairer, Setback, needs_repair};
 use crate::tidy::tidy;
 use crate::verify;
 
@@ -113,19 +113,21 @@ pub fn sweep(region: &Region, spool: &Spool, attached: &[Attached]) -> Result<Ta
 /// A second round finds the locks free that slots of the first held: an item goes back to its queue under its lock.
 fn repair_all(region: &Region, repairer: Repairer<'_>, attached: &[Attached]) -> Result<TakenOver, Obstacle> {
     let mut done = TakenOver::default();
-    let again = repair_each(region, repairer, attached, &mut done)?;
-    if !again || !repair_each(region, repairer, attached, &mut done)? {
+    let mut settled = BTreeMap::new();
+    let again = repair_each(region, repairer, attached, &mut done, &mut settled)?;
+    if !again || !repair_each(region, repairer, attached, &mut done, &mut settled)? {
         return Ok(done);
     }
     Err(Obstacle::Io(io::Error::new(io::ErrorKind::WouldBlock, "a queue that items go back to is locked")))
 }
 
-/// One round; true if another one is needed.
+/// One round; true if another one is needed. What became of the transactions of those who need it is kept in `settled`.
 fn repair_each(
     region: &Region,
     repairer: Repairer<'_>,
     attached: &[Attached],
     done: &mut TakenOver,
+    settled: &mut BTreeMap<Owner, Fate>,
 ) -> Result<bool, Obstacle> {
     let (mut again, mut refused) = (false, None);
     for (index, slot) in region.slots().filter(|(_, slot)| needs_repair(slot)) {
@@ -141,12 +143,16 @@ fn repair_each(
         match repairer.repair(owner, client.is_some()) {
             Ok(None) => {}
             Ok(Some(remains)) => {
+                let remains = remains.with(settled.remove(&owner));
                 done.repaired += 1;
                 log::debug!("repaired {remains}");
                 done.dead.extend(died.then_some(remains));
             }
             Err(Setback::Io(error)) => return Err(Obstacle::Io(error)),
-            Err(Setback::Later) => again = true,
+            Err(Setback::Later(fate)) => {
+                settled.insert(owner, fate);
+                again = true;
+            }
             Err(Setback::Damage(why)) => {
                 refused.get_or_insert(Obstacle::Refused(owner, why));
             }

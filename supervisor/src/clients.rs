@@ -185,6 +185,11 @@ impl Clients {
         words.map(|word| owner(SlotIndex(word as u32), Generation((word >> 32) as u32))).collect()
     }
 
+    /// The connections that they have.
+    pub fn connections(&self) -> Vec<ConnectionId> {
+        self.clients.values().filter_map(|client| client.connection).collect()
+    }
+
     /// Those without a connection: they may have left without a word.
     pub fn unconnected(&self) -> Vec<Owner> {
         let clients = self.clients.values().filter(|client| client.connection.is_none());

@@ -3,12 +3,13 @@
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use holdfast_tests::load::Load;
 use holdfast_tests::machine::{is_root, mount_small, skip, with_private_mounts};
 use holdfast_tests::outcome::run;
 use holdfast_tests::place::{Starting, program};
-use holdfast_tests::{Instance, Place, programs, until};
+use holdfast_tests::{Instance, Place, Visitor, programs, until};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
@@ -262,6 +263,91 @@ fn under_load_damage_loses_nothing_that_was_acknowledged() {
     instance.stop();
 }
 
+/// One who is attached, with accounts that hold 8000 together.
+fn banker(place: &Place) -> Visitor {
+    let mut visitor = Visitor::attached(&place.run_dir());
+    visitor.must("open 8", "opened");
+    visitor
+}
+
+#[test]
+fn who_is_attached_to_a_damaged_region_is_told_and_attaches_to_the_restored_one() {
+    let place = Place::new();
+    let instance = with_failing_repair(&place, "3").start();
+    let (mut idle, mut busy) = (banker(&place), Visitor::attached(&place.run_dir()));
+    let (mut stopped, mut reader) = (Visitor::attached(&place.run_dir()), Visitor::start(&place.run_dir()));
+    reader.must("view", "viewing");
+    instance.say("before the checkpoint");
+    instance.command("checkpoint", &[]).assert_succeeded();
+    idle.must("transfer 1 2 500", "done");
+    let worker = instance.say("after it");
+    busy.must("hold", "holding");
+    stopped.signal(Signal::SIGSTOP);
+    instance.kill_child(worker);
+    instance.wait_for_log("the region was restored from checkpoint");
+    // Nobody was waited for: one is stopped, and one in the middle of a transaction that reaches nobody.
+    assert_eq!(busy.ask("restore"), "released");
+    stopped.signal(Signal::SIGCONT);
+    for visitor in [&mut idle, &mut busy, &mut stopped] {
+        let said = visitor.must_fail("add", "the session has ended");
+        assert!(said.contains("attach again"), "{said}");
+        visitor.must_fail("sum", "the session has ended");
+        assert!(visitor.ask("attach").starts_with("attached "));
+        visitor.must("sum", "8000");
+    }
+    reader.must_fail("sum", "the region");
+    reader.must("view", "viewing");
+    reader.must("sum", "8000");
+    let status = instance.status();
+    let degraded = (&status["state"], &status["attached"], &status["totals"]["crashes"]);
+    assert_eq!(degraded, (&"degraded".into(), &3.into(), &0.into()), "{status}");
+    // They are what they were: held, repaired, and found by the next supervisor.
+    busy.must("hold", "holding");
+    busy.kill();
+    idle.must("transfer 0 1 7", "done");
+    instance.wait_for_status("it is repaired", |status| status["totals"]["crashes"] == 1);
+    instance.command("reload", &[]).assert_succeeded();
+    instance.kill9_leaving_visitors();
+    let instance = place.start();
+    idle.must("transfer 1 0 7", "done");
+    assert_eq!((&instance.status()["state"], &instance.status()["attached"]), (&"running".into(), &2.into()));
+    for visitor in [&mut idle, &mut stopped] {
+        visitor.must("sum", "8000");
+        visitor.must("detach", "detached");
+    }
+    assert_eq!(instance.books_agree().len(), 2);
+    drop((idle, busy, stopped, reader));
+    instance.stop();
+    assert_eq!(damaged_regions(&place), 1);
+    run(program("recovery").arg("verify").arg(place.region())).assert_succeeded();
+}
+
+#[test]
+fn a_death_of_an_attached_program_that_cannot_be_repaired_is_damage_too() {
+    let place = Place::new();
+    let instance = with_failing_repair(&place, "3").start();
+    let (mut witness, mut victim) = (banker(&place), Visitor::attached(&place.run_dir()));
+    instance.command("checkpoint", &[]).assert_succeeded();
+    victim.must("hold", "holding");
+    victim.kill();
+    instance.wait_for_log("the region is damaged");
+    // Who comes while it is being restored waits.
+    let mut late = Visitor::start(&place.run_dir());
+    assert!(late.ask("attach").starts_with("attached "));
+    late.must("sum", "8000");
+    instance.wait_for_log("the region was restored from checkpoint");
+    witness.must_fail("transfer 1 2 5", "the session has ended");
+    assert!(witness.ask("attach").starts_with("attached "));
+    witness.must("transfer 1 2 5", "done");
+    for visitor in [&mut witness, &mut late] {
+        visitor.must("sum", "8000");
+        visitor.must("detach", "detached");
+    }
+    drop((witness, victim, late));
+    instance.stop();
+    run(program("recovery").arg("verify").arg(place.region())).assert_succeeded();
+}
+
 #[test]
 fn without_a_checkpoint_damage_ends_the_instance() {
     let place = Place::new();
@@ -275,18 +361,23 @@ fn without_a_checkpoint_damage_ends_the_instance() {
 
 #[test]
 fn a_supervisor_killed_while_it_restores_begins_again() {
-    let place = Place::new();
-    let instance = with_failing_repair(&place, "3").start();
-    let worker = instance.say("acknowledged");
-    instance.command("checkpoint", &[]).assert_succeeded();
-    instance.kill_child(worker);
-    instance.wait_for_log("the region is damaged");
-    instance.kill9();
-    place.no_process_left();
-    let instance = place.start();
-    assert_eq!(instance.books_agree().len(), 1);
-    instance.stop();
-    run(program("recovery").arg("verify").arg(place.region())).assert_succeeded();
+    // Before, in the middle, and after: going back takes some ten milliseconds.
+    for delay in [0, 2, 5, 10, 20, 40] {
+        let place = Place::new();
+        let instance = with_failing_repair(&place, "3").start();
+        let worker = instance.say("acknowledged");
+        instance.command("checkpoint", &[]).assert_succeeded();
+        instance.kill_child(worker);
+        instance.wait_for_log("the region is damaged");
+        std::thread::sleep(Duration::from_millis(delay));
+        instance.kill9();
+        place.no_process_left();
+        let instance = place.start();
+        assert_eq!(instance.books_agree().len(), 1, "killed {delay} ms after the damage");
+        instance.stop();
+        run(program("recovery").arg("verify").arg(place.region())).assert_succeeded();
+        assert_eq!(damaged_regions(&place), 1, "killed {delay} ms after the damage");
+    }
 }
 
 // ---- The process that takes them -----------------------------------------------------------------------------------------

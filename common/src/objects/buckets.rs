@@ -295,6 +295,11 @@ impl<'r> Entry<'r> {
         append(self.value, self.value_length, bytes);
     }
 
+    /// The words of the key, and how many bytes of them it has.
+    pub(crate) fn key_words(&self) -> (&'r [AtomicU64], usize) {
+        (self.key, self.key_length)
+    }
+
     /// The words of the value, and how many bytes of them it has.
     pub(crate) fn value_words(&self) -> (&'r [AtomicU64], usize) {
         (self.value, self.value_length)

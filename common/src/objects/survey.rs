@@ -144,6 +144,19 @@ impl Item<'_> {
         value
     }
 
+    /// Whether key and value are filled up to whole words with zeros: by words is how keys are compared.
+    pub fn is_filled_up(&self) -> bool {
+        let (key, key_length) = self.entry.key_words();
+        let (value, value_length) = self.entry.value_words();
+        let last = |words: &[AtomicU64], from: Offset| {
+            let place = Offset(from.0 + (words.len().saturating_sub(1) * size_of::<u64>()) as u64);
+            words.last().map(|word| self.before.word(place, word))
+        };
+        let value_from = self.entry.value_offset();
+        let key_from = Offset(value_from.0 - size_of_val(key) as u64);
+        is_filled_up(last(key, key_from), key_length) && is_filled_up(last(value, value_from), value_length)
+    }
+
     /// In a folder: what is named; `None` where the value names nothing.
     pub fn named(&self) -> Option<Named> {
         Named::from_bytes(&self.value()).ok()
@@ -153,6 +166,12 @@ impl Item<'_> {
 /// Whether these bytes are a name that a folder takes.
 pub fn is_name(bytes: &[u8]) -> bool {
     std::str::from_utf8(bytes).is_ok_and(|name| folder::check_name(name).is_ok())
+}
+
+/// Whether of the last word of so many bytes the rest is zero.
+fn is_filled_up(last: Option<u64>, length: usize) -> bool {
+    let used = length % size_of::<u64>() * 8;
+    used == 0 || last.is_none_or(|last| last >> used == 0)
 }
 
 impl<'a> Survey<'a> {

@@ -18,6 +18,9 @@ use super::heap::Marks;
 use super::{Place, Wrong, Wrongs, in_flight};
 use crate::picture::{self, Gap, Picture};
 
+/// What is wrong with what a key, a value or an item is filled up with.
+const UNFILLED: &str = "stand other bytes than zeros";
+
 /// What a walk over all objects gave.
 pub(super) struct Walk {
     pub wrongs: Wrongs,
@@ -235,6 +238,10 @@ fn check_step(region: &Region, survey: &Survey<'_>, number: u64, parts: &[Part<'
             Part::Piece(piece) => {
                 let block = check_block(region, survey, piece.offset, piece.size, notes);
                 let is_item = survey.kind().is_some_and(Kind::has_items);
+                if is_item && !piece.is_filled_up() {
+                    notes
+                        .push(Note::Wrong("fill", format!("behind the item at {} {UNFILLED}", piece.offset)));
+                }
                 notes.push(match block {
                     Some(offset) if !is_item => Note::Page(offset),
                     block => Note::Entry(block),
@@ -246,6 +253,9 @@ fn check_step(region: &Region, survey: &Survey<'_>, number: u64, parts: &[Part<'
                 let key = item.key();
                 if let Some(what) = survey.misplaced(item, &key, number) {
                     notes.push(Note::Wrong("place", format!("the entry {} {what}", shown(&key))));
+                }
+                if !item.is_filled_up() {
+                    notes.push(Note::Wrong("fill", format!("behind the entry {} {UNFILLED}", shown(&key))));
                 }
                 if survey.kind() == Some(Kind::Folder) {
                     check_name(region, survey, item, &key, notes);

@@ -1,11 +1,11 @@
 //! The header, the journal's state and the slots: words that stand for themselves.
 
-use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::SeqCst;
+use std::sync::atomic::{AtomicU32, AtomicU64};
 
 use common::gate;
-use common::ids::{Owner, SlotIndex};
-use common::layout::{Counters, Slot};
+use common::ids::{Offset, Owner, SlotIndex};
+use common::layout::{Counters, HEADER_SIZE, Header, Slot};
 use common::limits::JOURNAL_RING;
 use common::lock;
 use common::region::Region;
@@ -51,8 +51,19 @@ pub(super) fn header(region: &Region) -> Wrongs {
     if gate != 0 && !lock::owner_of(gate).is_some_and(|closer| may_close(region, closer)) {
         wrongs.push(("gate", format!("the gate is closed by {gate:#x}, which names nobody who could")));
     }
-    note_reserved(&mut wrongs, &[&supervision.reserved, &region.header().gate.reserved]);
+    note_unused_header(&mut wrongs, region);
     at(&Place::Header, wrongs)
+}
+
+fn note_unused_header(wrongs: &mut Found, region: &Region) {
+    let header = region.header();
+    let beyond = size_of::<Header>() as u64;
+    let beyond = region.words(Offset(beyond), (HEADER_SIZE - beyond) as usize / size_of::<u64>());
+    let history = std::slice::from_ref(&header.history.reserved);
+    let words: [&[AtomicU64]; 4] =
+        [&header.supervision.reserved, &header.gate.reserved, history, beyond.unwrap_or_default()];
+    let pad = std::slice::from_ref(&header.supervision.pad);
+    note_unused(wrongs, &words, &[&header.identity.reserved, pad, &header.demand.reserved]);
 }
 
 /// Whether this is somebody who can have closed the gate and will open it, or be repaired.
@@ -91,7 +102,7 @@ pub(super) fn journal(region: &Region) -> Wrongs {
             ));
         }
     }
-    note_reserved(&mut wrongs, &[&journal.reserved]);
+    note_unused(&mut wrongs, &[&journal.reserved], &[]);
     at(&Place::Journal, wrongs)
 }
 
@@ -119,7 +130,9 @@ pub(super) fn slot(region: &Region, index: SlotIndex, slot: &Slot) -> Wrongs {
     }
     note_counters(&mut wrongs, slot);
     wrongs.extend(users::cells(region, index, slot));
-    note_reserved(&mut wrongs, &[&slot.pad1, &slot.pad2, &slot.pad3, &slot.intent.reserved]);
+    let words: [&[AtomicU64]; 5] =
+        [&slot.pad1, &slot.pad2, &slot.pad3, &slot.intent.reserved, &slot.knell.reserved];
+    note_unused(&mut wrongs, &words, &[std::slice::from_ref(&slot.pad0), &slot.knell.pad]);
     at(&Place::Slot(index), wrongs)
 }
 
@@ -143,8 +156,10 @@ fn values(counters: &Counters) -> [u64; 8] {
     std::array::from_fn(|index| counters.words[index].load(SeqCst))
 }
 
-fn note_reserved(wrongs: &mut Found, areas: &[&[AtomicU64]]) {
-    if areas.iter().copied().flatten().any(|word| word.load(SeqCst) != 0) {
+/// What the layout says is zero.
+fn note_unused(wrongs: &mut Found, words: &[&[AtomicU64]], halves: &[&[AtomicU32]]) {
+    let words = words.iter().copied().flatten().any(|word| word.load(SeqCst) != 0);
+    if words || halves.iter().copied().flatten().any(|half| half.load(SeqCst) != 0) {
         wrongs.push(("reserved", "words that nobody uses are not zero: somebody wrote there".to_owned()));
     }
 }

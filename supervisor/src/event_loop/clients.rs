@@ -3,6 +3,7 @@
 
 use std::os::fd::AsRawFd;
 
+use common::error::Result;
 use common::ids::{Owner, Pid};
 use common::limits::MAX_CLIENTS;
 use common::sys::peer::Process;
@@ -10,16 +11,17 @@ use common::sys::process;
 use common::wire::control::{Access, Membership, Response};
 
 use crate::cli::slots_for;
+use crate::clients::Clients;
 use crate::control::ConnectionId;
 use crate::pool::Departure;
 
 use super::{Phase, Supervisor};
 
 impl Supervisor {
-    /// Somebody wants a share in the region. While every slot is still being looked at he waits.
+    /// Somebody wants a share in the region. While it is being restored, or every slot is still being looked at, he waits.
     pub(super) fn attach(&mut self, id: ConnectionId, access: Access) {
         match self.phase {
-            Phase::TakingOver => self.let_wait(id, access),
+            Phase::TakingOver | Phase::Restoring { .. } => self.let_wait(id, access),
             Phase::Serving => match access {
                 Access::Read if self.control.carries_descriptors(id) => {
                     self.control.reply(id, &Response::Shown, &[self.region_to_show.as_raw_fd()]);
@@ -59,7 +61,7 @@ impl Supervisor {
         }
     }
 
-    fn try_join(&mut self, id: ConnectionId) -> Result<(), String> {
+    fn try_join(&mut self, id: ConnectionId) -> std::result::Result<(), String> {
         if self.control.is_attached(id) {
             return Err("this connection has a slot already; each slot needs its own".to_owned());
         }
@@ -89,7 +91,7 @@ impl Supervisor {
     }
 
     /// Workers come first: as many slots are left as they may need.
-    fn reserve_for(&mut self, pid: Pid) -> Result<Owner, String> {
+    fn reserve_for(&mut self, pid: Pid) -> std::result::Result<Owner, String> {
         let attached = self.pool.attached() as usize;
         let kept = slots_for(self.policy.shape()).saturating_sub(self.pool.used_by_workers());
         let owner =
@@ -178,6 +180,21 @@ impl Supervisor {
             self.repairs.add(owner, true, self.now());
             self.note_client_crash(pid, owner);
         }
+    }
+
+    /// The region is given up. Attached programs are nobody's children, and keep it mapped for as long as they like: whatever
+    /// they do there reaches nobody. They are told by the region itself and by the end of their connections, and attach anew.
+    pub(super) fn part_from_clients(&mut self) -> Result<()> {
+        let attached = self.pool.attached();
+        if attached > 0 {
+            log::warn!(
+                "{attached} programs are attached to the damaged region; they are told to attach again"
+            );
+        }
+        let connections = self.clients.connections();
+        self.clients = Clients::new(self.rundir.clients()?)?;
+        connections.into_iter().for_each(|id| self.control.hang_up(id));
+        Ok(())
     }
 
     /// Those without a connection may have left without a word. They, and those who are not known, may be gone where no

@@ -21,6 +21,7 @@ impl Supervisor {
                 "the region is damaged; the next start goes back to a checkpoint",
             ));
             self.phase = self.closing(self.now());
+            self.answer_attach_waiters();
             return;
         }
         if !matches!(self.phase, Phase::TakingOver | Phase::Serving) {

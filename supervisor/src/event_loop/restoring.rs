@@ -56,9 +56,7 @@ impl Supervisor {
     pub(super) fn go_back(&mut self, what: &str) {
         let now = self.now();
         let again = self.restoring.last.is_some_and(|last| now.saturating_sub(last) < AGAIN);
-        // Attached programs keep the damaged region mapped, and are nobody's children: the next start goes back to a checkpoint.
-        let attached = self.pool.attached() > 0;
-        if again || attached || !matches!(self.phase, Phase::TakingOver | Phase::Serving) {
+        if again || !matches!(self.phase, Phase::TakingOver | Phase::Serving) {
             let again = if again { " again, just after it was restored from a checkpoint" } else { "" };
             return self.stop_with(Error::region(format!(
                 "the region is damaged{again}: {what}; `recovery verify` says more, and the next start goes back to the \
@@ -66,6 +64,9 @@ impl Supervisor {
             )));
         }
         self.restoring.why = what.to_owned();
+        if let Err(error) = self.part_from_clients() {
+            return self.stop_with(error);
+        }
         self.pool.fell_all().into_iter().for_each(children::kill);
         let next = self.next_template.take().map(|next| next.child);
         let kept = [self.template.child.take(), self.recovery.child.take(), self.keeper.child.take()];
@@ -125,6 +126,7 @@ impl Supervisor {
         let why = &self.restoring.why;
         self.verdict.get_or_insert(Error::region(format!("the region is damaged: {why}; {error}")));
         self.phase = self.closing(self.now());
+        self.answer_attach_waiters();
     }
 
     /// The restored region is this instance's: what is to be done first is what every life begins with.

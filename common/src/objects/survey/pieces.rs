@@ -24,6 +24,12 @@ pub struct Piece<'a> {
 }
 
 impl Piece<'_> {
+    /// Whether it is filled up to whole words with zeros, as items are.
+    pub fn is_filled_up(&self) -> bool {
+        let place = Offset(self.first.0 + (self.words.len().saturating_sub(1) * WORD) as u64);
+        super::is_filled_up(self.words.last().map(|word| self.before.word(place, word)), self.length)
+    }
+
     /// Its bytes.
     pub fn bytes(&self) -> Vec<u8> {
         let offsets = (self.first.0..).step_by(WORD);

@@ -254,7 +254,7 @@ fn an_item_in_flight_waits_for_a_queue_that_another_holds_and_the_slot_with_it()
     let mut living = scene.seat(4, 1);
     let mut txn = living.begin().unwrap();
     txn.queue(jobs).unwrap().push_back(&[10; 40]).unwrap();
-    assert!(matches!(repairer(&scene).repair(dead(), true), Err(Setback::Later)));
+    assert!(matches!(repairer(&scene).repair(dead(), true), Err(Setback::Later(Fate::None))));
     assert!(!scene.slot(SLOT).holds_nothing() && needs_repair(scene.slot(SLOT)));
     txn.commit().unwrap();
     repairer(&scene).repair(dead(), true).unwrap().unwrap();
@@ -282,6 +282,30 @@ fn a_takeover_puts_items_back_whose_queue_a_later_slot_died_with() {
     crate::takeover::take_over(&scene.region, &scene.spool, &[]).unwrap();
     assert_eq!(numbers(&scene, jobs), [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]);
     assert_eq!(check_with(&scene.region, &[]), []);
+}
+
+#[test]
+fn what_became_of_a_transaction_is_said_though_an_item_had_to_wait() {
+    let scene = Scene::new();
+    with_objects(&scene);
+    with_queue_and_blob(&scene);
+    let back = Folder::open(&scene.region, "shop/back").unwrap();
+    let jobs = back.open_queue(&scene.region, "jobs").unwrap();
+    let mut seat = scene.seat(SLOT, 9);
+    let mut txn = seat.begin().unwrap();
+    txn.queue(jobs).unwrap().take_front().unwrap().unwrap();
+    txn.commit().unwrap();
+    change(&mut seat, scene.map("stock"));
+    // Whoever has the queue died too, and comes later.
+    let mut other = scene.seat(SLOT + 1, 1);
+    let mut txn = other.begin().unwrap();
+    txn.queue(jobs).unwrap().pop_front().unwrap().unwrap();
+    std::mem::forget(txn);
+    let taken_over = crate::takeover::take_over(&scene.region, &scene.spool, &[]).unwrap();
+    let fates: Vec<_> =
+        taken_over.dead.iter().map(|remains| (remains.owner.slot, remains.transaction)).collect();
+    assert_eq!(fates, [(SlotIndex(SLOT + 1), Fate::RolledBack), (SlotIndex(SLOT), Fate::RolledBack)]);
+    assert_eq!(numbers(&scene, jobs), [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]);
 }
 
 #[test]

@@ -55,7 +55,7 @@ fn slab(scene: &Scene) -> (u32, &Slab) {
 type Scribble = fn(&Scene);
 
 /// Where it must be found, and what must be said there.
-const TABLE: [(&str, &str, Scribble); 36] = [
+const TABLE: [(&str, &str, Scribble); 37] = [
     ("/shop/stock", "bits of another hash", |scene| {
         let linked = (0..600).map(|entry| word(scene, entry, 0)).find(|link| link.load(SeqCst) != 0);
         linked.unwrap().fetch_xor(1 << 60, SeqCst);
@@ -74,6 +74,10 @@ const TABLE: [(&str, &str, Scribble); 36] = [
     ("/shop/stock", "not its key's", |scene| word(scene, 9, 3).store(u64::MAX, SeqCst)),
     ("/shop/stock", "is none", |scene| word(scene, 9, 2).store(u64::MAX, SeqCst)),
     ("/shop/stock", "bytes at", |scene| word(scene, 9, 2).store(100 << 32 | 8, SeqCst)),
+    ("/shop/stock", "other bytes than zeros", |scene| {
+        // The key has eight bytes, the value four.
+        word(scene, 9, 4).fetch_or(1 << 63, SeqCst);
+    }),
     ("/shop/stock", "is none", |scene| word(scene, 9, 0).store(u64::MAX - 7, SeqCst)),
     ("/shop/stock", "have no end", |scene| {
         let own = entries(scene, index(scene, "stock"))[9];

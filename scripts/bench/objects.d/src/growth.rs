@@ -9,10 +9,13 @@ use common::txn::Seat;
 
 use crate::ours::{self, Ours};
 use crate::processes::{ns_per_operation, pin, unpin};
-use crate::table::{Table, Target, in_turn, median};
+use crate::table::{Table, Target, median};
 use crate::{Effort, ITEM};
 
 const SMALLEST: u64 = 100;
+
+/// Slices of which the least is a figure.
+const TURNS: usize = 3;
 
 /// Both at one size.
 struct Pair<'r> {
@@ -21,7 +24,11 @@ struct Pair<'r> {
     deque: VecDeque<Box<[u8; ITEM]>>,
     blob: Blob,
     vector: Vec<u8>,
+    effort: Effort,
 }
+
+/// Ours and the standard library's, in nanoseconds.
+type Figures = [f64; 2];
 
 pub fn run(table: &mut Table, effort: Effort) {
     pin(0);
@@ -29,13 +36,12 @@ pub fn run(table: &mut Table, effort: Effort) {
     let sizes: Vec<u64> = std::iter::successors(Some(SMALLEST), |size| Some(size * 10))
         .take_while(|size| *size <= effort.entries)
         .collect();
-    let mut pairs: Vec<Pair<'_>> = sizes.iter().map(|entries| Pair::filled(&ours, *entries)).collect();
+    let mut pairs: Vec<Pair<'_>> = sizes.iter().map(|entries| Pair::filled(&ours, *entries, effort)).collect();
     let mut seat = ours.seat(0);
     let (mut queues, mut blobs) = (Vec::new(), Vec::new());
-    for _ in 0..effort.rounds {
-        // All sizes in every round, so that each ratio is of figures of the same moment.
-        queues.push(pairs.iter_mut().map(|pair| pair.push_and_pop(&mut seat, effort)).collect::<Vec<_>>());
-        blobs.push(pairs.iter().map(|pair| pair.read(effort)).collect::<Vec<_>>());
+    for number in 0..effort.rounds {
+        queues.push(round(&mut pairs, number, |pair, turn| pair.push_and_pop(&mut seat, turn)));
+        blobs.push(round(&mut pairs, number, |pair, turn| pair.read(turn)));
     }
     for (what, theirs, rounds) in [("push and pop", "VecDeque", &queues), ("read", "Vec", &blobs)] {
         for (index, entries) in sizes.iter().enumerate() {
@@ -53,8 +59,40 @@ pub fn run(table: &mut Table, effort: Effort) {
     unpin();
 }
 
+/// All sizes in every round, so that each ratio is of figures of the same moment. Every figure is the least of several short
+/// slices, between which all others have theirs: what disturbs the machine only ever adds, and it shall not add to the
+/// smallest size alone. The sizes go up and down in turn, and so do the sides, so that nobody always follows the same one.
+fn round<'r>(
+    pairs: &mut [Pair<'r>],
+    number: usize,
+    mut measure: impl FnMut(&mut Pair<'r>, usize) -> Figures,
+) -> Vec<Figures> {
+    let mut least = vec![[f64::MAX; 2]; pairs.len()];
+    for turn in 0..TURNS {
+        for place in 0..pairs.len() {
+            let index = if (number + turn).is_multiple_of(2) { place } else { pairs.len() - 1 - place };
+            let measured = measure(&mut pairs[index], number + turn);
+            least[index].iter_mut().zip(measured).for_each(|(least, now)| *least = least.min(now));
+        }
+    }
+    least
+}
+
+/// Measures both sides for a slice each; which is first is another one each turn.
+fn both(effort: Effort, turn: usize, mut ours: impl FnMut(), mut theirs: impl FnMut()) -> Figures {
+    let mut figures = [0.0; 2];
+    for side in [turn % 2, 1 - turn % 2] {
+        figures[side] = match side {
+            0 => ns_per_operation(effort, &mut ours),
+            _ => ns_per_operation(effort, &mut theirs),
+        };
+    }
+    figures
+}
+
 impl<'r> Pair<'r> {
-    fn filled(ours: &'r Ours, entries: u64) -> Self {
+    fn filled(ours: &'r Ours, entries: u64, effort: Effort) -> Self {
+        let effort = Effort { slice_ms: effort.slice_ms / TURNS as u64, ..effort };
         let queue = ours.queue(&format!("queue {entries}"), 0);
         let mut seat = ours.seat(0);
         let mut deque = VecDeque::new();
@@ -67,56 +105,44 @@ impl<'r> Pair<'r> {
         let bytes = (entries * ITEM as u64).min(common::limits::MAX_BLOB) as usize;
         let vector: Vec<u8> = (0..bytes).map(|place| place as u8).collect();
         let blob = ours.blob(&format!("blob {entries}"), &vector);
-        Self { region: &ours.region, queue, deque, blob, vector }
+        Self { region: &ours.region, queue, deque, blob, vector, effort }
     }
 
-    /// Nanoseconds of a push behind the last and a pop of the first: ours, the standard library's.
-    fn push_and_pop(&mut self, seat: &mut Seat<'_>, effort: Effort) -> [f64; 2] {
+    /// A push behind the last and a pop of the first.
+    fn push_and_pop(&mut self, seat: &mut Seat<'_>, turn: usize) -> Figures {
         let (queue, deque, mut item) = (self.queue, &mut self.deque, Vec::new());
-        let measured = in_turn(
-            1,
-            &mut [
-                &mut || {
-                    ns_per_operation(effort, || {
-                        ours::push(seat, queue, black_box(&[3; ITEM])).expect("push");
-                        ours::pop(seat, queue, &mut item).expect("pop");
-                    })
-                },
-                &mut || {
-                    ns_per_operation(effort, || {
-                        deque.push_back(Box::new(black_box([3; ITEM])));
-                        black_box(deque.pop_front());
-                    })
-                },
-            ],
-        );
-        [measured[0][0], measured[1][0]]
+        both(
+            self.effort,
+            turn,
+            || {
+                ours::push(seat, queue, black_box(&[3; ITEM])).expect("push");
+                ours::pop(seat, queue, &mut item).expect("pop");
+            },
+            || {
+                deque.push_back(Box::new(black_box([3; ITEM])));
+                black_box(deque.pop_front());
+            },
+        )
     }
 
-    /// Nanoseconds of a read of 64 bytes anywhere: ours, the standard library's.
-    fn read(&self, effort: Effort) -> [f64; 2] {
+    /// A read of 64 bytes anywhere.
+    fn read(&self, turn: usize) -> Figures {
         let places = (self.vector.len() / ITEM) as u64;
         let (mut one, mut other) = (Places(1, places), Places(1, places));
         let (mut bytes, mut copy) = ([0; ITEM], [0; ITEM]);
-        let measured = in_turn(
-            1,
-            &mut [
-                &mut || {
-                    ns_per_operation(effort, || {
-                        assert_eq!(self.blob.read_at(self.region, one.next(), &mut bytes), Ok(true));
-                        black_box(&bytes);
-                    })
-                },
-                &mut || {
-                    ns_per_operation(effort, || {
-                        let at = other.next() as usize;
-                        copy.copy_from_slice(&self.vector[at..at + ITEM]);
-                        black_box(&copy);
-                    })
-                },
-            ],
-        );
-        [measured[0][0], measured[1][0]]
+        both(
+            self.effort,
+            turn,
+            || {
+                assert_eq!(self.blob.read_at(self.region, one.next(), &mut bytes), Ok(true));
+                black_box(&bytes);
+            },
+            || {
+                let at = other.next() as usize;
+                copy.copy_from_slice(&self.vector[at..at + ITEM]);
+                black_box(&copy);
+            },
+        )
     }
 }
 

@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use common::ids::{Generation, Minute, Offset, Owner, SlotIndex};
 use common::journal::spool::{Spool, data_path};
 use common::journal::writer::Writer;
-use common::region::Region;
+use common::region::{Region, UnverifiedRegion};
 use common::slots;
 use common::txn::Seat;
 use common::wire::control::Sync;
@@ -69,6 +69,20 @@ impl Arena {
         Ok(Self { region, spool, path: path.to_owned(), _file: file, _writers: writers })
     }
 
+    /// What is in such a directory already, taken over as a supervisor's start does it.
+    pub fn taken_over(path: &Path) -> Result<Self, String> {
+        let open = || -> Result<Self, Box<dyn std::error::Error>> {
+            let spool = Spool::open_or_create(path)?;
+            let writers = spool.take()?;
+            let file = File::options().read(true).write(true).open(path.join("region"))?;
+            let region = UnverifiedRegion::open(&file)?.once(Region::mark_in_use)?;
+            Ok(Self { region, spool, path: path.to_owned(), _file: file, _writers: writers })
+        };
+        let this = open().map_err(|error| format!("cannot take a region over: {error}"))?;
+        this.open_journal()?;
+        Ok(this)
+    }
+
     /// Prepares the journal as a supervisor's start does.
     pub fn open_journal(&self) -> Result<(), String> {
         take_over(&self.region, &self.spool, &[]).map(drop).map_err(|obstacle| format!("{obstacle:?}"))
@@ -101,6 +115,15 @@ impl Arena {
     /// What the open minute's file holds.
     pub fn journal(&self) -> Vec<u8> {
         std::fs::read(data_path(&self.path, self.minute())).unwrap_or_default()
+    }
+
+    /// What the files of all minutes hold.
+    pub fn whole_journal(&self) -> Result<Vec<u8>, String> {
+        let mut whole = Vec::new();
+        for file in self.spool.minutes().map_err(|error| error.to_string())? {
+            whole.extend(std::fs::read(data_path(&self.path, file.minute)).unwrap_or_default());
+        }
+        Ok(whole)
     }
 
     /// Makes the open minute's file hold these bytes.

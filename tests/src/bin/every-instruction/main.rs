@@ -4,8 +4,9 @@
 //! leaves.
 //!
 //! In reading order: what is proved ([`shop`], [`mill`], [`operations`]), how its images are got ([`tracee`], [`watch`],
-//! [`images`]), how they are tried ([`arena`], [`model`], [`accounting`], [`sleepers`], [`marks`], [`trial`]), and the whole
-//! ([`proof`], [`pairs`], [`blocks`], [`planted`], [`program`]).
+//! [`images`]), how they are tried ([`arena`], [`model`], [`accounting`], [`sleepers`], [`removal`],
+//! [`marks`], [`trial`]), and the whole
+//! ([`proof`], [`pairs`], [`blocks`], [`restoring`], [`planted`], [`program`]).
 
 #[cfg(target_arch = "x86_64")]
 mod program;
@@ -41,6 +42,9 @@ mod accounting;
 mod sleepers;
 
 #[cfg(target_arch = "x86_64")]
+mod removal;
+
+#[cfg(target_arch = "x86_64")]
 mod marks;
 
 #[cfg(target_arch = "x86_64")]
@@ -54,6 +58,12 @@ mod pairs;
 
 #[cfg(target_arch = "x86_64")]
 mod blocks;
+
+#[cfg(target_arch = "x86_64")]
+mod tree;
+
+#[cfg(target_arch = "x86_64")]
+mod restoring;
 
 #[cfg(target_arch = "x86_64")]
 mod planted;

@@ -47,7 +47,7 @@ impl Model {
             folders: folders(region)?,
             users: tally::totals(region).map_err(|error| error.to_string())?.users,
             counters: region.slots().map(|(_, slot)| values(&slot.published)).collect(),
-            records: records(&arena.journal())?,
+            records: records(&arena.whole_journal()?)?,
         })
     }
 

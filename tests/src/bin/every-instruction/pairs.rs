@@ -1,21 +1,24 @@
 //! Two living processes: one is stopped at each of its instructions, or asleep, while the other does its work.
 
 use std::path::Path;
+use std::sync::atomic::AtomicI32;
+use std::sync::atomic::Ordering::SeqCst;
 
 use common::bell::Side;
-use common::objects::Map;
 use common::objects::queue::End;
+use common::objects::{Map, ReadError};
 use common::region::Region;
 use common::txn::{Seat, Transaction, TxnError};
+use recovery::verify;
 
 use crate::arena::{ACTOR, Arena, FOLLOWER, SURVIVOR_AGAIN};
 use crate::mill::{self, Mill, push};
 use crate::shop::{self, Shop, put};
 use crate::sleepers::rung_by;
-use crate::tracee::{Next, Tracee, mark};
+use crate::tracee::{Next, Tracee, is_asleep, mark};
 
 /// Every pair.
-pub const ALL: [(&str, Pair); 7] = [
+pub const ALL: [(&str, Pair); 9] = [
     ("those who wait at a queue, and who changes it", |place, _| ring(place)),
     ("a reader of a blob, and a writer", |place, stops| {
         at_the_mill_beside(place, stops, read_blob_for_ever, |seat, mill, turn| {
@@ -42,6 +45,24 @@ pub const ALL: [(&str, Pair); 7] = [
             txn.commit()
         })
     }),
+    ("who reads a blob, and who deletes it and makes another", |place, stops| {
+        at_the_mill_beside(place, stops, find_and_read_for_ever, |seat, mill, turn| {
+            let mut txn = seat.begin()?;
+            txn.delete(mill.folder, "text")?;
+            let text = txn.create_blob(mill.folder, "text")?;
+            txn.blob(text)?.set(&vec![turn as u8; 300 + turn % 2 * 10])?;
+            txn.commit()
+        })
+    }),
+    ("who pushes, and who deletes the queue and makes another", |place, stops| {
+        at_the_mill_beside(place, stops, find_and_push_for_ever, |seat, mill, turn| {
+            let mut txn = seat.begin()?;
+            txn.delete(mill.folder, "jobs")?;
+            let jobs = txn.create_queue(mill.folder, "jobs", 0)?;
+            txn.queue(jobs)?.push_back(&[turn as u8; 30])?;
+            txn.commit()
+        })
+    }),
     ("a reader, and a writer in place", |place, stops| read_beside(place, stops, "wide", |_| 200)),
     ("a reader, and a writer out of place", |place, stops| {
         read_beside(place, stops, "long", |turn| 300 + turn % 2 * 10)
@@ -50,7 +71,7 @@ pub const ALL: [(&str, Pair); 7] = [
 ];
 
 /// Pairs at the mill, which share the samples of the short form.
-pub const OF_THE_MILL: usize = 4;
+pub const OF_THE_MILL: usize = 6;
 
 /// A pair, and after how many of its instructions at most one is stopped; gives how many were executed.
 pub type Pair = fn(&Path, usize) -> Result<u64, String>;
@@ -151,8 +172,7 @@ fn at_the_mill_beside(
     shop::furnish(&arena)?;
     mill::furnish(&arena)?;
     let mill = Shop::open(&arena.region)?.mill.ok_or("there is no mill")?;
-    let mut other = arena.seat(FOLLOWER)?;
-    change_twice(&mut other, mill, 0, change)?;
+    change_twice(&arena, mill, 0, change)?;
     let one = Tracee::fork(|| live(&arena, mill))?;
     let undisturbed = advance(&one, usize::MAX)?;
     let mut steps = undisturbed as u64;
@@ -160,20 +180,43 @@ fn at_the_mill_beside(
     for stop in (0..=undisturbed).step_by((undisturbed / stops.div_ceil(OF_THE_MILL)).max(1)) {
         steps += advance(&one, stop)? as u64;
         let say = |error| format!("stopped after {stop} instructions: {error}");
-        change_twice(&mut other, mill, stop, change).map_err(say)?;
-        one.go_on().map_err(say)?;
+        let went_on = go_on_beside(&one, || change_twice(&arena, mill, stop, change));
+        went_on.and_then(|changed| changed).map_err(say)?;
     }
-    Ok(steps)
+    verify::check(&arena.region).first().map_or(Ok(steps), |finding| Err(finding.to_string()))
+}
+
+/// Lets one go on once the other has done its work, or has to wait for it.
+fn go_on_beside<T: Send>(one: &Tracee, work: impl FnOnce() -> T + Send) -> Result<T, String> {
+    let thread = AtomicI32::new(0);
+    std::thread::scope(|scope| {
+        let other = scope.spawn(|| {
+            thread.store(nix::unistd::gettid().as_raw(), SeqCst);
+            work()
+        });
+        let own = std::process::id().cast_signed();
+        let waits = || matches!(thread.load(SeqCst), known if known != 0 && is_asleep(own, known));
+        while !other.is_finished() && !waits() {
+            std::thread::yield_now();
+        }
+        let went_on = one.go_on();
+        let done = other.join().map_err(|_| "the other has panicked".to_owned());
+        went_on.and(done)
+    })
 }
 
 fn change_twice(
-    seat: &mut Seat<'_>,
+    arena: &Arena,
     mill: Mill,
     stop: usize,
     change: fn(&mut Seat<'_>, Mill, usize) -> Result<(), TxnError>,
 ) -> Result<(), String> {
-    let turns = [stop * 2, stop * 2 + 1];
-    turns.into_iter().try_for_each(|turn| change(seat, mill, turn)).map_err(|error| error.to_string())
+    let mut seat = arena.seat(FOLLOWER)?;
+    let mut turns = [stop * 2, stop * 2 + 1].into_iter();
+    let changed = turns.try_for_each(|turn| change(&mut seat, mill, turn));
+    let freed = changed.and_then(|()| seat.free_deleted());
+    seat.leave();
+    freed.map_err(|error| error.to_string())
 }
 
 fn read_blob_for_ever(arena: &Arena, mill: Mill) {
@@ -192,6 +235,41 @@ fn peek_for_ever(arena: &Arena, mill: Mill) {
         let item = mill.jobs.peek(&arena.region, End::Front).ok().flatten().unwrap_or_default();
         if item.len() < 30 || item.iter().any(|byte| *byte != item[0]) {
             return;
+        }
+    }
+}
+
+/// Finds a blob by its name and reads it. It may be deleted in between.
+fn find_and_read_for_ever(arena: &Arena, mill: Mill) {
+    loop {
+        mark();
+        let found = mill.folder.open_blob(&arena.region, "text");
+        match found.and_then(|text| text.get(&arena.region)) {
+            Ok(bytes) if bytes.len() >= 300 && bytes.iter().all(|byte| *byte == bytes[0]) => {}
+            Err(ReadError::NotFound) => {}
+            _ => return,
+        }
+    }
+}
+
+/// Finds a queue by its name, pushes an item and pops it again. It may be deleted in between.
+fn find_and_push_for_ever(arena: &Arena, mill: Mill) {
+    let Ok(mut seat) = arena.seat(ACTOR) else { return };
+    let mut turn = || {
+        let jobs = mill.folder.open_queue(&arena.region, "jobs").map_err(|_| TxnError::NotFound)?;
+        let mut txn = seat.begin()?;
+        let mut jobs = txn.queue(jobs)?;
+        jobs.push_back(b"another")?;
+        let popped = jobs.pop_back()?;
+        txn.commit()?;
+        Ok(popped)
+    };
+    loop {
+        mark();
+        match turn() {
+            Ok(Some(item)) if item == b"another" => {}
+            Err(TxnError::NotFound) => {}
+            _ => return,
         }
     }
 }

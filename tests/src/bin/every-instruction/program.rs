@@ -10,6 +10,7 @@ use crate::operations::{self, Act, Operation};
 use crate::pairs;
 use crate::planted;
 use crate::proof::{Course, Depth, Tally, prove};
+use crate::restoring;
 
 const USAGE: &str = "every-instruction [--short] [--planted] [FILTER]
 Proves that a process may die at any instruction of any operation whose name contains FILTER.
@@ -107,6 +108,15 @@ fn prove_all(options: &Options) -> Result<(), String> {
             }
         }
     }
+    for (name, proof) in restoring::ALL.iter().filter(|(name, _)| name.contains(&options.filter)) {
+        match proof(&place(), samples(options.short)) {
+            Ok(steps) => println!("{name:<48}{steps:>9}  what was before, or what was gone back to"),
+            Err(error) => {
+                failures += 1;
+                println!("{name:<48} FAILED: {error}");
+            }
+        }
+    }
     if failures == 0 { Ok(()) } else { Err(format!("{failures} proofs have failed")) }
 }
 
@@ -116,6 +126,16 @@ fn first_failure(bug: Option<Bug>) -> Option<String> {
     if bug.is_none_or(Bug::is_of_blocks) {
         for (name, proof) in blocks::ALL {
             if let Err(error) = proof(&place(), deaths(true)) {
+                return Some(format!("{name}: {error}"));
+            }
+        }
+        if bug.is_some() {
+            return None;
+        }
+    }
+    if bug.is_none_or(Bug::is_of_restoring) {
+        for (name, proof) in restoring::ALL {
+            if let Err(error) = proof(&place(), samples(true)) {
                 return Some(format!("{name}: {error}"));
             }
         }
@@ -165,6 +185,11 @@ fn stops(short: bool) -> usize {
 /// After how many of its instructions a producer of blocks is killed, or a reader stopped.
 fn deaths(short: bool) -> usize {
     if short { 12 } else { 4000 }
+}
+
+/// How thoroughly going back to a checkpoint is proved.
+fn samples(short: bool) -> restoring::Depth {
+    if short { restoring::Depth::Calls } else { restoring::Depth::Samples(500) }
 }
 
 fn courses(operation: &Operation, short: bool) -> Vec<Course> {

@@ -94,7 +94,8 @@ pub fn prove(place: &Path, operation: &Operation, course: Course, depth: Depth) 
     let checked = Arena::new(directory.path(), "checked")?;
     shop::furnish(&traced)?;
     (operation.prepare)(&traced)?;
-    let (before, away) = (Model::read(&traced)?, shop::away(&traced.region)?);
+    let (before, away, shop) =
+        (Model::read(&traced)?, shop::away(&traced.region)?, Shop::open(&traced.region)?);
     let mut after = before.clone();
     if course != Course::RollBack && course != Course::HeldTooLong && operation.error.is_none() {
         (operation.effect)(&mut after);
@@ -133,7 +134,7 @@ pub fn prove(place: &Path, operation: &Operation, course: Course, depth: Depth) 
     }
     let (after, goes_on) = (after.recount(), operation.goes_on);
     let captures = operation.captures;
-    let court = Court { arena: &checked, base: &base, before, after, away, goes_on, captures };
+    let court = Court { arena: &checked, base: &base, before, after, away, shop, goes_on, captures };
     let verdicts = try_all(&court, &reel, course)?;
     let mut tally = Tally { steps: reel.steps, images: reel.images.len(), ..Tally::default() };
     try_repairs(&court, &traced, &reel, &verdicts, depth, &mut tally)?;
@@ -193,6 +194,9 @@ fn try_all(court: &Court<'_>, reel: &Reel, course: Course) -> Result<Vec<Verdict
         if again != verdict {
             return Err(say("whether it is committed depends on others".to_owned()));
         }
+        court
+            .judge_among_removals(image, verdict)
+            .map_err(|error| say(format!("its objects removed: {error}")))?;
         verdicts.push(verdict);
     }
     let ordered: Vec<_> = reel.sequence.iter().map(|number| verdicts[*number]).collect();

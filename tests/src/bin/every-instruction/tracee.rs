@@ -26,8 +26,10 @@ const FEW: u64 = 64;
 pub enum Next {
     /// A mark.
     Mark,
-    /// Anything that only computes, and system calls that leave region and journal alone.
+    /// Anything that only computes.
     Plain,
+    /// Any other system call.
+    Call,
     /// A write of these bytes at this offset.
     Write { bytes: Vec<u8>, offset: u64 },
     /// A wait for another process.
@@ -110,8 +112,24 @@ impl Tracee {
             [0x0f, 0x05] if registers.rax == FUTEX && matches!(registers.rsi & 0x7f, WAIT | WAIT_FOR) => {
                 Ok(Next::Wait)
             }
+            [0x0f, 0x05] => Ok(Next::Call),
             _ => Ok(Next::Plain),
         }
+    }
+
+    /// Runs up to its next system call, and makes that. False where it comes to a mark instead, and is beyond it.
+    pub fn make_next_call(&self) -> Result<bool, String> {
+        let fail = |error: nix::errno::Errno| format!("cannot run to a system call: {error}");
+        ptrace::syscall(self.pid, None).map_err(fail)?;
+        self.stopped(waitpid(self.pid, None))?;
+        let registers = ptrace::getregs(self.pid).map_err(fail)?;
+        let before = (registers.rip - 1) as *const u8;
+        // SAFETY: as in next(); it has just executed what lies there.
+        if unsafe { before.read() } == MARK {
+            return Ok(false);
+        }
+        ptrace::syscall(self.pid, None).map_err(fail)?;
+        self.stopped(waitpid(self.pid, None)).map(|()| true)
     }
 
     /// Executes one instruction, or half of one that copies or fills many bytes: its repetitions are steps of their own

@@ -13,7 +13,8 @@ use crate::accounting::account;
 use crate::arena::{ACTOR, Arena, FOLLOWER, SUCCESSOR, SURVIVOR_AGAIN};
 use crate::images::Image;
 use crate::model::{Content, Folders, Model, folders, values};
-use crate::{shop, sleepers};
+use crate::shop::Shop;
+use crate::{removal, shop, sleepers};
 
 /// What an image was repaired to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -31,6 +32,8 @@ pub enum Company {
     Survivor,
     /// Processes that sleep until they get the dead one's locks.
     Sleepers,
+    /// A survivor who, before the repair, deletes and renames what the dead one was using and has no lock of.
+    Remover,
 }
 
 /// The models that images are held against, and where they are repaired.
@@ -41,6 +44,8 @@ pub struct Court<'a> {
     pub after: Model,
     /// What the survivor works at.
     pub away: Map,
+    /// What the remover removes.
+    pub shop: Shop,
     /// Whether other transactions follow the one that decides.
     pub goes_on: bool,
     /// Whether the operation is a checkpoint.
@@ -57,22 +62,43 @@ struct Glimpse {
 impl Court<'_> {
     /// Tries one image.
     pub fn judge(&self, image: &Image, company: Company) -> Result<Verdict, String> {
+        self.try_image(image, company).map(|(verdict, _)| verdict)
+    }
+
+    /// Tries one whose verdict is known while somebody removes what the dead one was using.
+    pub fn judge_among_removals(&self, image: &Image, known: Verdict) -> Result<(), String> {
+        match self.try_image(image, Company::Remover)? {
+            (verdict, true) if verdict != known => {
+                Err("whether it is committed depends on others".to_owned())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The verdict, and whether before and after can be told apart.
+    fn try_image(&self, image: &Image, company: Company) -> Result<(Verdict, bool), String> {
         let region = &self.arena.region;
         self.arena.restore(self.base, &image.delta);
         self.arena.set_journal(&image.journal)?;
         let glimpse = Glimpse::catch(region)?;
         let decided = self.is_decided(image);
         let mut expected = [self.before.clone(), self.after.clone()];
-        if company == Company::Survivor {
+        if matches!(company, Company::Survivor | Company::Remover) {
             // Whoever has closed the gate and lives opens it; who died with it closed keeps everybody out, until repaired.
             shop::open_gate(self.arena);
             if self.captures && self.arena.region.header().gate.word.load(Relaxed) != 0 {
                 self.repair(Company::Alone)?;
             }
+        }
+        if company == Company::Survivor {
             let mut seat = self.arena.seat(SURVIVOR_AGAIN)?;
             shop::survive(&mut seat, self.away).map_err(|error| format!("a survivor: {error}"))?;
             seat.leave();
             expected = expected.map(shop::survived);
+        }
+        if company == Company::Remover {
+            let removals = removal::remove_unlocked(self.arena, &self.shop)?;
+            expected.iter_mut().for_each(|model| removals.iter().for_each(|removal| removal.apply(model)));
         }
         self.repair(company)?;
         shop::let_go(self.arena)?;
@@ -80,10 +106,11 @@ impl Court<'_> {
         sound(region)?;
         let mut model = Model::read(self.arena)?;
         let verdict = compare(&model, &expected)?;
-        if decided.is_some_and(|decided| self.before != self.after && decided != verdict) {
+        let told_apart = expected[0] != expected[1];
+        if decided.is_some_and(|decided| told_apart && decided != verdict) {
             return Err(format!("it was repaired to what was {verdict:?}, though its log says otherwise"));
         }
-        if company != Company::Survivor {
+        if !matches!(company, Company::Survivor | Company::Remover) {
             glimpse.compare(region, &model)?;
         }
         for owner in [SUCCESSOR, FOLLOWER] {
@@ -93,7 +120,7 @@ impl Court<'_> {
         }
         sound(region).map_err(|error| format!("afterwards: {error}"))?;
         self.compare_afterwards(&model.recount())?;
-        Ok(verdict)
+        Ok((verdict, told_apart))
     }
 
     fn repair(&self, company: Company) -> Result<(), String> {
@@ -153,7 +180,7 @@ fn compare(model: &Model, [before, after]: &[Model; 2]) -> Result<Verdict, Strin
 }
 
 /// Whether the region is sound by everybody's accounts.
-fn sound(region: &Region) -> Result<(), String> {
+pub fn sound(region: &Region) -> Result<(), String> {
     account(region)?;
     match verify::check(region).first() {
         None => Ok(()),

@@ -119,7 +119,8 @@ fn merge(ranges: Vec<Range<usize>>) -> Vec<Range<usize>> {
     merged
 }
 
-fn differs(words: &[std::sync::atomic::AtomicU64], seen: &[u64]) -> bool {
+/// Whether words differ from what was seen of them.
+pub fn differs(words: &[std::sync::atomic::AtomicU64], seen: &[u64]) -> bool {
     let (theirs, ours) = (words.as_ptr().cast(), seen.as_ptr().cast());
     // SAFETY: both are as long as `words`. Every process that has the region mapped writable is stopped or is this one.
     unsafe { nix::libc::memcmp(theirs, ours, size_of_val(words)) != 0 }
