@@ -56,7 +56,8 @@ back. Nothing is ever dropped.
 
 With a --dist-interval under a minute the device's minute is sealed early and later records go under the next name.
 
-Signals: TERM and INT finish what is being sent and end with 0; a second one does not wait.
+Signals: TERM and INT finish what is being sent and end with 0; a second one does not wait. With --drain, TERM first ships
+what is finished, such as the minute that a supervisor seals when it stops; what is not taken stays for the next start.
 
 Exit codes: 0 success, 1 failure while running (--once: something could not be delivered), 2 usage or configuration,
 3 another data_collector ships this directory, 4 fsck found what it cannot mend.";
@@ -132,6 +133,9 @@ struct Options {
     /// How long a connection, an answer, or anything between them may take
     #[arg(long, value_name = "D", default_value = "10s")]
     timeout: Span,
+    /// When TERM comes, go on shipping what is finished for so long, as long as the server takes it
+    #[arg(long, value_name = "D", default_value = "0")]
+    drain: Span,
     /// How many files are sent at a time
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=64))]
     parallel: u16,
@@ -196,7 +200,7 @@ impl Options {
         Ok(Orders {
             directory,
             manner: Manner { destination, timeout, headers, gzip, authorities, parallel },
-            pace: Pace { interval: self.dist_interval, once: self.once, parallel },
+            pace: Pace { interval: self.dist_interval, once: self.once, parallel, drain: self.drain.0 },
             device: (!self.no_device && !self.once).then_some(self.device_interval),
             limit: self.spool_limit.map_or(0, |Size(bytes)| bytes.max(1)),
             log_dir: self.log_dir.filter(|path| !path.is_empty()).map(PathBuf::from),

@@ -11,7 +11,6 @@ use common::journal::spool::{Spool, data_name};
 use common::journal::tally::{self, Tally};
 use common::sys::process;
 use rustix::io::Errno;
-use sha2::{Digest, Sha256};
 
 /// The name of the link that holds a spool's id.
 const ID: &str = ".spool-id";
@@ -62,7 +61,7 @@ impl Content {
     /// What reading reports; a file that changed meanwhile.
     pub fn of(file: &File, spool_id: &str, minute: Minute) -> io::Result<Self> {
         let stamp = Stamp::of(file)?;
-        let mut digest = Sha256::new();
+        let mut digest = blake3::Hasher::new();
         let mut size = 0;
         let tally = tally::count(file, |chunk| {
             digest.update(chunk);
@@ -72,7 +71,7 @@ impl Content {
             return Err(io::Error::other("it is still being written to"));
         }
         let mut key = format!("{spool_id}-{minute}-");
-        for byte in &digest.finalize()[..DIGEST] {
+        for byte in &digest.finalize().as_bytes()[..DIGEST] {
             let _ = write!(key, "{byte:02x}");
         }
         Ok(Self { stamp, size, tally, key })

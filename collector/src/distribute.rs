@@ -2,6 +2,9 @@
 //! the server has taken. It decides alone; threads that send only send.
 
 use std::io;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::SeqCst;
 use std::time::{Duration, Instant, SystemTime};
 
 use common::error::{Error, Result};
@@ -47,6 +50,8 @@ pub struct Lines {
     pub device: Option<Sender<Seal>>,
     /// Closed when it is time to leave.
     pub stop: Receiver<()>,
+    /// Whether what is finished is still shipped then.
+    pub drains: Arc<AtomicBool>,
 }
 
 /// How a distributor works.
@@ -58,6 +63,8 @@ pub struct Pace {
     pub once: bool,
     /// How many files are sent at a time.
     pub parallel: usize,
+    /// How long it may go on shipping when it is to drain.
+    pub drain: Duration,
 }
 
 /// The distributor.
@@ -112,7 +119,10 @@ impl Distributor {
                 }
                 let wake = self.wake_at(next_pass).saturating_duration_since(Instant::now());
                 select! {
-                    recv(self.lines.stop) -> _ => return self.leave(),
+                    recv(self.lines.stop) -> _ => {
+                        self.drain();
+                        return self.leave();
+                    }
                     recv(self.lines.reports) -> report => match report {
                         Ok(report) => self.take(report),
                         Err(_) => return Err(Error::failure("nobody sends any more")),
@@ -287,6 +297,32 @@ impl Distributor {
     }
 
     // ---- The end -------------------------------------------------------------------------------------------------
+
+    /// What is finished is still shipped, for as long as is granted and the server takes what it is sent.
+    fn drain(&mut self) {
+        if !self.lines.drains.load(SeqCst) {
+            return;
+        }
+        let until = Instant::now() + self.pace.drain;
+        self.failed_in_a_row = 0;
+        self.begin_pass();
+        loop {
+            self.hand_out();
+            let left = until.saturating_duration_since(Instant::now());
+            if self.backlog.in_flight() == 0 || self.failed_in_a_row > 0 || left.is_zero() {
+                return;
+            }
+            match self.lines.reports.recv_timeout(left) {
+                Ok(report) => self.take(report),
+                Err(_) => return,
+            }
+            // The senders go on while the disk is waited for.
+            if self.failed_in_a_row == 0 {
+                self.hand_out();
+            }
+            self.count();
+        }
+    }
 
     /// Requests in flight are finished: each ends within its own time.
     fn leave(mut self) -> Result<()> {

@@ -5,6 +5,8 @@ use std::fs::File;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::SeqCst;
 use std::thread;
 use std::time::Duration;
 
@@ -76,10 +78,12 @@ pub fn run(orders: &Orders) -> Result<()> {
     let logs = orders.log_dir.as_deref().map(Logs::open).transpose()?;
     log::info!("shipping {} to {}", orders.directory.display(), orders.manner.destination);
 
+    let drains = Arc::new(AtomicBool::new(false));
     let (stop, stopped) = bounded(0);
     let device = device.map(|device| start_device(device, &stopped)).transpose()?;
     let (seal, device_thread) = device.unzip();
-    let ended = start_distributor(&spool, orders, seal, stopped)?;
+    let ended = start_distributor(&spool, orders, seal, (stopped, Arc::clone(&drains)))?;
+    let stop = Stop { close: stop, drains: (!orders.pace.drain.is_zero()).then_some(drains) };
     let outcome = wait(&signals, &ended, logs.as_ref(), stop);
     // The distributor is gone, and with it whoever had minutes sealed; the device seals its last one.
     if let Some(thread) = device_thread {
@@ -111,12 +115,34 @@ fn start_device(device: Device, stopped: &Receiver<()>) -> Result<(Sender<Seal>,
     Ok((seal, thread))
 }
 
+/// How the distributor and the device are told to leave.
+struct Stop {
+    /// They wait for its end.
+    close: Sender<()>,
+    /// To be set before, if what is finished is to be shipped.
+    drains: Option<Arc<AtomicBool>>,
+}
+
+impl Stop {
+    /// TERM ships what is finished, where that is wanted; INT does not.
+    fn tell(self, signal: Signal) {
+        match self.drains {
+            Some(drains) if signal == Signal::SIGTERM => {
+                log::info!("stopping: what is finished is shipped, as long as it is taken");
+                drains.store(true, SeqCst);
+            }
+            _ => log::info!("stopping: what is being sent is finished"),
+        }
+        drop(self.close);
+    }
+}
+
 /// Gives where the distributor says how it ended.
 fn start_distributor(
     spool: &Spool,
     orders: &Orders,
     device: Option<Sender<Seal>>,
-    stop: Receiver<()>,
+    (stop, drains): (Receiver<()>, Arc<AtomicBool>),
 ) -> Result<Receiver<Result<()>>> {
     let doing = || "cannot begin to ship".to_owned();
     let spool_id = content::spool_id(spool).context(doing)?;
@@ -128,7 +154,7 @@ fn start_distributor(
         let (courier, work, results) = (Arc::clone(&courier), work.clone(), results.clone());
         spawn(&format!("sender {number}"), move || courier.work(&work, &results))?;
     }
-    let lines = Lines { jobs, reports, device, stop };
+    let lines = Lines { jobs, reports, device, stop, drains };
     let distributor = Distributor::new(again(spool)?, ledger, lines, orders.pace);
     let (say, ended) = bounded(1);
     spawn("distributor", move || {
@@ -142,15 +168,18 @@ fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<thread::Joi
     builder.spawn(body).context(|| format!("cannot start the thread {name:?}"))
 }
 
-fn catch_signals() -> Result<Receiver<()>> {
+fn catch_signals() -> Result<Receiver<Signal>> {
     let doing = || "cannot catch signals".to_owned();
-    let pipe = SignalPipe::catching(&[Signal::SIGTERM, Signal::SIGINT]).context(doing)?;
+    let pipe = SignalPipe::catching(&[Signal::SIGINT, Signal::SIGTERM]).context(doing)?;
     let (say, signals) = unbounded();
     spawn("signals", move || {
         loop {
             let mut fds = [PollFd::new(pipe.descriptor(), PollFlags::POLLIN)];
             let _ = poll(&mut fds, PollTimeout::NONE);
-            if !pipe.take().is_empty() && say.send(()).is_err() {
+            // Of two that come together INT is the one in a hurry.
+            if let Some(&signal) = pipe.take().first()
+                && say.send(signal).is_err()
+            {
                 return;
             }
         }
@@ -160,10 +189,10 @@ fn catch_signals() -> Result<Receiver<()>> {
 
 /// Waits for the distributor's end. The first signal asks for it; the second one does not wait.
 fn wait(
-    signals: &Receiver<()>,
+    signals: &Receiver<Signal>,
     ended: &Receiver<Result<()>>,
     logs: Option<&Logs>,
-    stop: Sender<()>,
+    stop: Stop,
 ) -> Result<()> {
     let mut stop = Some(stop);
     loop {
@@ -172,12 +201,10 @@ fn wait(
                 drop(stop);
                 return outcome.unwrap_or_else(|_| Err(Error::failure("the distributor has failed")));
             }
-            recv(signals) -> _ => {
-                if stop.take().is_none() {
-                    return Err(Error::failure("stopped without waiting for what was being sent"));
-                }
-                log::info!("stopping: what is being sent is finished");
-            }
+            recv(signals) -> signal => match (stop.take(), signal) {
+                (Some(stop), Ok(signal)) => stop.tell(signal),
+                _ => return Err(Error::failure("stopped without waiting for what was being sent")),
+            },
             default(LOG_ROUND) => if let Some(logs) = logs { logs.tend() },
         }
     }

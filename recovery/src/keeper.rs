@@ -370,7 +370,7 @@ impl<'r> Keeper<'r> {
 }
 
 /// A slot whose intent keeps `minute` from being sealed, in whatever state it is.
-fn holder(region: &Region, minute: Minute) -> Option<(SlotIndex, &Slot)> {
+pub(crate) fn holder(region: &Region, minute: Minute) -> Option<(SlotIndex, &Slot)> {
     region.slots().find(|(_, slot)| slot.intent.holds_up_to(minute))
 }
 

@@ -12,6 +12,7 @@ use std::sync::atomic::Ordering::SeqCst;
 use common::gate;
 use common::ids::{Generation, Minute, Owner, SlotIndex};
 use common::journal::OpenMinute;
+use common::journal::seal::seal;
 use common::journal::spool::{MinuteFile, Spool};
 use common::layout::JournalState;
 use common::region::Region;
@@ -73,7 +74,7 @@ pub fn take_over(region: &Region, spool: &Spool, attached: &[Attached]) -> Resul
     if !attached.iter().any(|client| client.lives) {
         look_after_objects(region)?;
     }
-    prepare_journal(&region.header().journal, spool, durable)?;
+    prepare_journal(region, spool, durable)?;
     Ok(taken_over)
 }
 
@@ -161,7 +162,8 @@ fn repair_each(
     refused.map_or(Ok(again), Err)
 }
 
-fn prepare_journal(journal: &JournalState, spool: &Spool, durable: Minute) -> Result<(), Obstacle> {
+fn prepare_journal(region: &Region, spool: &Spool, durable: Minute) -> Result<(), Obstacle> {
+    let journal = &region.header().journal;
     let files = spool.minutes()?;
     let mut ours = BTreeSet::new();
     for file in files.iter().filter(|file| file.locked) {
@@ -185,11 +187,35 @@ fn prepare_journal(journal: &JournalState, spool: &Spool, durable: Minute) -> Re
     journal.sealed.store(sealed.0, SeqCst);
     drop_lost_entries(journal, &ours);
     journal.release_sealed_entries();
-    // Starts that follow one another faster than minutes are sealed fill the ring. The open minute goes on then, as it would
-    // under the keeper: closed, it would leave nowhere to write to.
-    let goes_on = !before.closed && before.minute == open && ours.contains(&open) && !journal.has_room();
+    // Starts that follow one another faster than minutes are sealed fill the ring. The newest minute goes on then, as the
+    // open one would under the keeper: closed, it would leave nowhere to write to.
+    let goes_on = !journal.has_room() && can_go_on(journal, before, open);
     journal.open.store(OpenMinute { minute: open, closed: !goes_on }.word(), SeqCst);
     keeper::account(journal, &files, spool.kept_bytes()?, sealed);
+    if !goes_on && let Err(error) = make_room(region, spool, &ours) {
+        log::warn!("cannot seal a minute of the journal: {error}; until one is, nothing is written");
+    }
+    Ok(())
+}
+
+/// Whether records may still be added to `minute`, one of ours and the newest: the ring has its entry, and it has not been
+/// closed. It need not be the open one: whoever was opening it may have died before it was.
+fn can_go_on(journal: &JournalState, before: OpenMinute, minute: Minute) -> bool {
+    let was_closed = minute < before.minute || (minute == before.minute && before.closed);
+    !was_closed && journal.claimed(minute).is_some()
+}
+
+/// Seals the oldest minutes if the ring is full, which is otherwise the keeper's: whoever writes does not wait for it then.
+fn make_room(region: &Region, spool: &Spool, ours: &BTreeSet<Minute>) -> io::Result<()> {
+    let journal = &region.header().journal;
+    for &minute in ours {
+        if journal.has_room() || keeper::holder(region, minute).is_some() {
+            return Ok(());
+        }
+        seal(spool, minute)?;
+        journal.sealed.store(journal.sealed_minute().max(minute).0, SeqCst);
+        journal.release_sealed_entries();
+    }
     Ok(())
 }
 

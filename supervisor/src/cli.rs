@@ -171,7 +171,7 @@ pub struct Options {
     /// Bound of the spool [default: while 1 GiB or 5 % of the file system is free, whichever is less]
     #[arg(long, value_name = "SIZE")]
     spool_limit: Option<Size>,
-    /// Ship the journal there, http://HOST:PORT/PATH: run data_collector too
+    /// Ship the journal there, http://HOST:PORT/PATH: run data_collector too; a clean stop ships the last minute for up to half of --grace
     #[arg(long, value_name = "URL")]
     pub collect: Option<Destination>,
     /// With --collect: how often; with less than a minute, minutes of the journal are sealed early

@@ -74,6 +74,8 @@ const SEAL_DEADLINE: Duration = Duration::from_secs(30);
 const REPAIRS_DEADLINE: Duration = Duration::from_secs(30);
 /// How long children without work may take to leave.
 const LEAVE_DEADLINE: Duration = Duration::from_secs(5);
+/// What counts as the grace of the collector where there is no limit.
+const LONGEST_DRAIN: Duration = Duration::from_secs(120);
 /// How long a worker may take to leave once its request has taken too long.
 const REQUEST_GRACE: Duration = Duration::from_secs(1);
 /// How often the total is looked at.
@@ -198,6 +200,8 @@ struct Supervisor {
     announced: bool,
     reload_wanted: bool,
     swept: bool,
+    /// The end is wanted at once.
+    hurried: bool,
     attentive: bool,
     verdict: Option<Error>,
     start_failures: u32,
@@ -300,6 +304,7 @@ impl Supervisor {
             announced: false,
             reload_wanted: false,
             swept: false,
+            hurried: false,
             attentive: false,
             verdict: None,
             start_failures: 0,
@@ -501,6 +506,8 @@ fn errand(options: &Options, prepared: &Prepared) -> Option<Errand> {
         spool_dir: prepared.spool_dir.clone(),
         destination: options.collect.clone()?,
         interval: options.collect_interval.0,
+        // The other half is for what is still being sent then.
+        drain: options.grace.limit().unwrap_or(LONGEST_DRAIN) / 2,
     })
 }
 

@@ -24,16 +24,23 @@ pub struct Errand {
     pub spool_dir: PathBuf,
     /// where to,
     pub destination: Destination,
-    /// and how often.
+    /// how often,
     pub interval: Duration,
+    /// and for how long at the end.
+    pub drain: Duration,
 }
 
 impl Errand {
     fn arguments(&self) -> Vec<OsString> {
         let mut spool = OsString::from("--tmp-persist-dir=");
         spool.push(&self.spool_dir);
-        let interval = format!("--dist-interval={}", self.interval.as_secs_f64());
-        vec![spool, format!("--url={}", self.destination).into(), interval.into(), "--no-device".into()]
+        let options = [
+            format!("--url={}", self.destination),
+            format!("--dist-interval={}", self.interval.as_secs_f64()),
+            format!("--drain={}ms", self.drain.as_millis()),
+            "--no-device".to_owned(),
+        ];
+        [spool].into_iter().chain(options.map(OsString::from)).collect()
     }
 }
 

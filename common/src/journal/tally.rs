@@ -66,13 +66,32 @@ pub struct Counter {
 
 impl Counter {
     /// The next bytes.
-    pub fn feed(&mut self, mut bytes: &[u8]) {
-        while let Some(end) = memchr(b'\n', bytes) {
-            self.extend(&bytes[..end]);
+    pub fn feed(&mut self, bytes: &[u8]) {
+        let mut rest = bytes;
+        if !self.head.is_empty() {
+            let Some(end) = memchr(b'\n', rest) else { return self.extend(rest) };
+            self.extend(&rest[..end]);
             self.end_line();
-            bytes = &bytes[end + 1..];
+            rest = &rest[end + 1..];
         }
-        self.extend(bytes);
+        // Lines that lie here whole, as nearly all do, are looked at where they lie.
+        let has_holes = memchr(0, rest).is_some();
+        while let Some(end) = memchr(b'\n', rest) {
+            let line = &rest[..end];
+            self.count_line(if has_holes { behind_holes(line) } else { line });
+            rest = &rest[end + 1..];
+        }
+        self.extend(rest);
+    }
+
+    fn count_line(&mut self, line: &[u8]) {
+        let line = line.trim_ascii_start();
+        if line.is_empty() {
+            return;
+        }
+        let is_own = line.starts_with(HEAD)
+            && line.len().checked_sub(TAIL).is_some_and(|tail| line[tail..].starts_with(CHECK));
+        self.count(is_own);
     }
 
     /// There are no more: a last line without its end is nobody's record of ours.
@@ -83,11 +102,11 @@ impl Counter {
     }
 
     fn extend(&mut self, mut bytes: &[u8]) {
-        // A NUL stands in no record: what comes before the last one is a hole, or was torn.
-        if let Some(hole) = memrchr(0, bytes) {
+        let whole = bytes.len();
+        bytes = behind_holes(bytes);
+        if bytes.len() < whole {
             self.head.clear();
             self.tail.clear();
-            bytes = &bytes[hole + 1..];
         }
         if self.head.is_empty() {
             bytes = bytes.trim_ascii_start();
@@ -107,11 +126,20 @@ impl Counter {
     fn end_line(&mut self) {
         if !self.head.is_empty() {
             let own = self.head == HEAD && self.tail.len() == TAIL && self.tail.starts_with(CHECK);
-            if own { self.tally.own += 1 } else { self.tally.foreign += 1 }
+            self.count(own);
         }
         self.head.clear();
         self.tail.clear();
     }
+
+    fn count(&mut self, is_own: bool) {
+        if is_own { self.tally.own += 1 } else { self.tally.foreign += 1 }
+    }
+}
+
+/// A NUL stands in no record: what comes before the last one is a hole, or was torn.
+fn behind_holes(bytes: &[u8]) -> &[u8] {
+    memrchr(0, bytes).map_or(bytes, |hole| &bytes[hole + 1..])
 }
 
 #[cfg(test)]

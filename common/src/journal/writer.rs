@@ -159,8 +159,11 @@ impl Writer {
         len: u64,
     ) -> Result<bool, AppendError> {
         let first = if open.closed { due.max(open.minute.next()) } else { due };
-        for ahead in 0..JOURNAL_RING as u64 {
-            let minute = Minute(first.0.saturating_add(ahead));
+        // With every place taken there may be one whose opener died before it was open, while the clock went on.
+        let begun = journal.ring_claims().into_iter().flatten().map(|claims| claims.minute);
+        let begun = begun.filter(|minute| *minute > open.minute && *minute < first);
+        let ahead = (0..JOURNAL_RING as u64).map(|ahead| Minute(first.0.saturating_add(ahead)));
+        for minute in ahead.chain(begun) {
             // Announced before anything of it exists, so that the keeper does not clear it away meanwhile.
             intent.announce(minute, len);
             if journal.sealed_minute() >= minute || !journal.entry(minute).may_become(minute) {

@@ -1,8 +1,12 @@
+use std::time::Instant;
+
 use common::journal::spool::{data_name, lock_name};
 use common::limits::JOURNAL_RING;
+use common::wire::control::Sync;
 use proptest::prelude::*;
 
 use super::*;
+use crate::keeper::Keeper;
 use crate::scene::{STEPS, Scene, Step, counts, die_after, with_objects, with_open_minute};
 
 #[test]
@@ -106,6 +110,146 @@ fn starts_that_nothing_is_sealed_between_leave_a_minute_to_write_to() {
     }
     assert_eq!(scene.records(), 3 * JOURNAL_RING);
     assert!(!scene.journal().has_room() && !scene.journal().open_minute().closed);
+}
+
+/// Fills the ring with minutes that have a record each. Gives the open word before the last of them was opened.
+fn fill_ring(scene: &Scene) -> OpenMinute {
+    let mut seat = scene.seat(5, 1);
+    let mut before = scene.journal().open_minute();
+    while scene.journal().has_room() {
+        scene.journal().close(scene.journal().open_minute());
+        before = scene.journal().open_minute();
+        scene.message(&mut seat);
+    }
+    seat.leave();
+    scene.free(5);
+    before
+}
+
+#[test]
+fn a_full_ring_of_closed_minutes_has_its_oldest_sealed() {
+    let scene = Scene::new();
+    fill_ring(&scene);
+    assert!(scene.journal().close(scene.journal().open_minute()));
+    take_over(&scene.region, &scene.spool, &[]).unwrap();
+    let sealed = scene.journal().sealed_minute();
+    assert!(scene.journal().has_room() && sealed > Minute(0));
+    assert_eq!(scene.spool.read_sealed().unwrap(), sealed);
+    with_open_minute(&scene);
+    assert_eq!(scene.records(), JOURNAL_RING + 1);
+}
+
+#[test]
+fn a_full_ring_whose_newest_minute_was_just_being_opened_goes_on_with_that() {
+    let scene = Scene::new();
+    let before = fill_ring(&scene);
+    let newest = scene.journal().open_minute().minute;
+    scene.journal().open.store(OpenMinute { closed: false, ..before }.word(), SeqCst);
+    take_over(&scene.region, &scene.spool, &[]).unwrap();
+    assert_eq!(scene.journal().open_minute(), OpenMinute { minute: newest, closed: false });
+    with_open_minute(&scene);
+    assert_eq!(scene.records(), JOURNAL_RING + 1);
+}
+
+/// What may happen to an instance's journal between two messages.
+#[derive(Clone, Copy, Debug)]
+enum Event {
+    /// A worker dies at its message; it is repaired at once,
+    Death(Step),
+    /// or stays as it is: repair is slow, or it is stopped and not dead.
+    Stuck(Step),
+    /// The keeper finds the open minute over; it lives, or has just been started.
+    Keeper,
+    /// The open word is as it was before the last minute was opened: whoever opened it died in between.
+    HalfOpened,
+    /// The keeper dies of the order to seal everything, having closed everything.
+    Closed,
+    /// The whole instance is killed, and the next one takes over.
+    TakeOver,
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    let step = || proptest::sample::select(&STEPS[..]);
+    prop_oneof![
+        1 => step().prop_map(Event::Death),
+        1 => step().prop_map(Event::Stuck),
+        3 => Just(Event::Keeper),
+        1 => Just(Event::HalfOpened),
+        1 => Just(Event::Closed),
+        6 => Just(Event::TakeOver),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// However lives and deaths follow one another, after a takeover there is a minute to write to; and once nothing is
+    /// stuck any more, everything is sealed.
+    #[test]
+    fn the_ring_of_minutes_never_stays_full(events in proptest::collection::vec(event(), 1..40)) {
+        let scene = Scene::new();
+        let mut expected = 0;
+        let mut said = 0;
+        let mut message = |seat: u32| {
+            said += 1;
+            let mut seat = scene.seat(seat, said);
+            scene.message(&mut seat);
+            seat.leave();
+        };
+        message(5);
+        scene.free(5);
+        expected += 1;
+        let (mut generation, mut stuck) = (0, false);
+        let mut before = scene.journal().open_minute();
+        for event in events {
+            generation += 1;
+            match event {
+                Event::Death(step) => {
+                    let owner = die_after(&scene, 1, generation, step);
+                    Repairer::new(&scene.region, &scene.spool).repair(owner, true).unwrap();
+                    expected += usize::from(counts(step));
+                }
+                // A closed minute takes nothing.
+                Event::Stuck(step) if !stuck && !scene.journal().open_minute().closed => {
+                    die_after(&scene, 2, generation, step);
+                    stuck = true;
+                    expected += usize::from(counts(step));
+                }
+                Event::Stuck(_) => {}
+                Event::Keeper => {
+                    let mut keeper = Keeper::new(&scene.region, &scene.spool, Sync::Never).unwrap();
+                    keeper.tick(scene.journal().open_minute().minute.next(), Instant::now());
+                }
+                Event::HalfOpened => {
+                    let now = scene.journal().open_minute();
+                    if now.minute > before.minute && before.minute > scene.journal().sealed_minute() {
+                        scene.journal().open.store(before.word(), SeqCst);
+                    }
+                }
+                Event::Closed => {
+                    scene.journal().close(scene.journal().open_minute());
+                }
+                Event::TakeOver => {}
+            }
+            if matches!(event, Event::TakeOver | Event::Closed | Event::HalfOpened) {
+                take_over(&scene.region, &scene.spool, &[]).unwrap();
+                stuck = false;
+            }
+            before = scene.journal().open_minute();
+            message(5);
+            scene.free(5);
+            expected += 1;
+            // What the stuck one has written is perhaps half of a record.
+            if !stuck {
+                prop_assert_eq!(scene.records(), expected, "after {:?}", event);
+            }
+        }
+        take_over(&scene.region, &scene.spool, &[]).unwrap();
+        let mut keeper = Keeper::new(&scene.region, &scene.spool, Sync::Never).unwrap();
+        prop_assert!(keeper.seal_everything(Instant::now()), "{:?}", keeper.obstacle());
+        prop_assert_eq!(scene.journal().ring_claims(), [None; JOURNAL_RING]);
+        prop_assert_eq!(scene.records(), expected);
+    }
 }
 
 #[test]

@@ -46,6 +46,7 @@ impl Supervisor {
     }
 
     pub(super) fn stop_now(&mut self) {
+        self.hurried = true;
         self.begin_drain();
         let now = self.now();
         if let Phase::Draining { kill_at } = &mut self.phase
@@ -147,10 +148,12 @@ impl Supervisor {
         for child in children.into_iter().flatten() {
             self.let_go(child);
         }
-        // It finishes what it is sending; should it be killed, the next one sends that again under the same key.
+        // It ships what has just been sealed; in a hurry it only finishes what it is sending. Should it be killed, the next one
+        // sends that again under the same key.
         let patience = match self.shipping.end() {
             Some(collector) => {
-                children::signal(collector, Signal::SIGTERM);
+                let signal = if self.hurried { Signal::SIGINT } else { Signal::SIGTERM };
+                children::signal(collector, signal);
                 let patience = self.options.grace.limit().unwrap_or(NEVER).max(LEAVE_DEADLINE);
                 self.leaving.push((collector, now + patience));
                 patience

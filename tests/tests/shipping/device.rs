@@ -78,6 +78,27 @@ fn the_account_agrees_at_any_time() {
 }
 
 #[test]
+fn a_device_that_drains_leaves_nothing_behind_and_one_that_cannot_ends_all_the_same() {
+    let scene = Scene::new();
+    let mut server = Server::start(&scene, &[]);
+    let arguments = ["--dist-interval=60", "--drain=20s"];
+    let running = eager(&scene.spool(), server.port, &arguments);
+    until("readings are written", || scene.account().pending > 10);
+    terminate(running);
+    let account = scene.account();
+    assert_eq!((account.pending, account.delivered), (0, account.generated));
+    assert!(scene.is_empty() && check_readings(&server.lines()) == account.generated);
+    server.kill();
+    let running = eager(&scene.spool(), server.port, &arguments);
+    until("more readings are written", || scene.account().pending > 10);
+    terminate(running);
+    assert!(scene.account().pending > 10);
+    server.restart(&["--faults", "429:0,500,slow:100ms"]);
+    scene.ship_once(&server, &[]).assert_succeeded();
+    assert_eq!(check_readings(&server.lines()), scene.account().generated);
+}
+
+#[test]
 fn what_a_dead_device_left_is_mended_by_fsck() {
     let scene = Scene::new();
     let server = Server::absent(&scene);

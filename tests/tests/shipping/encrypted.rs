@@ -2,15 +2,23 @@
 
 use crate::scene::{Scene, Server};
 
+/// The paths of a certificate for localhost and of its key.
+pub fn certificate_for_localhost(scene: &Scene) -> (String, String) {
+    let made =
+        rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).expect("a certificate can be made");
+    let write = |name: &str, pem: String| {
+        let path = scene.file(name);
+        std::fs::write(&path, pem).expect("a file can be written");
+        path.into_os_string().into_string().expect("a path of ours")
+    };
+    (write("certificate.pem", made.cert.pem()), write("key.pem", made.signing_key.serialize_pem()))
+}
+
 #[test]
 fn a_server_is_trusted_by_its_certificate_alone() {
     let scene = Scene::new();
-    let made =
-        rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).expect("a certificate can be made");
-    let (certificate, key) = (scene.file("certificate.pem"), scene.file("key.pem"));
-    std::fs::write(&certificate, made.cert.pem()).unwrap();
-    std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
-    let (certificate, key) = (certificate.to_str().unwrap(), key.to_str().unwrap());
+    let (certificate, key) = certificate_for_localhost(&scene);
+    let (certificate, key) = (&*certificate, &*key);
     let server = Server::start(&scene, &["--tls-cert", certificate, "--tls-key", key]);
     scene.write(7, "a secret\n");
     scene.ship_once(&server, &["--tls"]).assert_failed(1, &["could not be delivered", "certificate"]);

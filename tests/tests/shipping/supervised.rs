@@ -1,10 +1,14 @@
 //! The collector as a child of the supervisor.
 
-use holdfast_tests::outcome::Running;
+use std::time::{Duration, Instant};
+
 use holdfast_tests::processes::{Process, children_of};
 use holdfast_tests::{DEADLINE, Instance, Place, eventually, until};
 
 use crate::scene::{Account, Scene, Server, collector};
+
+/// How long a supervisor waits for who leaves.
+const GRACE: Duration = Duration::from_secs(10);
 
 fn collecting(place: &Place, server: &Server) -> Instance {
     let url = format!("http://localhost:{}/in", server.port);
@@ -21,7 +25,7 @@ fn collector_of(instance: &Instance) -> Process {
 }
 
 #[test]
-fn messages_are_shipped_while_the_instance_serves_and_the_rest_afterwards() {
+fn messages_are_shipped_while_the_instance_serves_and_the_last_ones_when_it_stops() {
     let scene = Scene::new();
     let server = Server::start(&scene, &[]);
     let place = Place::new();
@@ -39,8 +43,6 @@ fn messages_are_shipped_while_the_instance_serves_and_the_rest_afterwards() {
     let outcome = instance.stop();
     assert!(outcome.stderr.contains("the collector"), "{outcome}");
     place.no_process_left();
-    let mut rest = Running::start(collector(&place.spool_dir(), server.port).arg("--once"));
-    rest.finish_within(DEADLINE).assert_succeeded();
     let lines = server.lines();
     assert_eq!((lines.len(), lines.values().sum::<u64>()), (12, 12));
     let account = Account::of(&place.spool_dir());
@@ -58,6 +60,44 @@ fn what_is_being_sent_is_finished_before_the_instance_ends() {
     instance.stop();
     assert_eq!(server.lines().len(), 1);
     assert_eq!(Account::of(&place.spool_dir()).delivered, 1);
+}
+
+#[test]
+fn with_the_server_away_a_stop_waits_for_nothing_and_the_next_instance_ships_the_rest() {
+    let scene = Scene::new();
+    let mut server = Server::start(&scene, &[]);
+    let place = Place::new();
+    let instance = collecting(&place, &server);
+    collector_of(&instance);
+    instance.say("one");
+    until("it arrives", || server.lines().len() == 1);
+    server.kill();
+    instance.say("two");
+    let began = Instant::now();
+    instance.stop();
+    assert!(began.elapsed() < GRACE / 2, "{:?}", began.elapsed());
+    assert_eq!(Account::of(&place.spool_dir()).pending, 1);
+    server.restart(&[]);
+    let instance = collecting(&place, &server);
+    until("the next instance ships it", || server.lines().len() == 2);
+    instance.stop();
+}
+
+#[test]
+fn in_a_hurry_the_last_minute_is_left_to_the_next_instance() {
+    let scene = Scene::new();
+    let server = Server::start(&scene, &[]);
+    let place = Place::new();
+    let url = format!("http://localhost:{}/", server.port);
+    let instance = place.instance().args(&["--collect", &url]).start();
+    collector_of(&instance);
+    instance.say("one");
+    instance.command("stop", &["--fast"]).assert_succeeded();
+    instance.finish().assert_succeeded();
+    let account = Account::of(&place.spool_dir());
+    assert_eq!((account.generated, account.pending), (1, 1));
+    collecting(&place, &server).stop();
+    assert_eq!(server.lines().len(), 1);
 }
 
 #[test]

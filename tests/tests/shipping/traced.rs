@@ -142,7 +142,7 @@ impl Tracer {
         let Ok(mut registers) = ptrace::getregs(thread) else { return };
         let Some(state) = self.threads.get_mut(&thread) else { return };
         if state.within_call {
-            if !NEED_ROOM.contains(&(registers.orig_rax as i64)) {
+            if !needs_room(thread, &registers) {
                 return;
             }
             self.calls += 1;
@@ -160,5 +160,18 @@ impl Tracer {
             registers.rax = (-i64::from(Errno::ENOSPC as i32)) as u64;
             let _ = ptrace::setregs(thread, registers);
         }
+    }
+}
+
+/// Whether a full disk can refuse the call that a thread stands before: also the creation of a file, and what is written
+/// to one.
+fn needs_room(thread: Pid, registers: &libc::user_regs_struct) -> bool {
+    match registers.orig_rax as i64 {
+        libc::SYS_openat => registers.rdx & libc::O_CREAT as u64 != 0,
+        libc::SYS_write | libc::SYS_ftruncate => {
+            let link = std::fs::read_link(format!("/proc/{thread}/fd/{}", registers.rdi));
+            link.is_ok_and(|path| path.is_absolute() && !path.starts_with("/dev"))
+        }
+        number => NEED_ROOM.contains(&number),
     }
 }
