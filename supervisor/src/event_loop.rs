@@ -26,6 +26,7 @@ use crate::cli::Options;
 use crate::clients::{Clients, Heritage};
 use crate::config::{Configuration, Sources};
 use crate::control::{ConnectionId, ControlSocket};
+use crate::crash_reports::CrashReports;
 use crate::listen::Listeners;
 use crate::pid_file::PidFile;
 use crate::policy::{Clock, Policy, Shape};
@@ -34,6 +35,7 @@ use crate::prepared::Prepared;
 use crate::repairs::Repairs;
 use crate::rundir::RunDir;
 use crate::shipping::{Errand, Shipping};
+use crate::showing::Showing;
 use crate::starter::Starter;
 
 mod upkeep;
@@ -186,6 +188,7 @@ struct Supervisor {
     checkpoints: checkpoints::Checkpoints,
     restoring: restoring::Restoring,
     shipping: Shipping,
+    showing: Showing,
     /// Children that have been let go and not been reaped yet.
     leaving: Vec<(Pid, Clock)>,
 
@@ -204,6 +207,7 @@ struct Supervisor {
     noticed_ns: u64,
     others_due: Option<Clock>,
     crashes: Vec<deaths::Crash>,
+    crash_reports: CrashReports,
     crash_log: LogLimit,
     failure_log: LogLimit,
     overdue_log: LogLimit,
@@ -231,6 +235,7 @@ impl Supervisor {
         let region = rundir.region(prepared.length, &prepared.recovery, &prepared.spool_dir)?;
         options.check_room(region.unverified.contents().geometry())?;
         let listeners = Listeners::open(&prepared.listen, options.read_timeout.limit().unwrap_or(NEVER))?;
+        let showing = Showing::open(prepared.exporter.as_deref(), &options.metrics_listen)?;
         rundir.remove("control.sock")?;
         let access = AccessPolicy::read(options.policy.as_deref())?;
         let remote = Listeners::open(&options.control_listen, NEVER)?;
@@ -262,6 +267,7 @@ impl Supervisor {
             pool,
             repairs,
             shipping: Shipping::new(errand(&options, &prepared)),
+            showing,
             options,
             sources,
             prepared,
@@ -305,6 +311,7 @@ impl Supervisor {
             noticed_ns: 0,
             others_due: None,
             crashes: Vec::new(),
+            crash_reports: CrashReports::default(),
             crash_log: LogLimit::default(),
             failure_log: LogLimit::default(),
             overdue_log: LogLimit::default(),
@@ -413,6 +420,7 @@ impl Supervisor {
             missing(&self.recovery),
             missing(&self.keeper),
             self.shipping.due().filter(|due| *due > now),
+            self.showing.due().filter(|due| *due > now),
             deadline(&self.template),
             deadline(&self.recovery),
             deadline(&self.keeper),
