@@ -114,7 +114,7 @@ impl Reading {
         self.add("message", "Bytes of recorded messages", Some(Unit::Bytes), Samples::Counter(bytes));
         self.counter("errors", "Requests answered by an error", errors);
         self.counter("requests", "Requests that were worked on, however they were answered", requests);
-        let help = "Time of work on them, from the whole request to the reply";
+        let help = "Time of work on requests, from the whole request to the reply";
         self.add("work", help, Some(Unit::Seconds), Samples::Seconds(work_ns as f64 / 1e9));
         self.counter("crashes", "Deaths of workers and attached programs without a farewell", crashes);
         self.counter("recoveries", "Repairs of slots", recoveries);
@@ -127,7 +127,7 @@ impl Reading {
         let bytes = shown().map(|(user, sent)| (user.clone(), sent.bytes)).collect();
         let help = "Messages recorded of each user (of the first thousand by name)";
         self.add("user_messages", help, None, Samples::Counters("user", messages));
-        let help = "Bytes of them";
+        let help = "Bytes of messages recorded of each user, likewise";
         self.add("user_message", help, Some(Unit::Bytes), Samples::Counters("user", bytes));
         self.gauge("users", "Users that have a count", users.len() as f64);
     }
@@ -154,7 +154,7 @@ impl Reading {
         let quantiles = quantiles.map(|(quantile, us)| (quantile.to_owned(), us as f64 / 1e6)).to_vec();
         let help = "From the knowledge of a death to the slot repaired, since the supervisor started";
         self.add("recovery_duration", help, Some(Unit::Seconds), Samples::Gauges("quantile", quantiles));
-        self.seconds("last_recovery_duration", "The same of the last repair", took.last as f64 / 1e6);
+        self.seconds("last_recovery_duration", "How long the last repair took", took.last as f64 / 1e6);
     }
 
     fn pool(&mut self, view: &StatusView) {
@@ -186,8 +186,8 @@ impl Reading {
         if view.number.is_some() {
             let help = "When the newest checkpoint was taken, since the epoch";
             self.seconds("checkpoint_timestamp", help, view.taken_ns as f64 / 1e9);
-            self.bytes("checkpoint", "Its file", view.bytes);
-            let help = "For how long nobody could begin a transaction for it";
+            self.bytes("checkpoint", "The newest checkpoint's file", view.bytes);
+            let help = "For how long the newest checkpoint kept transactions from beginning";
             self.seconds("checkpoint_pause", help, view.pause_us as f64 / 1e6);
         }
         if let Some(restored) = view.restored_ns {
