@@ -136,7 +136,7 @@ fn open(address: &Address) -> Result<Vec<Listener>> {
                     }
                     // A name may have an address of a family that is not in use here.
                     Err(error) if error.kind() == std::io::ErrorKind::AddrNotAvailable => {
-                        refusal = Some(error)
+                        refusal = Some(error);
                     }
                     Err(error) => return Err(error).context(doing),
                 }

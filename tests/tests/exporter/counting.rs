@@ -81,7 +81,9 @@ fn no_counter_goes_down_while_workers_and_supervisors_are_killed() {
             for _ in 0..10 {
                 load.wait_for_more(20);
                 let pids = instance.worker_pids();
-                pids.first().is_some_and(|pid| instance.signal_child(*pid, Signal::SIGKILL));
+                if let Some(pid) = pids.first() {
+                    instance.signal_child(*pid, Signal::SIGKILL);
+                }
             }
             load.wait_for_more(20);
             let ledger = load.stop();
@@ -106,9 +108,9 @@ fn no_counter_goes_down_while_workers_and_supervisors_are_killed() {
         let (last, looks) = watching.join().expect("no counter went down");
         assert!(looks > 20, "{looks}");
         assert!(last["holdfast_crashes_total"] >= 20.0, "{last:?}");
+        instance.stop_leaving_visitors();
     });
     drop(exporter);
-    instance.stop();
 }
 
 #[test]
@@ -154,7 +156,9 @@ fn a_region_of_another_size_is_followed_and_counted_on() {
     let place = Place::new();
     let instance = place.start();
     let (exporter, address) = by_hand(&place);
-    (0..20).for_each(|_| drop(instance.say("before")));
+    for _ in 0..20 {
+        instance.say("before");
+    }
     let before = scrape(&address);
     assert_eq!(before["holdfast_messages_total"], 20.0);
     instance.stop_leaving_visitors();

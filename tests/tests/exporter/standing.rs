@@ -137,7 +137,9 @@ fn without_an_instance_it_says_so_and_finds_the_next_one() {
 fn whatever_is_scribbled_into_the_region_it_goes_on() {
     let place = Place::new();
     let instance = place.start();
-    (0..50).for_each(|_| drop(instance.say("counted")));
+    for _ in 0..50 {
+        instance.say("counted");
+    }
     let (exporter, address) = by_hand(&place);
     assert_eq!(scrape(&address)["holdfast_messages_total"], 50.0);
     instance.kill9_leaving_visitors();
