@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -50,7 +51,7 @@ pub struct StatusView {
 #[derive(Debug)]
 enum Rest {
     /// To be read here.
-    Region(Region),
+    Region(Arc<Region>),
     /// As the daemon has read it.
     Summary(Box<Summary>),
 }
@@ -169,7 +170,7 @@ impl Attachment {
                     return Err(Error::failure("the instance sent no region with its status"));
                 };
                 let region = Region::attach_read_only(&File::from(region))?;
-                Ok(StatusView { daemon: *daemon, rest: Rest::Region(region) })
+                Ok(StatusView::of(*daemon, Arc::new(region)))
             }
             (Response::Summary(summary), _) => {
                 Ok(StatusView { daemon: summary.daemon.clone(), rest: Rest::Summary(summary) })
@@ -258,6 +259,11 @@ pub(crate) fn answered_something_else() -> Error {
 }
 
 impl StatusView {
+    /// What the daemon says, and the region that it speaks of.
+    pub(crate) fn of(daemon: DaemonStatus, region: Arc<Region>) -> Self {
+        Self { daemon, rest: Rest::Region(region) }
+    }
+
     /// The totals over all slots.
     pub fn totals(&self) -> Totals {
         match &self.rest {

@@ -34,6 +34,10 @@
 
 pub mod attach;
 
+pub mod watch;
+
+pub mod document;
+
 pub mod block;
 
 pub mod session;

@@ -56,6 +56,10 @@ pub enum Counter {
     Bytes = 2,
     /// Requests answered by an error.
     Errors = 3,
+    /// Requests that were worked on, however they were answered.
+    Requests = 4,
+    /// Nanoseconds of work on them.
+    WorkNs = 5,
 }
 
 /// The owner word: generation above, state below.
@@ -156,8 +160,13 @@ impl Slot {
 
     /// Owner: one more of something that belongs to no transaction. A single store, so it is there or not.
     pub fn count(&self, counter: Counter) {
+        self.add(counter, 1);
+    }
+
+    /// Owner: so many more, likewise.
+    pub fn add(&self, counter: Counter, amount: u64) {
         let (own, shown) = (self.counters.word(counter), self.published.word(counter));
-        own.store(own.load(Relaxed).wrapping_add(1), Relaxed);
+        own.store(own.load(Relaxed).wrapping_add(amount), Relaxed);
         shown.store(own.load(Relaxed), Relaxed);
     }
 
@@ -223,6 +232,10 @@ pub struct Totals {
     pub crashes: u64,
     /// Repairs.
     pub recoveries: u64,
+    /// Requests that were worked on, however they were answered.
+    pub requests: u64,
+    /// Nanoseconds of work on them.
+    pub work_ns: u64,
 }
 
 impl Totals {
@@ -237,6 +250,8 @@ impl Totals {
                 errors: sum.errors.wrapping_add(shown(Counter::Errors)),
                 crashes: sum.crashes.wrapping_add(slot.crashes.load(Relaxed) & 0xffff_ffff),
                 recoveries: sum.recoveries.wrapping_add(slot.recoveries.load(Relaxed) & 0xffff_ffff),
+                requests: sum.requests.wrapping_add(shown(Counter::Requests)),
+                work_ns: sum.work_ns.wrapping_add(shown(Counter::WorkNs)),
             }
         })
     }
@@ -248,6 +263,8 @@ impl Totals {
             (Counter::Messages, self.messages),
             (Counter::Bytes, self.bytes),
             (Counter::Errors, self.errors),
+            (Counter::Requests, self.requests),
+            (Counter::WorkNs, self.work_ns),
         ];
         for (counter, total) in carried {
             slot.counters.word(counter).store(total, Relaxed);

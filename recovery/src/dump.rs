@@ -94,6 +94,8 @@ struct Counts {
     messages: u64,
     bytes: u64,
     errors: u64,
+    requests: u64,
+    work_ns: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     crashes: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -206,19 +208,22 @@ impl Counts {
             messages: value(Counter::Messages),
             bytes: value(Counter::Bytes),
             errors: value(Counter::Errors),
+            requests: value(Counter::Requests),
+            work_ns: value(Counter::WorkNs),
             ..Self::default()
         }
     }
 
     fn of_totals(totals: &Totals) -> Self {
-        let Totals { connections, messages, bytes, errors, crashes, recoveries } = *totals;
-        Self { connections, messages, bytes, errors, crashes: Some(crashes), recoveries: Some(recoveries) }
+        let Totals { connections, messages, bytes, errors, crashes, recoveries, requests, work_ns } = *totals;
+        let (crashes, recoveries) = (Some(crashes), Some(recoveries));
+        Self { connections, messages, bytes, errors, requests, work_ns, crashes, recoveries }
     }
 }
 
 impl std::fmt::Display for Counts {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { connections, messages, bytes, errors, crashes, recoveries } = self;
+        let Self { connections, messages, bytes, errors, crashes, recoveries, .. } = self;
         write!(f, "{connections} connections, {messages} messages, {bytes} bytes, {errors} errors")?;
         match (crashes, recoveries) {
             (Some(crashes), Some(recoveries)) => write!(f, ", {crashes} crashes, {recoveries} recoveries"),

@@ -89,6 +89,15 @@ pub enum Command {
         #[command(flatten)]
         instance: Instance,
     },
+    /// Show the instance over HTTP as --metrics-listen does, from a process of its own that goes on over restarts
+    Exporter {
+        /// Which instance
+        #[command(flatten)]
+        instance: Instance,
+        /// Where to listen: tcp:HOST:PORT or unix:PATH; may be repeated [env: HOLDFAST_METRICS_LISTEN] [default: tcp:localhost:31339]
+        #[arg(long, value_name = "ADDR")]
+        metrics_listen: Vec<Address>,
+    },
     /// Want another number of workers
     Scale {
         /// Which instance
@@ -201,6 +210,10 @@ pub struct Options {
     /// Let itself be asked and commanded here too, as far as `remote` in the policy says: tcp:HOST:PORT; may be repeated
     #[arg(long, value_name = "ADDR")]
     pub control_listen: Vec<Address>,
+    /// Show itself over HTTP here: /metrics for Prometheus, /status in JSON, / for people; tcp:HOST:PORT, unix:PATH or fd:N, may
+    /// be repeated. Nobody is asked who he is: keep it to loopback or a network of your own
+    #[arg(long, value_name = "ADDR")]
+    pub metrics_listen: Vec<Address>,
     /// How recovery is kept
     #[arg(long, value_name = "HOW", value_enum, default_value = "standby")]
     pub recovery: Recovery,

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use common::error::{Context, Result};
 use common::log_limit::LogLimit;
-use common::sys::channel::{ChannelListener, Received};
+use common::sys::channel::{Channel, ChannelListener, Received};
 use common::sys::peer::{Peer, Process};
 use common::sys::socket;
 use common::sys::transport::{Stream, Transport};
@@ -40,6 +40,8 @@ struct Connection {
     has_asked: bool,
     /// Whether it is an attached program's, and stays until that ends it.
     attached: bool,
+    /// Whether it is a child's of this instance, which may read whatever the policy says, and stays as long as the child.
+    own: bool,
 }
 
 /// Who is at a connection's other end, where that is known.
@@ -103,7 +105,7 @@ impl ControlSocket {
     /// Where the socket's mode cannot be changed.
     pub fn set_access(&mut self, access: AccessPolicy) -> Result<()> {
         self.access = access;
-        for connection in self.connections.values_mut() {
+        for connection in self.connections.values_mut().filter(|connection| !connection.own) {
             connection.rights = self.access.rights(connection.peer.as_ref());
         }
         self.open_doors()
@@ -235,17 +237,31 @@ impl ControlSocket {
             return Ok(());
         }
         if self.connections.len() - self.attached >= MAX_VISITORS {
-            let visitors = || self.connections.iter().filter(|(_, connection)| !connection.attached);
+            let stays = |connection: &Connection| connection.attached || connection.own;
+            let visitors = || self.connections.iter().filter(|(_, connection)| !stays(connection));
             let idle = visitors().find(|(_, connection)| !connection.has_asked);
             let goes = idle.or_else(|| visitors().next()).map(|(id, _)| *id);
             goes.map(|id| self.close(id));
         }
+        self.enter(Connection { transport, peer, rights, has_asked: false, attached: false, own: false })
+            .map(drop)
+    }
+
+    /// Lets a child of this instance ask for status, and nothing else, over a channel that it was born with.
+    ///
+    /// # Errors
+    /// What the kernel reports.
+    pub fn adopt(&mut self, channel: Channel) -> std::io::Result<ConnectionId> {
+        let (transport, rights) = (Box::new(channel.without_descriptors()), Rights::Read);
+        self.enter(Connection { transport, peer: None, rights, has_asked: false, attached: false, own: true })
+    }
+
+    fn enter(&mut self, connection: Connection) -> std::io::Result<ConnectionId> {
         let id = ConnectionId(self.next);
         self.next += 1;
-        self.arrivals.add(&transport, EpollEvent::new(EpollFlags::EPOLLIN, id.0))?;
-        self.connections
-            .insert(id, Connection { transport, peer, rights, has_asked: false, attached: false });
-        Ok(())
+        self.arrivals.add(&connection.transport, EpollEvent::new(EpollFlags::EPOLLIN, id.0))?;
+        self.connections.insert(id, connection);
+        Ok(id)
     }
 
     /// Sends a reply; whether it was taken. Whoever does not take it at once is dropped.

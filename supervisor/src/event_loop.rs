@@ -27,6 +27,7 @@ use crate::cli::Options;
 use crate::clients::{Clients, Heritage};
 use crate::config::{Configuration, Sources};
 use crate::control::{ConnectionId, ControlSocket};
+use crate::crash_reports::CrashReports;
 use crate::listen::Listeners;
 use crate::pid_file::PidFile;
 use crate::policy::{Clock, Policy, Shape};
@@ -36,6 +37,7 @@ use crate::repairs::Repairs;
 use crate::rundir::RunDir;
 use crate::service_manager;
 use crate::shipping::{Errand, Shipping};
+use crate::showing::Showing;
 use crate::starter::Starter;
 
 mod upkeep;
@@ -190,6 +192,7 @@ struct Supervisor {
     checkpoints: checkpoints::Checkpoints,
     restoring: restoring::Restoring,
     shipping: Shipping,
+    showing: Showing,
     /// Children that have been let go and not been reaped yet.
     leaving: Vec<(Pid, Clock)>,
 
@@ -210,6 +213,7 @@ struct Supervisor {
     noticed_ns: u64,
     others_due: Option<Clock>,
     crashes: Vec<deaths::Crash>,
+    crash_reports: CrashReports,
     crash_log: LogLimit,
     failure_log: LogLimit,
     overdue_log: LogLimit,
@@ -237,6 +241,7 @@ impl Supervisor {
         let region = rundir.region(prepared.length, &prepared.recovery, &prepared.spool_dir)?;
         options.check_room(region.unverified.contents().geometry())?;
         let listeners = listen(&options, &prepared, &starter)?;
+        let showing = Showing::open(prepared.exporter.as_deref(), &options.metrics_listen)?;
         rundir.remove("control.sock")?;
         let access = AccessPolicy::read(options.policy.as_deref())?;
         let remote = Listeners::open(&options.control_listen, NEVER)?;
@@ -268,6 +273,7 @@ impl Supervisor {
             pool,
             repairs,
             shipping: Shipping::new(errand(&options, &prepared)),
+            showing,
             options,
             sources,
             prepared,
@@ -312,6 +318,7 @@ impl Supervisor {
             noticed_ns: 0,
             others_due: None,
             crashes: Vec::new(),
+            crash_reports: CrashReports::default(),
             crash_log: LogLimit::default(),
             failure_log: LogLimit::default(),
             overdue_log: LogLimit::default(),
@@ -420,6 +427,7 @@ impl Supervisor {
             missing(&self.recovery),
             missing(&self.keeper),
             self.shipping.due().filter(|due| *due > now),
+            self.showing.due().filter(|due| *due > now),
             deadline(&self.template),
             deadline(&self.recovery),
             deadline(&self.keeper),

@@ -18,7 +18,13 @@ pub mod pool;
 
 pub mod repairs;
 
+pub mod companion;
+
 pub mod shipping;
+
+pub mod showing;
+
+pub mod crash_reports;
 
 pub mod event_loop;
 

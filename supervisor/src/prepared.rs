@@ -29,6 +29,8 @@ pub struct Prepared {
     pub recovery: PathBuf,
     /// The collector program, where the journal is to be shipped.
     pub collector: Option<PathBuf>,
+    /// The exporter program, where the instance shows itself.
+    pub exporter: Option<PathBuf>,
     /// The spool directory.
     pub spool_dir: PathBuf,
     /// Whom everything but the supervisor runs as, where that is somebody else.
@@ -51,12 +53,20 @@ impl Prepared {
             worker: find(&options.worker_program, "worker")?,
             recovery: find(&options.recovery_program, "recovery")?,
             collector: options.seal_interval()?.map(|_| find_program("data_collector")).transpose()?,
+            exporter: options.metrics_listen.first().map(|_| find_program("exporter")).transpose()?,
             spool_dir: std::path::absolute(options.spool_dir()?)
                 .context(|| "cannot find the spool".to_owned())?,
             identity: Identity::find(options.user.as_deref(), options.group.as_deref())?,
         };
-        for program in [&prepared.worker, &prepared.recovery].into_iter().chain(&prepared.collector) {
+        let others = prepared.collector.iter().chain(&prepared.exporter);
+        for program in [&prepared.worker, &prepared.recovery].into_iter().chain(others) {
             prepared.check_for_children(program, "run", || Ok(access(program, AccessFlags::X_OK)?))?;
+        }
+        let is_descriptor = |address: &&Address| matches!(address, Address::Fd(_));
+        if let Some(twice) =
+            options.metrics_listen.iter().filter(is_descriptor).find(|fd| prepared.listen.contains(fd))
+        {
+            return Err(Error::usage(format!("{twice} is named twice; name each descriptor once")));
         }
         prepared.check_users(options)?;
         AccessPolicy::read(options.policy.as_deref())?;

@@ -10,10 +10,8 @@ use common::error::{Context, Result};
 use common::ids::Pid;
 use common::sys::process::{self, Terms};
 
-use crate::policy::{Backoff, Clock};
-
-/// One that lived for so long was of use, and the next one is started at once.
-const USEFUL: Duration = Duration::from_secs(5);
+use crate::companion::Companion;
+use crate::policy::Clock;
 
 /// What the collector is told.
 #[derive(Debug)]
@@ -48,8 +46,7 @@ impl Errand {
 #[derive(Debug, Default)]
 pub struct Shipping {
     errand: Option<Errand>,
-    running: Option<(Pid, Clock)>,
-    backoff: Backoff,
+    collector: Companion,
 }
 
 impl Shipping {
@@ -60,12 +57,12 @@ impl Shipping {
 
     /// Whether this process is the collector.
     pub fn is(&self, pid: Pid) -> bool {
-        self.running.is_some_and(|(running, _)| running == pid)
+        self.collector.is(pid)
     }
 
     /// When a missing collector's start is due.
     pub fn due(&self) -> Option<Clock> {
-        (self.errand.is_some() && self.running.is_none()).then(|| self.backoff.due())
+        self.errand.as_ref().and_then(|_| self.collector.due())
     }
 
     /// Starts it where that is due.
@@ -73,35 +70,21 @@ impl Shipping {
     /// # Errors
     /// It cannot be started; that is tried again later.
     pub fn start_if_due(&mut self, now: Clock, terms: &Terms, log_level: &str) -> Result<()> {
-        let Some(errand) =
-            self.errand.as_ref().filter(|_| self.running.is_none() && self.backoff.due() <= now)
-        else {
-            return Ok(());
-        };
+        let Some(errand) = self.errand.as_ref().filter(|_| self.collector.is_due(now)) else { return Ok(()) };
         let environment = [(common::logging::LEVEL_VARIABLE, log_level)];
-        match process::start_apart(terms, &errand.program, &errand.arguments(), &environment) {
-            Ok(pid) => {
-                self.running = Some((pid, now));
-                Ok(())
-            }
-            Err(error) => {
-                self.backoff.failed(now);
-                Err(error).context(|| format!("cannot start {}", errand.program.display()))
-            }
-        }
+        let started = process::start_apart(terms, &errand.program, &errand.arguments(), &environment);
+        self.collector.started(&started, now);
+        started.map(drop).context(|| format!("cannot start {}", errand.program.display()))
     }
 
     /// It is gone.
     pub fn lost(&mut self, now: Clock) {
-        match self.running.take() {
-            Some((_, since)) if now.saturating_sub(since) >= USEFUL => self.backoff.reset(),
-            _ => self.backoff.failed(now),
-        }
+        self.collector.lost(now);
     }
 
     /// Nobody ships any more; gives who is to be told.
     pub fn end(&mut self) -> Option<Pid> {
         self.errand = None;
-        self.running.take().map(|(pid, _)| pid)
+        self.collector.take()
     }
 }

@@ -1,14 +1,15 @@
-//! `supervisor status`, `stop`, `reload`, `checkpoint` and `scale`: clients of a running instance. Counters and slots are read from
+//! `supervisor status`, `stop`, `reload`, `checkpoint`, `scale` and `exporter`: clients of a running instance. Counters and slots are read from
 //! the region itself; only what the daemon alone knows is asked for.
 
 use client::attach::{Attachment, CheckpointView, StatusView};
+use client::document::{self, time};
+use common::address::Address;
 use common::error::{Error, Result};
-use common::slots::Totals;
-use common::wire::control::{DaemonState, Request, Response};
-use serde_json::{Value, json};
+use common::wire::control::{CrashReport, DaemonState, Request, Response};
 
 use crate::cli::{Command, Instance};
 use crate::config::run_dir;
+use crate::showing;
 
 /// Carries out a command.
 ///
@@ -20,6 +21,7 @@ pub fn run(command: &Command) -> Result<()> {
         Command::Stop { instance, fast } => stop(instance, *fast),
         Command::Reload { instance } => ask(instance, Request::Reload),
         Command::Checkpoint { instance } => ask(instance, Request::Checkpoint),
+        Command::Exporter { instance, metrics_listen } => export(instance, metrics_listen),
         Command::Scale { instance, workers } => ask(instance, Request::Scale(*workers)),
     }
 }
@@ -39,6 +41,13 @@ fn ask(instance: &Instance, request: Request) -> Result<()> {
     }
 }
 
+fn export(instance: &Instance, metrics_listen: &[Address]) -> Result<()> {
+    if instance.connect.is_some() {
+        return Err(Error::usage("exporter --connect: it reads the region, so name the run directory"));
+    }
+    showing::become_exporter(&run_dir(instance)?, metrics_listen)
+}
+
 fn stop(instance: &Instance, fast: bool) -> Result<()> {
     let attachment = connect(instance)?;
     match attachment.request(Request::Stop { fast })? {
@@ -51,75 +60,11 @@ fn stop(instance: &Instance, fast: bool) -> Result<()> {
 fn show(instance: &Instance, as_json: bool, with_slots: bool) -> Result<()> {
     let view = connect(instance)?.status()?;
     if as_json {
-        println!("{}", to_json(&view, with_slots)?);
+        println!("{}", document::of(&view, with_slots, view.users()?));
     } else {
         print!("{}", to_text(&view, with_slots)?);
     }
     Ok(())
-}
-
-fn to_json(view: &StatusView, with_slots: bool) -> Result<Value> {
-    // The users first: whatever is counted meanwhile is in the totals too, never in the users alone.
-    let users = view.users()?;
-    let (daemon, workers, spool, heap) = (&view.daemon, view.workers(), view.spool(), view.heap());
-    let Totals { connections, messages, bytes, errors, crashes, recoveries } = view.totals();
-    let mut status = json!({
-        "state": daemon.state,
-        "supervisor_pid": daemon.supervisor,
-        "template_pid": daemon.template,
-        "recovery_pid": daemon.recovery,
-        "generation": daemon.generation,
-        "listen": daemon.listen,
-        "workers": {
-            "configured": daemon.configured,
-            "live": workers.idle + workers.busy,
-            "idle": workers.idle,
-            "busy": workers.busy,
-        },
-        "attached": view.attached(),
-        "totals": {
-            "connections": connections,
-            "messages": messages,
-            "bytes": bytes,
-            "errors": errors,
-            "crashes": crashes,
-            "recoveries": recoveries,
-        },
-        "recovery_us": {
-            "last": daemon.recovery_us.last,
-            "p50": daemon.recovery_us.p50,
-            "p99": daemon.recovery_us.p99,
-            "max": daemon.recovery_us.max,
-        },
-        "checkpoint": view.checkpoints().map_or(Value::Null, |view| checkpoint_json(&view)),
-        "restored": view.checkpoints().map_or(Value::Null, |view| restored_json(&view)),
-        "users_complete": users.complete,
-        "users": users
-            .users
-            .into_iter()
-            .map(|(user, sent)| (user, json!({ "messages": sent.messages, "bytes": sent.bytes })))
-            .collect::<serde_json::Map<_, _>>(),
-        "heap": heap.map(|heap| json!({ "bytes": heap.bytes, "used": heap.used })),
-        "spool": { "bytes": spool.bytes, "limit": spool.limit, "oldest_minute": spool.oldest_minute },
-    });
-    if with_slots {
-        status["slots"] = view
-            .slots()
-            .iter()
-            .map(|slot| {
-                json!({
-                    "slot": slot.slot,
-                    "generation": slot.generation,
-                    "pid": slot.pid,
-                    "state": slot.state,
-                    "messages": slot.messages,
-                    "doing": slot.doing,
-                    "attached": slot.attached,
-                })
-            })
-            .collect();
-    }
-    Ok(status)
 }
 
 fn write_checkpoints(view: &StatusView, text: &mut String) {
@@ -146,25 +91,12 @@ fn write_checkpoints(view: &StatusView, text: &mut String) {
     }
 }
 
-fn checkpoint_json(view: &CheckpointView) -> Value {
-    let CheckpointView { number, taken_ns, bytes, pause_us, .. } = view;
-    number.map_or(
-        Value::Null,
-        |number| json!({ "number": number, "taken": time(*taken_ns), "bytes": bytes, "pause_us": pause_us }),
-    )
-}
-
-fn restored_json(view: &CheckpointView) -> Value {
-    let CheckpointView { restored_ns, restored_from_ns, replayed, .. } = view;
-    restored_ns.map_or(
-        Value::Null,
-        |restored| json!({ "at": time(restored), "from": time(*restored_from_ns), "replayed": replayed }),
-    )
-}
-
-/// For people and for programs: RFC 3339, to the millisecond.
-fn time(ns: u64) -> String {
-    format!("{:.3}", jiff::Timestamp::from_nanosecond(ns.into()).unwrap_or_default())
+fn write_crash(crash: &CrashReport, text: &mut String) {
+    use std::fmt::Write as _;
+    let CrashReport { at_ns, owner, pid, ending, doing, .. } = crash;
+    let ending = ending.as_deref().unwrap_or("without a farewell");
+    let at = if doing.is_empty() { String::new() } else { format!("; it was at: {doing}") };
+    let _ = writeln!(text, "last crash: {}, process {pid} in {owner}, {ending}{at}", time(*at_ns));
 }
 
 fn to_text(view: &StatusView, with_slots: bool) -> Result<String> {
@@ -182,6 +114,9 @@ fn to_text(view: &StatusView, with_slots: bool) -> Result<String> {
         daemon.supervisor, daemon.template, daemon.generation, daemon.recovery
     );
     let _ = writeln!(text, "listening on {}", daemon.listen.join(", "));
+    if !daemon.metrics.is_empty() {
+        let _ = writeln!(text, "status and metrics on {}", daemon.metrics.join(", "));
+    }
     let wanted = if daemon.at_least == daemon.configured {
         daemon.configured.to_string()
     } else {
@@ -206,6 +141,9 @@ fn to_text(view: &StatusView, with_slots: bool) -> Result<String> {
         "recovery took: last {} µs, p50 {} µs, p99 {} µs, max {} µs",
         took.last, took.p50, took.p99, took.max
     );
+    if let Some(crash) = daemon.crashes.first() {
+        write_crash(crash, &mut text);
+    }
     let limit = spool.limit.map_or_else(|| "by free space".to_owned(), |limit| format!("{limit} bytes"));
     let oldest = spool.oldest_minute.map_or_else(|| "none".to_owned(), |minute| minute.to_string());
     let _ = writeln!(text, "spool: {} bytes, limit {limit}, oldest minute {oldest}", spool.bytes);

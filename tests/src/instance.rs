@@ -310,7 +310,8 @@ impl Instance {
 
     fn users(&self) -> Vec<processes::Process> {
         let users = processes::users_of(&self.run_dir).into_iter();
-        users.filter(|user| !self.leaves_visitors || user.name != "visitor").collect()
+        let stays = |user: &processes::Process| matches!(&*user.name, "visitor" | "exporter");
+        users.filter(|user| !self.leaves_visitors || !stays(user)).collect()
     }
 }
 

@@ -4,8 +4,8 @@
 //!
 //! In reading order: where the programs are ([`programs`]), running one to its end ([`outcome`]), an instance and its
 //! directories ([`place`], [`instance`]), talking to it ([`connection`], [`load`]), programs that are
-//! attached to it ([`visitor`]), what it wrote ([`journal`]), and
-//! what only the machine can tell or do ([`processes`], [`machine`]),
+//! attached to it ([`visitor`]), what it wrote ([`journal`]), what it shows ([`web`],
+//! [`openmetrics`]), and what only the machine can tell or do ([`processes`], [`machine`]),
 //! and chance that can be had again ([`random`]).
 #![forbid(unsafe_code)]
 
@@ -24,6 +24,10 @@ pub mod load;
 pub mod visitor;
 
 pub mod journal;
+
+pub mod web;
+
+pub mod openmetrics;
 
 pub mod processes;
 

@@ -8,8 +8,8 @@ use std::sync::OnceLock;
 pub const BIN_DIR_VARIABLE: &str = "HOLDFAST_BIN_DIR";
 
 /// The programs that an installation consists of.
-pub const ALL: [&str; 7] =
-    ["supervisor", "worker", "recovery", "cclient", "acquired", "block", "data_collector"];
+pub const ALL: [&str; 8] =
+    ["supervisor", "worker", "recovery", "cclient", "acquired", "block", "data_collector", "exporter"];
 
 /// What is built besides for the tests alone.
 const EXAMPLES: [&str; 10] = [

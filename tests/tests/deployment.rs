@@ -56,7 +56,7 @@ fn files_below(directory: &Path) -> BTreeMap<String, (u32, Vec<u8>)> {
     files
 }
 
-const INSTALLED: [(&str, u32); 9] = [
+const INSTALLED: [(&str, u32); 10] = [
     ("bin/block", 0o755),
     ("bin/cclient", 0o755),
     ("bin/data_collector", 0o755),
@@ -64,6 +64,7 @@ const INSTALLED: [(&str, u32); 9] = [
     ("etc/default/holdfast", 0o644),
     ("etc/holdfast/supervisor.toml", 0o644),
     ("etc/init.d/holdfast", 0o755),
+    ("lib/holdfast/exporter", 0o755),
     ("lib/holdfast/recovery", 0o755),
     ("lib/holdfast/worker", 0o755),
 ];

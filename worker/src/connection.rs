@@ -168,7 +168,10 @@ impl<S: Service> Desk<S> {
         self.requests += 1;
         self.ledger.clock.start(slot);
         let (ledger, reply, connection) = (&mut self.ledger, &mut self.reply, self.connections);
+        let begun = Instant::now();
         let answered = self.service.handle(request, &mut Exchange { ledger, reply, connection });
+        slot.count(Counter::Requests);
+        slot.add(Counter::WorkNs, u64::try_from(begun.elapsed().as_nanos()).unwrap_or(u64::MAX));
         self.ledger.clock.stop(slot);
         slot.set_doing(b"");
         if answered.is_ok() && !self.ledger.unsettled {

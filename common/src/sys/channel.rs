@@ -73,6 +73,12 @@ impl Channel {
         Self { socket, buffer: RefCell::new(Vec::new()), takes_descriptors: true }
     }
 
+    /// The same, where the other end is not to send descriptors.
+    #[must_use]
+    pub fn without_descriptors(self) -> Self {
+        Self { takes_descriptors: false, ..self }
+    }
+
     /// The descriptor, to be handed to a child.
     pub fn into_descriptor(self) -> OwnedFd {
         self.socket

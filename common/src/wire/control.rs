@@ -256,6 +256,27 @@ pub struct DaemonStatus {
     /// What became of the region of this instance, where it was damaged and a checkpoint was gone back to; until a
     /// reload.
     pub restored: Option<String>,
+    /// Where it shows itself over HTTP, as `--metrics-listen` takes it.
+    pub metrics: Vec<String>,
+    /// The latest crashes of workers and attached programs, the newest first.
+    pub crashes: Vec<CrashReport>,
+}
+
+/// A death without a farewell.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CrashReport {
+    /// When it was noticed, in nanoseconds since the epoch.
+    pub at_ns: u64,
+    /// Whose it was.
+    pub owner: Owner,
+    /// The process.
+    pub pid: Pid,
+    /// How a worker ended. How an attached program did, only its own parent is told.
+    pub ending: Option<String>,
+    /// What it had said that it was doing; empty where it said nothing.
+    pub doing: String,
+    /// How long it took from then until its slot was repaired, in microseconds; nothing where it is not yet.
+    pub repaired_us: Option<u64>,
 }
 
 /// What an instance is doing, without the region to read the rest from.

@@ -28,6 +28,8 @@ pub(super) struct TotalsDump {
     errors: u64,
     crashes: u64,
     recoveries: u64,
+    requests: u64,
+    work_ns: u64,
 }
 
 #[derive(Debug, Deserialize)]
@@ -85,8 +87,8 @@ pub(super) enum Bytes {
 
 impl TotalsDump {
     pub fn to_totals(&self) -> Totals {
-        let Self { connections, messages, bytes, errors, crashes, recoveries } = *self;
-        Totals { connections, messages, bytes, errors, crashes, recoveries }
+        let Self { connections, messages, bytes, errors, crashes, recoveries, requests, work_ns } = *self;
+        Totals { connections, messages, bytes, errors, crashes, recoveries, requests, work_ns }
     }
 }
 

@@ -33,7 +33,7 @@ fn sample(option: &Arg) -> (String, String) {
         Kind::Path => "/some/where".to_owned(),
         Kind::Text if !choices.is_empty() => choices.last().unwrap().get_name().to_owned(),
         Kind::Text => match option.get_long().unwrap() {
-            "listen" | "control-listen" => "unix:/some/socket".to_owned(),
+            "listen" | "control-listen" | "metrics-listen" => "unix:/some/socket".to_owned(),
             "log-level" => "debug".to_owned(),
             "collect" => "http://some.where:80/".to_owned(),
             _ => "somebody".to_owned(),

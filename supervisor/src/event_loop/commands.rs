@@ -143,6 +143,8 @@ impl Supervisor {
             log::error!("{error}");
         }
         self.region.header().supervision.log_epoch.fetch_add(1, SeqCst);
+        // It has none of the files, only what stderr was.
+        self.showing.renew();
         log::info!("logs are opened again");
     }
 }

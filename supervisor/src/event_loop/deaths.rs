@@ -5,7 +5,7 @@ use std::time::Duration;
 use common::error::{Context, Error, Result};
 use common::ids::{Owner, Pid};
 use common::sys::process::{self, Ending};
-use common::wire::control::Response;
+use common::wire::control::{CrashReport, Response};
 use nix::sys::signal::Signal;
 
 use crate::children::Child;
@@ -26,6 +26,8 @@ pub(super) struct Crash {
     ending: Option<Ending>,
     /// When SIGCHLD was taken, by the clock that all processes share.
     noticed_ns: u64,
+    /// Whether status has it.
+    reported: bool,
 }
 
 impl Supervisor {
@@ -55,6 +57,7 @@ impl Supervisor {
         let (Some(pid), Some(ending)) = (named, ending) else { return self.reap_others() };
         self.died(pid, ending);
         self.tell_recovery(self.now());
+        self.report_crashes();
         process::reap_ended(pid);
         self.others_due.get_or_insert(self.now() + OTHERS_DELAY);
         Ok(())
@@ -72,12 +75,29 @@ impl Supervisor {
     }
 
     pub(super) fn note_client_crash(&mut self, pid: Pid, owner: Owner) {
-        self.crashes.push(Crash { pid, owner, ending: None, noticed_ns: self.noticed_ns });
+        self.crashes.push(Crash { pid, owner, ending: None, noticed_ns: self.noticed_ns, reported: false });
+    }
+
+    /// For status, before anybody says that they are repaired.
+    fn report_crashes(&mut self) {
+        for crash in self.crashes.iter_mut().filter(|crash| !crash.reported) {
+            crash.reported = true;
+            let slot = self.region.slot(crash.owner.slot);
+            self.crash_reports.add(CrashReport {
+                at_ns: process::now_ns(),
+                owner: crash.owner,
+                pid: crash.pid,
+                ending: crash.ending.map(|ending| ending.to_string()),
+                doing: slot.map(common::layout::Slot::doing).unwrap_or_default(),
+                repaired_us: None,
+            });
+        }
     }
 
     pub(super) fn log_crashes(&mut self) {
         let now = self.now();
-        for Crash { pid, owner, ending, noticed_ns } in self.crashes.drain(..) {
+        self.report_crashes();
+        for Crash { pid, owner, ending, noticed_ns, .. } in self.crashes.drain(..) {
             log::debug!("process {pid}: its death was noticed at {noticed_ns} ns");
             self.crash_log.warn(now, || match ending {
                 Some(ending) => format!("worker {pid} in {owner} crashed: {ending}"),
@@ -103,6 +123,12 @@ impl Supervisor {
         } else if self.shipping.is(pid) {
             self.shipping.lost(now);
             self.log_failure(now, &format!("the collector (process {pid}) {ending}"));
+        } else if self.showing.is(pid) {
+            self.showing.lost(now, &mut self.control);
+            // One that was told to make room for another has said so itself.
+            if ending != Ending::Exited(0) {
+                self.log_failure(now, &format!("the exporter (process {pid}) {ending}"));
+            }
         } else if let Some(place) = self.leaving.iter().position(|(leaving, _)| *leaving == pid) {
             self.leaving.swap_remove(place);
         } else {
@@ -128,7 +154,7 @@ impl Supervisor {
                 self.repairs.add(owner, true, now);
                 self.policy.worker_died(now);
                 let noticed_ns = self.noticed_ns;
-                self.crashes.push(Crash { pid, owner, ending: Some(ending), noticed_ns });
+                self.crashes.push(Crash { pid, owner, ending: Some(ending), noticed_ns, reported: false });
             }
         }
     }

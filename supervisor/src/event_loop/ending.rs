@@ -160,6 +160,10 @@ impl Supervisor {
             }
             None => LEAVE_DEADLINE,
         };
+        if let Some(exporter) = self.showing.end() {
+            children::signal(exporter, Signal::SIGTERM);
+            self.leaving.push((exporter, now + LEAVE_DEADLINE));
+        }
         Phase::Closing { until: now + patience }
     }
 

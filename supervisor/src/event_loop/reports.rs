@@ -56,6 +56,8 @@ impl Supervisor {
             || self.next_template.as_ref().is_some_and(|next| next.child.pid == pid)
             || self.checkpoints.is(pid)
             || self.restoring.is(pid)
+            || self.shipping.is(pid)
+            || self.showing.is(pid)
             || self.leaving.iter().any(|(leaving, _)| *leaving == pid);
         let exists = self.pool.has_seen_die(pid) || process::is_child(pid);
         pid.0 > 0 && exists && !others && !self.pool.knows(pid)
@@ -141,6 +143,7 @@ impl Supervisor {
         let now = self.now();
         if self.repairs.repaired(owner, now) {
             self.pool.repaired(owner);
+            self.crash_reports.repaired(owner, self.repairs.durations().last);
         }
         self.extend_repair_deadline();
     }

@@ -77,6 +77,8 @@ impl Supervisor {
             at_least: self.policy.shape().least(),
             recovery_us: self.repairs.durations(),
             restored: self.restoring.said.clone(),
+            metrics: self.showing.names().to_vec(),
+            crashes: self.crash_reports.newest_first(),
         }
     }
 

@@ -46,6 +46,16 @@ impl Supervisor {
         }
         if !closing {
             self.ship(now);
+            self.show(now);
+        }
+    }
+
+    /// Nor is showing itself.
+    fn show(&mut self, now: Clock) {
+        let terms = Terms { identity: self.prepared.identity.clone(), keeps_priority: false };
+        let log_level = self.options.log_level.to_string();
+        if let Err(error) = self.showing.start_if_due(now, &terms, &log_level, &mut self.control) {
+            self.log_failure(now, &error.to_string());
         }
     }
 
