@@ -203,7 +203,12 @@ impl<'a> Standby<'a> {
         attached: &[Attached],
     ) -> std::result::Result<io::Result<()>, Stop> {
         match work(self.attachment.region(), self.attachment.spool(), attached) {
-            Ok(TakenOver { repaired, .. }) => self.tell(&Report::TakenOver(repaired))?,
+            Ok(TakenOver { repaired, later, .. }) => {
+                for owner in later {
+                    self.tell(&Report::LeftForLater(owner))?;
+                }
+                self.tell(&Report::TakenOver(repaired))?;
+            }
             Err(Obstacle::Refused(owner, why)) => self.tell(&Report::Refused(owner, why))?,
             Err(Obstacle::Io(error)) => return Ok(Err(error)),
             Err(Obstacle::Spool(why)) => {
