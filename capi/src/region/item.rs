@@ -3,9 +3,9 @@
 use std::ffi::c_void;
 use std::time::Instant;
 
+use client::Transaction;
 use client::objects::queue::End;
 use client::objects::{Queue, Taken};
-use client::{Transaction, TxnError};
 
 use super::objects::Outlet;
 use super::queue::{holdfast_queue, not_ready};
@@ -63,7 +63,7 @@ pub unsafe extern "C" fn holdfast_queue_take_back(
 /// session does not have it (any more).
 #[unsafe(no_mangle)]
 pub extern "C" fn holdfast_item_finish(session: *mut holdfast_session, item: holdfast_item) -> holdfast_code {
-    outcome(|| settle(session, item, Transaction::finish))
+    outcome(|| settle(session, item, true))
 }
 
 /// Puts an item back to the end of its queue that it was taken from, also where the queue is full by now. HOLDFAST_UNKNOWN
@@ -73,7 +73,7 @@ pub extern "C" fn holdfast_item_put_back(
     session: *mut holdfast_session,
     item: holdfast_item,
 ) -> holdfast_code {
-    outcome(|| settle(session, item, Transaction::put_back))
+    outcome(|| settle(session, item, false))
 }
 
 /// # Safety
@@ -122,15 +122,12 @@ fn taken(
     Ok(taken)
 }
 
-fn settle(
-    session: *mut holdfast_session,
-    item: holdfast_item,
-    deed: impl FnOnce(&mut Transaction<'_, 'static>, &Taken) -> Result<(), TxnError>,
-) -> Result<(), Problem> {
+/// What becomes of an item: its work is `done`, or it goes back.
+fn settle(session: *mut holdfast_session, item: holdfast_item, done: bool) -> Result<(), Problem> {
     let settled = shares::with(session, |share| {
         share.change(|txn| {
             let taken = txn.taken(item.serial)?;
-            deed(txn, &taken)
+            if done { txn.finish(&taken) } else { txn.put_back(&taken) }
         })
     });
     settled.map_err(|problem| match problem.code {
