@@ -5,12 +5,24 @@ use std::path::{Path, PathBuf};
 
 use client::block::{Blocks, default_directory};
 
-use super::border::{give, handle, limit, take, text, text_if_any};
+use super::border::{limit, missing, text, text_if_any};
+use super::handles::{self, Handle, Table, give};
 use super::outcome::{holdfast_code, outcome};
 
-/// A directory of blocks.
+/// A directory of blocks. Any threads may use it together.
 #[allow(non_camel_case_types, reason = "the name that C knows it by")]
-pub struct holdfast_blocks(pub(super) Blocks);
+pub struct holdfast_blocks(());
+
+impl Handle for holdfast_blocks {
+    type Object = Blocks;
+
+    const WHAT: &'static str = "directory of blocks";
+
+    fn table() -> &'static Table<Blocks> {
+        static OPEN: Table<Blocks> = Table::new();
+        &OPEN
+    }
+}
 
 fn path(directory: Option<&str>) -> PathBuf {
     directory.map_or_else(default_directory, |directory| Path::new(directory).to_owned())
@@ -26,7 +38,7 @@ pub unsafe extern "C" fn holdfast_blocks_open(
     blocks: *mut *mut holdfast_blocks,
 ) -> holdfast_code {
     // SAFETY: the caller's.
-    outcome(|| unsafe { give(blocks, holdfast_blocks(Blocks::open(&path(text_if_any(directory)?))?)) })
+    outcome(|| unsafe { give(blocks, Blocks::open(&path(text_if_any(directory)?))?) })
 }
 
 /// The same, made if it is not there.
@@ -39,24 +51,26 @@ pub unsafe extern "C" fn holdfast_blocks_create(
     blocks: *mut *mut holdfast_blocks,
 ) -> holdfast_code {
     // SAFETY: the caller's.
-    outcome(|| unsafe { give(blocks, holdfast_blocks(Blocks::create(&path(text_if_any(directory)?))?)) })
+    outcome(|| unsafe { give(blocks, Blocks::create(&path(text_if_any(directory)?))?) })
 }
 
 /// Calls `each` with the name of each block and with `context`.
 ///
 /// # Safety
-/// A handle; a function that takes these.
+/// A function that takes these.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn holdfast_blocks_names(
     blocks: *mut holdfast_blocks,
-    each: extern "C" fn(name: *const c_char, context: *mut c_void),
+    each: Option<unsafe extern "C" fn(name: *const c_char, context: *mut c_void)>,
     context: *mut c_void,
 ) -> holdfast_code {
     outcome(|| {
-        // SAFETY: the caller's.
-        for name in unsafe { handle(blocks) }?.0.names()? {
+        let each = each.ok_or_else(|| missing("function"))?;
+        for name in handles::with(blocks, |blocks| Ok(blocks.names()?))? {
             // A name has no zeros.
-            each(CString::new(name).unwrap_or_default().as_ptr(), context);
+            let name = CString::new(name).unwrap_or_default();
+            // SAFETY: the caller's.
+            unsafe { each(name.as_ptr(), context) };
         }
         Ok(())
     })
@@ -65,23 +79,22 @@ pub unsafe extern "C" fn holdfast_blocks_names(
 /// Takes a block's name away. Consumers are told, producers begin another block.
 ///
 /// # Safety
-/// A handle; a text.
+/// A text.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn holdfast_blocks_remove(
     blocks: *mut holdfast_blocks,
     name: *const c_char,
     timeout_ms: u64,
 ) -> holdfast_code {
-    // SAFETY: the caller's.
-    outcome(|| Ok(unsafe { handle(blocks)?.0.remove(text(name)?, limit(timeout_ms)) }?))
+    outcome(|| {
+        // SAFETY: the caller's.
+        let name = unsafe { text(name) }?;
+        handles::with(blocks, |blocks| Ok(blocks.remove(name, limit(timeout_ms))?))
+    })
 }
 
 /// Closes the directory. What was opened in it stays open.
-///
-/// # Safety
-/// A handle or NULL, which is not used any more.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn holdfast_blocks_close(blocks: *mut holdfast_blocks) {
-    // SAFETY: the caller's.
-    unsafe { take(blocks) };
+pub extern "C" fn holdfast_blocks_close(blocks: *mut holdfast_blocks) -> holdfast_code {
+    outcome(|| handles::close(blocks))
 }

@@ -5,42 +5,13 @@ use std::time::Duration;
 
 use super::outcome::{Problem, holdfast_code};
 
-/// A handle's object.
-///
-/// # Safety
-/// NULL, or what [`give`] gave and [`take`] has not taken, used by no other thread meanwhile.
-pub unsafe fn handle<'a, T>(handle: *mut T) -> Result<&'a mut T, Problem> {
-    // SAFETY: the caller's.
-    unsafe { handle.as_mut() }.ok_or_else(|| missing("a handle"))
-}
-
-/// Gives an object away as a handle.
-///
-/// # Safety
-/// `into` is NULL, or a place for a handle.
-pub unsafe fn give<T>(into: *mut *mut T, object: T) -> Result<(), Problem> {
-    // SAFETY: the caller's.
-    unsafe { store(into, Box::into_raw(Box::new(object))) }
-}
-
-/// Ends a handle.
-///
-/// # Safety
-/// As [`handle`]; it is not used any more.
-pub unsafe fn take<T>(handle: *mut T) {
-    if !handle.is_null() {
-        // SAFETY: made by give(), and taken once, as the caller says.
-        drop(unsafe { Box::from_raw(handle) });
-    }
-}
-
 /// Stores a result that is asked for.
 ///
 /// # Safety
 /// `into` is NULL, or a place for a `T`.
 pub unsafe fn store<T>(into: *mut T, value: T) -> Result<(), Problem> {
     if into.is_null() {
-        return Err(missing("a place for the result"));
+        return Err(missing("place for the result"));
     }
     // SAFETY: not NULL, so a place for it, as the caller says.
     unsafe { into.write(value) };
@@ -64,7 +35,7 @@ pub unsafe fn store_if_asked<T>(into: *mut T, value: T) {
 /// NULL, or a text that ends with a zero and stays as it is meanwhile.
 pub unsafe fn text<'a>(text: *const c_char) -> Result<&'a str, Problem> {
     // SAFETY: the caller's.
-    unsafe { text_if_any(text) }?.ok_or_else(|| missing("a text"))
+    unsafe { text_if_any(text) }?.ok_or_else(|| missing("text"))
 }
 
 /// A text, or none.
@@ -90,7 +61,7 @@ pub unsafe fn text_if_any<'a>(text: *const c_char) -> Result<Option<&'a str>, Pr
 pub unsafe fn bytes<'a>(data: *const u8, length: usize) -> Result<&'a [u8], Problem> {
     match (data.is_null(), length) {
         (_, 0) => Ok(&[]),
-        (true, _) => Err(missing("the data")),
+        (true, _) => Err(missing("data")),
         // SAFETY: the caller's.
         (false, _) => Ok(unsafe { std::slice::from_raw_parts(data, length) }),
     }
@@ -101,6 +72,7 @@ pub fn limit(ms: u64) -> Duration {
     Duration::from_millis(ms)
 }
 
-fn missing(what: &str) -> Problem {
-    Problem { code: holdfast_code::HOLDFAST_INVALID, sentence: format!("{what} is NULL; give one") }
+/// What is NULL and must not be.
+pub fn missing(what: &str) -> Problem {
+    Problem { code: holdfast_code::HOLDFAST_INVALID, sentence: format!("the {what} is NULL; give one") }
 }

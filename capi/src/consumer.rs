@@ -1,28 +1,41 @@
 //! Reading a block.
 
 use std::ffi::{c_char, c_void};
+use std::sync::Mutex;
 
-use client::block::{Consumer, Failure, Pinned};
+use client::block::{Consumer, Failure};
 
 use super::blocks::holdfast_blocks;
-use super::border::{give, handle, limit, store, store_if_asked, take, text};
+use super::border::{limit, store, store_if_asked, text};
+use super::handles::{self, Handle, Table, alone, give};
 use super::outcome::{Problem, holdfast_code, outcome};
+use super::pinned::holdfast_pinned;
 
 /// A consumer of a block.
 #[allow(non_camel_case_types, reason = "the name that C knows it by")]
-pub struct holdfast_consumer {
+pub struct holdfast_consumer(());
+
+/// A consumer, and what it has copied last.
+pub struct Reader {
     consumer: Consumer,
     content: Vec<u8>,
 }
 
-/// Content that stays as it is until it is unpinned.
-#[allow(non_camel_case_types, reason = "the name that C knows it by")]
-pub struct holdfast_pinned(Pinned);
+impl Handle for holdfast_consumer {
+    type Object = Mutex<Reader>;
+
+    const WHAT: &'static str = "consumer";
+
+    fn table() -> &'static Table<Mutex<Reader>> {
+        static OPEN: Table<Mutex<Reader>> = Table::new();
+        &OPEN
+    }
+}
 
 /// Opens a consumer of the block `name`; HOLDFAST_UNKNOWN where there is none.
 ///
 /// # Safety
-/// A handle; a text; a place for a handle.
+/// A text; a place for a handle.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn holdfast_consumer_open(
     blocks: *mut holdfast_blocks,
@@ -31,28 +44,23 @@ pub unsafe extern "C" fn holdfast_consumer_open(
 ) -> holdfast_code {
     // SAFETY: the caller's.
     outcome(|| unsafe {
-        let opened = handle(blocks)?.0.consumer(text(name)?)?;
-        give(consumer, holdfast_consumer { consumer: opened, content: Vec::new() })
+        let name = text(name)?;
+        let opened = handles::with(blocks, |blocks| Ok(blocks.consumer(name)?))?;
+        give(consumer, Mutex::new(Reader { consumer: opened, content: Vec::new() }))
     })
 }
 
 /// Waits for something newer than what this consumer has read or pinned last: HOLDFAST_OK if there is, HOLDFAST_TIMED_OUT
 /// if not.
-///
-/// # Safety
-/// A handle.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn holdfast_consumer_wait(
-    consumer: *mut holdfast_consumer,
-    timeout_ms: u64,
-) -> holdfast_code {
+pub extern "C" fn holdfast_consumer_wait(consumer: *mut holdfast_consumer, timeout_ms: u64) -> holdfast_code {
     outcome(|| {
-        // SAFETY: the caller's.
-        let consumer = unsafe { handle(consumer) }?;
-        if consumer.consumer.wait(limit(timeout_ms))? {
-            return Ok(());
-        }
-        Err(Failure::Busy(format!("nothing newer in block {}", consumer.consumer.name())).into())
+        alone(consumer, |Reader { consumer, .. }| {
+            if consumer.wait(limit(timeout_ms))? {
+                return Ok(());
+            }
+            Err(Failure::Busy(format!("nothing newer in block {}", consumer.name())).into())
+        })
     })
 }
 
@@ -60,7 +68,7 @@ pub unsafe extern "C" fn holdfast_consumer_wait(
 /// HOLDFAST_TOO_LARGE, which says that they do not fit. The version goes to `version`, unless that is NULL.
 ///
 /// # Safety
-/// A handle; so many bytes; a place for a length, and for a version or NULL.
+/// So many bytes; a place for a length, and for a version or NULL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn holdfast_consumer_read(
     consumer: *mut holdfast_consumer,
@@ -69,111 +77,66 @@ pub unsafe extern "C" fn holdfast_consumer_read(
     length: *mut usize,
     version: *mut u64,
 ) -> holdfast_code {
-    // SAFETY: the caller's; what is copied to has room for as much, as was looked at.
-    outcome(|| unsafe {
-        let holdfast_consumer { consumer, content } = handle(consumer)?;
-        let read = consumer.read(content)?;
-        store(length, content.len())?;
-        if content.len() > capacity || data.is_null() {
-            return Err(Problem {
-                code: holdfast_code::HOLDFAST_TOO_LARGE,
-                sentence: format!("{} bytes of content do not fit into {capacity}; give more", content.len()),
-            });
-        }
-        data.cast::<u8>().copy_from_nonoverlapping(content.as_ptr(), content.len());
-        store_if_asked(version, read);
-        Ok(())
+    outcome(|| {
+        alone(consumer, |Reader { consumer, content }| {
+            let read = consumer.read(content)?;
+            // SAFETY: the caller's; what is copied to has room for as much, as was looked at.
+            unsafe {
+                store(length, content.len())?;
+                if content.len() > capacity || data.is_null() {
+                    return Err(too_large(content.len(), capacity));
+                }
+                data.cast::<u8>().copy_from_nonoverlapping(content.as_ptr(), content.len());
+                store_if_asked(version, read);
+            }
+            Ok(())
+        })
     })
+}
+
+fn too_large(length: usize, capacity: usize) -> Problem {
+    Problem {
+        code: holdfast_code::HOLDFAST_TOO_LARGE,
+        sentence: format!("{length} bytes of content do not fit into {capacity}; give more"),
+    }
 }
 
 /// The newest content as it lies in memory: no producer writes to it until it is unpinned, and consumer and block may be
 /// closed or removed meanwhile.
 ///
 /// # Safety
-/// A handle; a place for one.
+/// A place for a handle.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn holdfast_consumer_pin(
     consumer: *mut holdfast_consumer,
     pinned: *mut *mut holdfast_pinned,
 ) -> holdfast_code {
-    // SAFETY: the caller's.
-    outcome(|| unsafe { give(pinned, holdfast_pinned(handle(consumer)?.consumer.pin()?)) })
-}
-
-/// Where pinned content is; NULL only for NULL.
-///
-/// # Safety
-/// A handle or NULL.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn holdfast_pinned_data(pinned: *const holdfast_pinned) -> *const c_void {
-    // SAFETY: the caller's.
-    unsafe { pinned.as_ref() }
-        .and_then(|pinned| pinned.0.pointer().ok())
-        .map_or(std::ptr::null(), <*const u8>::cast)
-}
-
-/// How many bytes it has; 0 only for NULL.
-///
-/// # Safety
-/// A handle or NULL.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn holdfast_pinned_length(pinned: *const holdfast_pinned) -> usize {
-    // SAFETY: the caller's.
-    unsafe { pinned.as_ref() }.map_or(0, |pinned| pinned.0.len())
-}
-
-/// Its version; 0 only for NULL.
-///
-/// # Safety
-/// A handle or NULL.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn holdfast_pinned_version(pinned: *const holdfast_pinned) -> u64 {
-    // SAFETY: the caller's.
-    unsafe { pinned.as_ref() }.map_or(0, |pinned| pinned.0.version())
-}
-
-/// Lets producers write there again.
-///
-/// # Safety
-/// A handle or NULL, which is not used any more.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn holdfast_pinned_close(pinned: *mut holdfast_pinned) {
-    // SAFETY: the caller's.
-    unsafe { take(pinned) };
+    outcome(|| {
+        let content = alone(consumer, |Reader { consumer, .. }| Ok(consumer.pin()?))?;
+        // SAFETY: the caller's.
+        unsafe { give(pinned, content) }
+    })
 }
 
 /// Keeps every producer of the block, and of its group, waiting.
-///
-/// # Safety
-/// A handle.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn holdfast_consumer_lock(
-    consumer: *mut holdfast_consumer,
-    timeout_ms: u64,
-) -> holdfast_code {
-    // SAFETY: the caller's.
-    outcome(|| Ok(unsafe { handle(consumer) }?.consumer.lock(limit(timeout_ms))?))
+pub extern "C" fn holdfast_consumer_lock(consumer: *mut holdfast_consumer, timeout_ms: u64) -> holdfast_code {
+    outcome(|| alone(consumer, |Reader { consumer, .. }| Ok(consumer.lock(limit(timeout_ms))?)))
 }
 
 /// Lets them go on.
-///
-/// # Safety
-/// A handle.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn holdfast_consumer_unlock(consumer: *mut holdfast_consumer) -> holdfast_code {
-    // SAFETY: the caller's.
-    outcome(|| unsafe {
-        handle(consumer)?.consumer.unlock();
-        Ok(())
+pub extern "C" fn holdfast_consumer_unlock(consumer: *mut holdfast_consumer) -> holdfast_code {
+    outcome(|| {
+        alone(consumer, |Reader { consumer, .. }| {
+            consumer.unlock();
+            Ok(())
+        })
     })
 }
 
 /// Closes the consumer. What it has pinned stays pinned.
-///
-/// # Safety
-/// A handle or NULL, which is not used any more.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn holdfast_consumer_close(consumer: *mut holdfast_consumer) {
-    // SAFETY: the caller's.
-    unsafe { take(consumer) };
+pub extern "C" fn holdfast_consumer_close(consumer: *mut holdfast_consumer) -> holdfast_code {
+    outcome(|| handles::close(consumer))
 }

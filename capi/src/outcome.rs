@@ -41,6 +41,8 @@ pub enum holdfast_code {
     HOLDFAST_NO_KEY = 13,
     /// Another held an object's lock for too long.
     HOLDFAST_LOCKED = 14,
+    /// The folder holds something.
+    HOLDFAST_NOT_EMPTY = 15,
 }
 
 /// Why a call did not do what it should.
@@ -80,11 +82,10 @@ impl From<TxnError> for Problem {
             TxnError::TimedOut => HOLDFAST_TIMED_OUT,
             TxnError::NotFound => HOLDFAST_UNKNOWN,
             TxnError::Exists => HOLDFAST_EXISTS,
-            TxnError::NotEmpty
-            | TxnError::BadName
-            | TxnError::TooDeep
-            | TxnError::IntoItself
-            | TxnError::OutOfRange => HOLDFAST_INVALID,
+            TxnError::NotEmpty => HOLDFAST_NOT_EMPTY,
+            TxnError::BadName | TxnError::TooDeep | TxnError::IntoItself | TxnError::OutOfRange => {
+                HOLDFAST_INVALID
+            }
             TxnError::Damaged | TxnError::Disturbed => HOLDFAST_REFUSED,
             TxnError::Forked => HOLDFAST_ELSEWHERE,
             TxnError::RolledBack => HOLDFAST_ORDER,

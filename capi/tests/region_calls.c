@@ -154,6 +154,140 @@ static void counters_and_blobs(holdfast_session *session)
     OK(holdfast_commit(session));
 }
 
+static void ranges(holdfast_session *session)
+{
+    holdfast_blob blob;
+    char range[3];
+    OK(holdfast_blob_open(session, "calls", "blob", &blob));
+    OK(holdfast_blob_length(session, blob, &number));
+    CHECK(number == 5);
+    OK(holdfast_blob_write(session, blob, 1, "YT", 2));
+    OK(holdfast_blob_read(session, blob, 1, range, 3));
+    CHECK(memcmp(range, "YTe", 3) == 0);
+    OK(holdfast_blob_read(session, blob, 5, NULL, 0));
+    CHECK(holdfast_blob_read(session, blob, 3, range, 3) == HOLDFAST_INVALID);
+    CHECK(holdfast_blob_read(session, blob, UINT64_MAX, range, 3) == HOLDFAST_INVALID);
+    CHECK(holdfast_blob_read(session, blob, 0, NULL, 3) == HOLDFAST_INVALID);
+    CHECK(holdfast_blob_read(session, blob, 0, range, (size_t)-1) == HOLDFAST_INVALID);
+    CHECK(holdfast_blob_write(session, blob, 4, "YT", 2) == HOLDFAST_INVALID);
+
+    OK(holdfast_begin(session));
+    OK(holdfast_blob_write(session, blob, 0, "B", 1));
+    OK(holdfast_blob_read(session, blob, 0, range, 2));
+    CHECK(memcmp(range, "BY", 2) == 0);
+    OK(holdfast_rollback(session));
+    OK(holdfast_begin(session));
+    CHECK(holdfast_blob_read(session, blob, 4, range, 2) == HOLDFAST_INVALID);
+    CHECK(holdfast_commit(session) == HOLDFAST_ORDER);
+    OK(holdfast_blob_get(session, blob, &data, &length));
+    CHECK(GIVES("bYTes"));
+}
+
+static int name_it(const char *name, holdfast_kind kind, void *context)
+{
+    snprintf((char *)context + strlen(context), 100, "%s=%d ", name, kind);
+    return strcmp(name, "last") == 0;
+}
+
+static void names(holdfast_session *session)
+{
+    holdfast_map map, other;
+    holdfast_blob blob;
+    char list[1000] = "";
+    OK(holdfast_folder_make(session, "names/in"));
+    OK(holdfast_map_open(session, "names", "a map", &map));
+    OK(holdfast_blob_open(session, "names", "last", &blob));
+    OK(holdfast_blob_open(session, "names", "later", &blob));
+    OK(holdfast_folder_each(session, "names", name_it, list));
+    CHECK(strcmp(list, "a map=2 in=1 last=5 ") == 0);
+    list[0] = 0;
+    OK(holdfast_folder_each(session, NULL, name_it, list));
+    CHECK(strstr(list, "names=1 "));
+    CHECK(holdfast_folder_each(session, "nothing", name_it, list) == HOLDFAST_UNKNOWN);
+    CHECK(holdfast_folder_each(session, "names", NULL, list) == HOLDFAST_INVALID);
+
+    CHECK(holdfast_rename(session, "names", "a map", "names", "last") == HOLDFAST_EXISTS);
+    CHECK(holdfast_rename(session, "names", "no map", "names", "x") == HOLDFAST_UNKNOWN);
+    CHECK(holdfast_rename(session, "nowhere", "no map", "names", "x") == HOLDFAST_UNKNOWN);
+    OK(holdfast_map_put(session, map, "k", 1, "v", 1));
+    OK(holdfast_rename(session, "names", "a map", "names/made", "moved"));
+    OK(holdfast_map_open(session, "names/made", "moved", &other));
+    CHECK(other.object == map.object);
+
+    CHECK(holdfast_folder_delete(session, "names/made") == HOLDFAST_NOT_EMPTY);
+    OK(holdfast_folder_rename(session, "names/made", "names/in/made"));
+    CHECK(holdfast_folder_rename(session, "names/made", "names/in/other") == HOLDFAST_UNKNOWN);
+    CHECK(holdfast_folder_rename(session, "names/in", "names/in/made/in") == HOLDFAST_INVALID);
+    OK(holdfast_map_get(session, map, "k", 1, &data, &length));
+    CHECK(GIVES("v"));
+    OK(holdfast_delete(session, "names/in/made", "moved"));
+    OK(holdfast_folder_delete(session, "names/in/made"));
+    CHECK(holdfast_folder_delete(session, "names/in/made") == HOLDFAST_UNKNOWN);
+
+    /* What is to be deleted and is not there is no failure of the transaction, and makes nothing. */
+    OK(holdfast_begin(session));
+    CHECK(holdfast_delete(session, "names/in", "nothing") == HOLDFAST_UNKNOWN);
+    CHECK(holdfast_delete(session, "nowhere", "nothing") == HOLDFAST_UNKNOWN);
+    CHECK(holdfast_folder_delete(session, "nowhere") == HOLDFAST_UNKNOWN);
+    CHECK(holdfast_folder_each(session, "names", name_it, list) == HOLDFAST_ORDER);
+    OK(holdfast_delete(session, "names", "last"));
+    OK(holdfast_commit(session));
+    CHECK(holdfast_delete(session, "names", "last") == HOLDFAST_UNKNOWN);
+    CHECK(holdfast_folder_each(session, "nowhere", name_it, list) == HOLDFAST_UNKNOWN);
+}
+
+static void items(holdfast_session *session)
+{
+    holdfast_queue queue;
+    holdfast_item first, last;
+    OK(holdfast_queue_open(session, "calls", "work", 3, &queue));
+    CHECK(holdfast_queue_take_front(session, queue, 1, &first, &data, &length) == HOLDFAST_TIMED_OUT);
+    OK(holdfast_queue_push_back(session, queue, "a", 1, 0));
+    OK(holdfast_queue_push_back(session, queue, "b", 1, 0));
+    OK(holdfast_queue_push_back(session, queue, "c", 1, 0));
+    CHECK(holdfast_queue_take_front(session, queue, 1, NULL, &data, &length) == HOLDFAST_INVALID);
+    OK(holdfast_queue_take_front(session, queue, 0, &first, &data, &length));
+    CHECK(GIVES("a"));
+    OK(holdfast_queue_take_back(session, queue, 0, &last, &data, &length));
+    CHECK(GIVES("c") && first.serial != last.serial);
+    OK(holdfast_queue_length(session, queue, &number));
+    CHECK(number == 1);
+    OK(holdfast_item_finish(session, first));
+    CHECK(holdfast_item_finish(session, first) == HOLDFAST_UNKNOWN);
+    CHECK(holdfast_item_put_back(session, first) == HOLDFAST_UNKNOWN);
+    OK(holdfast_item_put_back(session, last));
+
+    /* With the transaction, or not at all. */
+    OK(holdfast_begin_with_item(session, queue, 1000));
+    OK(holdfast_queue_take_back(session, queue, 0, &last, &data, &length));
+    CHECK(GIVES("c"));
+    OK(holdfast_item_finish(session, last));
+    OK(holdfast_rollback(session));
+    CHECK(holdfast_item_finish(session, last) == HOLDFAST_UNKNOWN);
+    OK(holdfast_queue_length(session, queue, &number));
+    CHECK(number == 2);
+    OK(holdfast_begin(session));
+    CHECK(holdfast_item_finish(session, first) == HOLDFAST_UNKNOWN);
+    CHECK(holdfast_commit(session) == HOLDFAST_ORDER);
+
+    /* A deleted queue leaves its items to those who have them. */
+    OK(holdfast_queue_take_front(session, queue, 0, &first, &data, &length));
+    OK(holdfast_delete(session, "calls", "work"));
+    CHECK(holdfast_item_put_back(session, first) == HOLDFAST_UNKNOWN);
+    OK(holdfast_item_finish(session, first));
+
+    /* Who closes its session puts back what it has. */
+    OK(holdfast_queue_open(session, "calls", "left", 0, &queue));
+    OK(holdfast_queue_push_back(session, queue, "a", 1, 0));
+    CHECK(holdfast_session_attach(run_dir, &session) == HOLDFAST_OK);
+    OK(holdfast_queue_take_front(session, queue, 0, &first, &data, &length));
+    OK(holdfast_session_close(session));
+    OK(holdfast_session_attach(run_dir, &session));
+    OK(holdfast_queue_pop_front(session, queue, 0, &data, &length));
+    CHECK(GIVES("a"));
+    OK(holdfast_session_close(session));
+}
+
 static void queues(holdfast_session *session)
 {
     holdfast_queue queue;
@@ -214,7 +348,10 @@ int main(int argc, char **argv)
     threads_and_children(session);
     maps(session);
     counters_and_blobs(session);
+    ranges(session);
     queues(session);
+    items(session);
+    names(session);
     views();
     OK(holdfast_begin(session));
     OK(holdfast_session_close(session));

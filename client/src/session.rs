@@ -24,6 +24,7 @@ use common::objects::Queue;
 use common::region::Region;
 use common::slots::{self, State};
 use common::sys::fork_mark::ForkMark;
+use common::tidings::Tidings;
 use common::txn::{Seat, Transaction, TxnError};
 use common::wire::control::{Access, Request, Response};
 
@@ -90,16 +91,22 @@ impl Session {
             other => return Err(refusal(other)),
         };
         let mut descriptors = descriptors.into_iter();
-        let (Some(region), Some(kept)) = (descriptors.next(), descriptors.next()) else {
+        let (Some(region), Some(kept), tidings) =
+            (descriptors.next(), descriptors.next(), descriptors.next())
+        else {
             return Err(answered_something_else());
         };
         let region = mapped::region(&File::from(region), true)?;
         let life = region.header().supervision.life.load(Relaxed);
         let taken =
             if region.epoch() == membership.epoch { Seat::take(region, membership.owner) } else { None };
-        let seat = taken.ok_or_else(|| {
+        let mut seat = taken.ok_or_else(|| {
             Error::failure("the slot was taken back before this process had it; attach again")
         })?;
+        seat.hang_knell();
+        if let Some(tidings) = tidings {
+            seat.carry(Tidings::from_descriptor(tidings));
+        }
         seat.slot().set_doing(program_name().as_bytes());
         let link =
             Link::new(channel, std::path::absolute(run_dir).unwrap_or(run_dir.to_owned()), membership, life);
@@ -143,7 +150,12 @@ impl Session {
 
     fn look(&mut self) -> std::result::Result<(), SessionError> {
         self.check_mark()?;
-        self.link.look(self.seat.region()).inspect_err(|_| self.leave(PUTTING_BACK_IN_DROP))
+        let looked = self.link.look(self.seat.region());
+        looked.inspect_err(|_| self.leave(PUTTING_BACK_IN_DROP))?;
+        if let Some(tidings) = self.link.take_tidings() {
+            self.seat.carry(tidings);
+        }
+        Ok(())
     }
 
     fn check_mark(&mut self) -> std::result::Result<(), TxnError> {
@@ -212,6 +224,7 @@ impl Session {
         if !is_damaged(self.seat.region()) {
             let _ = self.seat.put_all_back(patience);
         }
+        self.seat.take_knell_off();
         let Owner { generation, .. } = self.seat.owner();
         slots::detach(self.seat.slot(), slots::owner_word(generation, State::Live));
     }

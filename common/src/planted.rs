@@ -69,7 +69,7 @@ pub enum Bug {
     CopyTrusted,
     /// Who pinned a block does not look again at the stamp.
     PinTrusted,
-    /// A file gets a block's name before it holds anything.
+    /// A file gets a block's name before it says what it holds.
     NamedBeforeWritten,
     /// A restored region has the region's name before it is complete.
     RestoredInPlace,

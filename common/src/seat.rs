@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::gate;
 use crate::heap::Cursor;
 use crate::ids::Owner;
-use crate::layout::{Object, SLAB_LISTS, Slot, Tally};
+use crate::layout::{Knell, Object, SLAB_LISTS, Slot, Tally};
 use crate::limits::MAX_HELD;
 use crate::lock;
 use crate::objects::{self, Kind, waiting};
@@ -49,6 +49,8 @@ pub struct Seat<'r> {
     held: Held<'r>,
     /// Where recovery hears of a dead holder of a lock that this seat waits for.
     tidings: Option<Tidings>,
+    /// What the kernel was told to mark when this thread ends.
+    knell: Option<&'static Knell>,
     mark: ForkMark,
     /// Whether this is a repairer, at work in a dead owner's slot.
     repairing: bool,
@@ -71,6 +73,21 @@ struct Hold<'r> {
     object: &'r Object,
     /// Whether somebody may sleep until the object changes: it is a queue.
     has_bell: bool,
+}
+
+/// What is told to the kernel stays until it is taken back.
+impl Seat<'static> {
+    /// Has the kernel toll for this thread when it ends. Where it will not, the supervisor learns of the death a little later.
+    pub fn hang_knell(&mut self) {
+        self.knell = self.slot.knell.hang().then_some(&self.slot.knell);
+    }
+
+    /// Nor does the kernel toll any more: the thread goes on without the slot, which is to be another's.
+    pub fn take_knell_off(&mut self) {
+        if let Some(knell) = self.knell.take() {
+            knell.take_off();
+        }
+    }
 }
 
 impl<'r> Seat<'r> {
@@ -101,6 +118,7 @@ impl<'r> Seat<'r> {
             tally: region.tally(owner.slot)?,
             held: Held { count: 0, highest: 0, locks: [None; MAX_HELD] },
             tidings: None,
+            knell: None,
             mark: ForkMark::new(),
             repairing,
             one_thread: PhantomData,

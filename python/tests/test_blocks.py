@@ -112,6 +112,47 @@ class BlocksTest(unittest.TestCase):
             self.assertEqual(consumer.read(), b"second")
             consumer.close()
 
+    def test_threads_take_turns(self) -> None:
+        producer = self.blocks.producer("b")
+        self.addCleanup(producer.close)
+        producer.publish(b"0" * 100)
+        consumer = self.blocks.consumer("b")
+        problems = []
+
+        def publish(digit: bytes) -> None:
+            try:
+                for _ in range(300):
+                    producer.publish(digit * 100)
+                    content = consumer.read()
+                    if len(set(content)) != 1:
+                        problems.append(content)
+            except holdfast.HoldfastError as problem:
+                problems.append(problem)
+
+        threads = [threading.Thread(target=publish, args=(digit,)) for digit in (b"1", b"2", b"3", b"4")]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        self.assertEqual(problems, [])
+        self.assertEqual(producer.publish(b"last"), 1202)
+
+        # While one waits, another's turn does not come; who closes it does not wait.
+        consumer.read()
+        waited = []
+        thread = threading.Thread(target=lambda: waited.append(consumer.wait(60)))
+        thread.start()
+        while consumer._turn.acquire(blocking=False):
+            consumer._turn.release()
+        with self.assertRaises(holdfast.Busy):
+            consumer.lock(timeout=0.01)
+        consumer.close()
+        producer.publish(b"more")
+        thread.join()
+        self.assertEqual(waited, [True])
+        with self.assertRaises(holdfast.OutOfOrder):
+            consumer.read()
+
     def test_a_producer_is_killed_and_the_next_goes_on(self) -> None:
         program = (
             "import holdfast, sys\n"

@@ -66,6 +66,69 @@ class RegionTest(unittest.TestCase):
         self.assertEqual(jobs.pop(timeout=30), b"late")
         thread.join()
 
+    def test_an_item_is_worked_on_and_finished_or_put_back(self) -> None:
+        jobs = self.session.queue(self.folder, "jobs")
+        for job in (b"a", b"b", b"c"):
+            jobs.push(job)
+        with jobs.take() as item, jobs.take_back() as last:
+            self.assertEqual((item.content, last.content, len(jobs)), (b"a", b"c", 1))
+            last.put_back()
+            with self.assertRaises(holdfast.UnknownName):
+                last.finish()
+        with self.assertRaises(ZeroDivisionError), jobs.take() as item:
+            raise ZeroDivisionError
+        self.assertEqual((item.content, len(jobs), jobs.pop(), jobs.pop()), (b"b", 2, b"b", b"c"))
+        with self.assertRaises(holdfast.Busy):
+            jobs.take(timeout=0.01)
+        with holdfast.Session(RUN_DIR) as other:
+            jobs.push(b"late")
+            self.assertEqual(other.queue(self.folder, "jobs").take().content, b"late")
+            self.assertEqual(len(jobs), 0)
+        self.assertEqual(jobs.take(timeout=30).content, b"late")
+        with self.session.transaction():
+            item = jobs.take_back(0) if len(jobs) else None
+        self.assertIsNone(item)
+
+    def test_blobs_have_ranges(self) -> None:
+        label = self.session.blob(self.folder, "label")
+        label.set(b"fresh today")
+        label.write(6, bytearray(b"TO"))
+        self.assertEqual((len(label), label.read(6, 5), label.read(11, 0)), (11, b"TOday", b""))
+        for offset, length in ((7, 5), (-1, 1), (0, -1), (2**64 - 1, 2), (0, 2**40)):
+            with self.assertRaises(holdfast.InvalidArgument):
+                label.read(offset, length)
+        with self.assertRaises(holdfast.InvalidArgument):
+            label.write(10, b"xx")
+        with self.session.transaction():
+            label.write(0, b"F")
+            self.assertEqual(label.read(0, 5), b"Fresh")
+
+    def test_folders_are_listed_and_names_change(self) -> None:
+        inner = f"{self.folder}/in"
+        stock = self.session.map(inner, "stock")
+        stock[b"apples"] = b"6"
+        self.session.queue(inner, "jobs")
+        kinds = {"jobs": holdfast.Kind.QUEUE, "stock": holdfast.Kind.MAP}
+        self.assertEqual(list(self.session.list(inner).items()), list(kinds.items()))
+        self.assertEqual(self.session.list()["python"], holdfast.Kind.FOLDER)
+        with self.assertRaises(holdfast.NotEmpty):
+            self.session.delete_folder(inner)
+        with self.assertRaises(holdfast.Exists):
+            self.session.rename(inner, "stock", inner, "jobs")
+        with self.session.transaction() as txn:
+            txn.rename(inner, "stock", self.folder, "moved")
+            txn.delete(inner, "jobs")
+            with self.assertRaises(holdfast.UnknownName):
+                txn.delete(inner, "nothing")
+            txn.delete_folder(inner)
+            txn.make_folder(f"{self.folder}/other")
+        self.session.rename_folder(f"{self.folder}/other", f"{self.folder}/last")
+        with holdfast.View(RUN_DIR) as view:
+            self.assertEqual(view.list(self.folder), {"last": holdfast.Kind.FOLDER, "moved": holdfast.Kind.MAP})
+            with self.assertRaises(holdfast.UnknownName):
+                view.list(inner)
+        self.assertEqual(stock[b"apples"], b"6")
+
     def test_a_view_only_reads(self) -> None:
         self.session.map(self.folder, "stock")[b"apples"] = b"6"
         self.session.blob(self.folder, "label").set(b"fresh")
@@ -100,15 +163,17 @@ class RegionTest(unittest.TestCase):
         problems = []
 
         def other() -> None:
-            try:
-                stock[b"apples"] = b"5"
-            except holdfast.WrongThread as problem:
-                problems.append(problem)
+            for deed in (lambda: stock.update({b"apples": b"5"}), self.session.close):
+                try:
+                    deed()
+                except holdfast.WrongThread as problem:
+                    problems.append(problem)
 
         thread = threading.Thread(target=other)
         thread.start()
         thread.join()
-        self.assertEqual(len(problems), 1)
+        self.assertEqual(len(problems), 2)
+        stock[b"apples"] = b"6"
         child = os.fork()
         if child == 0:
             try:

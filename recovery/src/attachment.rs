@@ -1,6 +1,6 @@
 //! What every role under the supervisor begins with: the channel, what is handed over through it, and the region.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -29,6 +29,8 @@ pub struct Attachment {
     settings: Settings,
     log: RefCell<LogFile>,
     tidings: Tidings,
+    /// Whether tidings were heard last: then the supervisor comes first.
+    heard: Cell<bool>,
     /// `.writers` and `alive` under their shared locks: open as long as this process lives.
     _inherited: Vec<OwnedFd>,
 }
@@ -63,7 +65,17 @@ impl Attachment {
         match Self::attach(start, descriptors) {
             Ok((region, spool, settings, tidings, inherited)) => {
                 let log = RefCell::new(LogFile::inherited(&settings, region.contents()));
-                Ok(Some(Self { channel, region, spool, settings, log, tidings, _inherited: inherited }))
+                let heard = Cell::new(false);
+                Ok(Some(Self {
+                    channel,
+                    region,
+                    spool,
+                    settings,
+                    log,
+                    tidings,
+                    heard,
+                    _inherited: inherited,
+                }))
             }
             Err(error) => {
                 // The supervisor says it where people look; if it is gone, nobody needs it.
@@ -136,18 +148,20 @@ impl Attachment {
         self.understand(received)
     }
 
-    /// The same, and for tidings of deaths besides; those come first, since somebody waits.
+    /// The same, and for tidings of deaths besides; those come first, since somebody waits, but not twice: whoever is
+    /// attached may send some, and as many as he likes.
     ///
     /// # Errors
     /// As [`Attachment::listen`].
     pub fn listen_to_all(&self, limit: Option<Duration>) -> Result<Word> {
         let sources: [&dyn AsFd; 2] = [&self.tidings, &self.channel];
-        let received = match readable(sources, limit).context(cannot_listen)? {
-            [true, _] => return Ok(Word::Tidings(self.tidings.heard())),
-            [false, true] => self.channel.try_receive(),
-            [false, false] => Ok(Received::Nothing),
-        };
-        self.understand(received)
+        let heard = self.heard.get();
+        let [tidings, spoken] = readable(sources, limit).context(cannot_listen)?;
+        self.heard.set(tidings && !(spoken && heard));
+        if self.heard.get() {
+            return Ok(Word::Tidings(self.tidings.heard()));
+        }
+        self.understand(if spoken { self.channel.try_receive() } else { Ok(Received::Nothing) })
     }
 
     fn understand(&self, received: io::Result<Received>) -> Result<Word> {

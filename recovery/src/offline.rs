@@ -58,7 +58,7 @@ pub fn run(path: &Path, spool_dir: &Path) -> Result<()> {
     let _writers = spool.take()?;
     let region = region.contents();
     check_spool(region, &spool, spool_dir)?;
-    let TakenOver { repaired, dead } = take_over(region, &spool, &[]).map_err(explain)?;
+    let TakenOver { repaired, dead, .. } = take_over(region, &spool, &[]).map_err(explain)?;
     let obituaries: String = dead.iter().map(|remains| format!("{remains}\n")).collect();
     let findings = verify::check(region);
     let lines: String = findings.iter().map(|finding| format!("{finding}\n")).collect();

@@ -160,13 +160,15 @@ struct Corpse<'r> {
 }
 
 impl Corpse<'_> {
-    /// Whether the kernel says that the owner's thread is at its end. The slot alone is not believed. An attached program has
-    /// more threads than one, and its first may well end before the others: for those the supervisor waits.
+    /// Whether the kernel says that the owner is at its end. The slot alone is not believed. An attached program may have
+    /// more threads than one, and its first, which alone is asked about, may end before the one that has the slot: for such
+    /// a program the supervisor waits, unless all others are gone.
     fn is_ending(&self) -> bool {
-        matches!(self.slot.standing().1, Some(State::Live | State::Dead))
-            && !self.slot.is_a_clients()
-            && self.slot.knell.has_tolled()
-            && knell::is_ending(self.slot.pid()).unwrap_or(false)
+        let (slot, pid) = (self.slot, self.slot.pid());
+        matches!(slot.standing().1, Some(State::Live | State::Dead))
+            && slot.knell.has_tolled()
+            && knell::is_ending(pid).unwrap_or(false)
+            && (!slot.is_a_clients() || knell::is_down_to_one_thread(pid).unwrap_or(false))
     }
 
     /// Steps 2 to 4.

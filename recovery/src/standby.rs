@@ -207,7 +207,13 @@ impl<'a> Standby<'a> {
         attached: &[Attached],
     ) -> std::result::Result<io::Result<()>, Stop> {
         match work(self.attachment.region(), self.attachment.spool(), attached) {
-            Ok(TakenOver { repaired, .. }) => self.tell(&Report::TakenOver(repaired))?,
+            Ok(TakenOver { repaired, later, .. }) => {
+                for (owner, fate) in later {
+                    self.tell(&Report::LeftForLater(owner))?;
+                    self.settled.insert(owner, fate);
+                }
+                self.tell(&Report::TakenOver(repaired))?;
+            }
             Err(Obstacle::Refused(owner, why)) => self.tell(&Report::Refused(owner, why))?,
             Err(Obstacle::Io(error)) => return Ok(Err(error)),
             Err(Obstacle::Spool(why)) => {

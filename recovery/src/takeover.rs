@@ -57,12 +57,16 @@ pub struct TakenOver {
     pub repaired: u32,
     /// What was left by those of their owners that died: live, and not detached cleanly.
     pub dead: Vec<Remains>,
+    /// Those whose items cannot go back to their queues yet, and what became of their transactions. Nothing else is left in
+    /// their slots.
+    pub later: BTreeMap<Owner, Fate>,
 }
 
 /// Repairs every slot that holds something or is not free, looks whether the objects are whole, tidies the heap up, and
 /// prepares the journal. Can be repeated from the start after a death at any instruction. Nobody else is at work but those
 /// of `attached` that live: with them at it, what they are changing cannot be looked at, and the heap is tidied up another
-/// time.
+/// time; and one that is stopped with a queue's lock keeps nobody from serving, only those slots whose items are to go back
+/// there.
 ///
 /// # Errors
 /// [`Obstacle`].
@@ -72,6 +76,7 @@ pub fn take_over(region: &Region, spool: &Spool, attached: &[Attached]) -> Resul
     gate::reopen(&region.header().gate.word, region.header().gate.word.load(SeqCst));
     let taken_over = repair_all(region, Repairer::new(region, spool).with_sealed(durable), attached)?;
     if !attached.iter().any(|client| client.lives) {
+        none_is_left(&taken_over)?;
         look_after_objects(region)?;
     }
     prepare_journal(region, spool, durable)?;
@@ -106,7 +111,16 @@ fn check_objects(region: &Region) -> Result<(), Obstacle> {
 /// # Errors
 /// [`Obstacle`].
 pub fn sweep(region: &Region, spool: &Spool, attached: &[Attached]) -> Result<TakenOver, Obstacle> {
-    repair_all(region, Repairer::new(region, spool), attached)
+    let swept = repair_all(region, Repairer::new(region, spool), attached)?;
+    none_is_left(&swept)?;
+    Ok(swept)
+}
+
+fn none_is_left(done: &TakenOver) -> Result<(), Obstacle> {
+    if done.later.is_empty() {
+        return Ok(());
+    }
+    Err(Obstacle::Io(io::Error::new(io::ErrorKind::WouldBlock, "a queue that items go back to is locked")))
 }
 
 /// One slot that cannot be repaired does not keep the others from it: what is sound is made whole in any case.
@@ -114,23 +128,21 @@ pub fn sweep(region: &Region, spool: &Spool, attached: &[Attached]) -> Result<Ta
 /// A second round finds the locks free that slots of the first held: an item goes back to its queue under its lock.
 fn repair_all(region: &Region, repairer: Repairer<'_>, attached: &[Attached]) -> Result<TakenOver, Obstacle> {
     let mut done = TakenOver::default();
-    let mut settled = BTreeMap::new();
-    let again = repair_each(region, repairer, attached, &mut done, &mut settled)?;
-    if !again || !repair_each(region, repairer, attached, &mut done, &mut settled)? {
-        return Ok(done);
+    // Whatever the first round settles of a slot that it must leave stays settled.
+    if repair_each(region, repairer, attached, &mut done)? {
+        repair_each(region, repairer, attached, &mut done)?;
     }
-    Err(Obstacle::Io(io::Error::new(io::ErrorKind::WouldBlock, "a queue that items go back to is locked")))
+    Ok(done)
 }
 
-/// One round; true if another one is needed. What became of the transactions of those who need it is kept in `settled`.
+/// One round; true if another one may get further.
 fn repair_each(
     region: &Region,
     repairer: Repairer<'_>,
     attached: &[Attached],
     done: &mut TakenOver,
-    settled: &mut BTreeMap<Owner, Fate>,
 ) -> Result<bool, Obstacle> {
-    let (mut again, mut refused) = (false, None);
+    let mut refused = None;
     for (index, slot) in region.slots().filter(|(_, slot)| needs_repair(slot)) {
         let (generation, state) = slot.standing();
         let owner = slots::owner(index, generation);
@@ -142,24 +154,24 @@ fn repair_each(
             !slot.left_cleanly(generation) && (state != Some(State::Reserved) || !slot.holds_nothing());
         // What dies with its supervisor has not crashed; an attached program dies by itself.
         match repairer.repair(owner, client.is_some()) {
-            Ok(None) => {}
-            Ok(Some(remains)) => {
-                let remains = remains.with(settled.remove(&owner));
-                done.repaired += 1;
-                log::debug!("repaired {remains}");
-                done.dead.extend(died.then_some(remains));
+            Ok(remains) => {
+                let settled = done.later.remove(&owner);
+                if let Some(remains) = remains.map(|remains| remains.with(settled)) {
+                    done.repaired += 1;
+                    log::debug!("repaired {remains}");
+                    done.dead.extend(died.then_some(remains));
+                }
             }
             Err(Setback::Io(error)) => return Err(Obstacle::Io(error)),
             Err(Setback::Later(fate)) => {
-                settled.insert(owner, fate);
-                again = true;
+                done.later.entry(owner).or_insert(fate);
             }
             Err(Setback::Damage(why)) => {
                 refused.get_or_insert(Obstacle::Refused(owner, why));
             }
         }
     }
-    refused.map_or(Ok(again), Err)
+    refused.map_or(Ok(!done.later.is_empty()), Err)
 }
 
 fn prepare_journal(region: &Region, spool: &Spool, durable: Minute) -> Result<(), Obstacle> {

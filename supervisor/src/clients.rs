@@ -91,6 +91,10 @@ impl Clients {
                     continue;
                 }
             };
+            if process.is_none() {
+                // Nor may anybody be asked about it by its pid, which may mean another one here.
+                slot.knell.take_down();
+            }
             // Where its end cannot be waited for, it is looked for.
             if self.insert(theirs, entry.pid, process, None).is_err() {
                 let _ = self.insert(theirs, entry.pid, None, None);

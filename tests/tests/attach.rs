@@ -190,6 +190,24 @@ fn a_connection_that_is_cut_is_no_death() {
 }
 
 #[test]
+fn who_only_reads_may_end_as_it_likes() {
+    let place = Place::new();
+    let instance = place.start();
+    let mut witness = banker(&place);
+    let mut reader = Visitor::start(&place.run_dir());
+    reader.must("view", "viewing");
+    reader.must("sum", &MONEY.to_string());
+    attached(&instance, 1);
+    reader.kill();
+    witness.must("transfer 0 1 7", "done");
+    all_is_well(&place, &mut witness);
+    assert_eq!((instance.total("crashes"), instance.total("recoveries")), (0, 0));
+    witness.must("detach", "detached");
+    drop((witness, reader));
+    instance.stop();
+}
+
+#[test]
 fn a_child_has_no_share_in_its_parents_session() {
     let place = Place::new();
     let instance = place.start();

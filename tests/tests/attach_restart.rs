@@ -149,6 +149,37 @@ fn a_child_that_has_its_parents_descriptors_is_not_taken_for_it() {
     instance.stop();
 }
 
+/// One slot waits for it, and nobody else.
+#[test]
+fn a_program_that_is_stopped_with_a_queues_lock_keeps_no_start_from_serving() {
+    let place = Place::new();
+    let instance = place.start();
+    let mut holder = banker(&place);
+    holder.must("push", "pushed");
+    let mut victim = Visitor::attached(&place.run_dir());
+    victim.must("take", "taken");
+    holder.must("hold-queue", "holding");
+    holder.signal(Signal::SIGSTOP);
+    instance.kill9_leaving_visitors();
+    victim.kill();
+    let instance = place.start();
+    instance.say("served");
+    let mut witness = Visitor::attached(&place.run_dir());
+    witness.must("transfer 0 1 7", "done");
+    witness.must_fail("take", "locked by another");
+    instance.wait_for_log("put what a dead process had taken back to its queue");
+    holder.signal(Signal::SIGCONT);
+    holder.must("", "released");
+    crashes(&instance, 1);
+    until("it is back in its queue", || witness.ask("take") == "taken");
+    all_is_well(&place, &mut witness);
+    for visitor in [&mut holder, &mut witness] {
+        visitor.must("detach", "detached");
+    }
+    drop((holder, witness, victim));
+    instance.stop();
+}
+
 #[test]
 fn programs_live_through_one_restart_after_the_other() {
     let place = Place::new();

@@ -98,11 +98,11 @@ fn test_myself(region: &Region, newborn: &Newborn) -> Result<()> {
 fn take_seat(
     estate: &Estate,
     newborn: &Newborn,
-    seat: Seat<'static>,
+    mut seat: Seat<'static>,
     entrance: Entrance,
 ) -> io::Result<Post> {
     // Where the kernel will not, the supervisor learns of this worker's death a little later.
-    seat.slot().knell.hang();
+    seat.hang_knell();
     let retirement = Retirement::arm(seat.slot())?;
     signal::set_blocked(&newborn.blocked)?;
     // The slot is live already: either the supervisor sees that when it stops being attentive, or the bell rings.

@@ -7,7 +7,7 @@ use client::objects::{Folder, Map};
 use super::objects::{Outlet, open, packed, unpacked};
 use super::session::holdfast_session;
 use super::shares::{self, Share};
-use crate::border::{bytes, store};
+use crate::border::{bytes, missing, store};
 use crate::outcome::{Problem, holdfast_code, outcome};
 
 /// A map in a folder. It need not be closed, and any session of the instance may use it.
@@ -156,10 +156,7 @@ pub unsafe extern "C" fn holdfast_map_each(
     context: *mut c_void,
 ) -> holdfast_code {
     outcome(|| {
-        let Some(each) = each else {
-            let sentence = "the function is NULL; give one".to_owned();
-            return Err(Problem { code: holdfast_code::HOLDFAST_INVALID, sentence });
-        };
+        let each = each.ok_or_else(|| missing("function"))?;
         // The function may use the session: it is called with nothing held.
         let region = shares::with(session, Share::region)?;
         for entry in Map::from(map).iter(region)? {

@@ -8,7 +8,7 @@ use client::{Region, Transaction, TxnError};
 use super::session::holdfast_session;
 use super::shares::{self, Share};
 use crate::border::{store, text};
-use crate::outcome::{Problem, holdfast_code, outcome};
+use crate::outcome::{Problem, holdfast_code};
 
 /// An object's handle in one word.
 pub fn packed(handle: Handle) -> u64 {
@@ -48,30 +48,8 @@ pub unsafe fn open<T>(
     })
 }
 
-/// Deletes the object of this name from a folder; HOLDFAST_UNKNOWN where there is none. A queue's waiters are told.
-///
-/// # Safety
-/// Texts.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn holdfast_delete(
-    session: *mut holdfast_session,
-    folder: *const c_char,
-    name: *const c_char,
-) -> holdfast_code {
-    outcome(|| {
-        // SAFETY: the caller's.
-        let (folder, name) = unsafe { (text(folder)?, text(name)?) };
-        let deleted = shares::with(session, |share| {
-            share.change(|txn| {
-                let folder = txn.open_or_create_folder(folder)?;
-                txn.delete(folder, name)
-            })
-        })?;
-        if deleted { Ok(()) } else { Err(nothing(folder, name)) }
-    })
-}
-
-fn nothing(folder: &str, name: &str) -> Problem {
+/// What is told where a name stands for nothing.
+pub fn nothing(folder: &str, name: &str) -> Problem {
     Problem {
         code: holdfast_code::HOLDFAST_UNKNOWN,
         sentence: format!("there is no such object as {name} in folder {folder}"),

@@ -187,6 +187,7 @@ fn popped(share: &mut Share, queue: Queue, end: End, deadline: Instant) -> Resul
     Ok(item)
 }
 
-fn not_ready(sentence: &str) -> Problem {
+/// What is told where there is no item, or no room.
+pub fn not_ready(sentence: &str) -> Problem {
     Problem { code: holdfast_code::HOLDFAST_TIMED_OUT, sentence: sentence.to_owned() }
 }

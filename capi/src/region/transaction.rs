@@ -14,7 +14,8 @@ use crate::outcome::{holdfast_code, outcome};
 /// is locked until then, and others wait: keep it short. Without a transaction each call is one of its own.
 ///
 /// A call that fails rolls the transaction back at once, and all that follow give HOLDFAST_ORDER until it is ended; except
-/// that HOLDFAST_NO_KEY, and HOLDFAST_TIMED_OUT for a queue that is empty or full, leave it as it is.
+/// that HOLDFAST_NO_KEY, HOLDFAST_TIMED_OUT for a queue that is empty or full, and HOLDFAST_UNKNOWN for what is to be deleted
+/// leave it as it is.
 #[unsafe(no_mangle)]
 pub extern "C" fn holdfast_begin(session: *mut holdfast_session) -> holdfast_code {
     outcome(|| shares::with(session, |share| share.seated()?.begin(Session::begin)))

@@ -233,11 +233,7 @@ impl Producer {
             None => process::random_word().doing(|| "cannot begin a block".to_owned())?,
         };
         let group = self.options.group.as_deref().or_else(|| self.block.as_ref()?.group());
-        let mut fresh = Fresh::make(&self.blocks, Geometry::for_content(capacity), identity, group)?;
-        if planted::has(Bug::NamedBeforeWritten) {
-            fresh.take_name(&self.name, true)?;
-        }
-        Ok(Place::Fresh(fresh))
+        Ok(Place::Fresh(Fresh::make(&self.blocks, Geometry::for_content(capacity), identity, group)?))
     }
 
     #[inline]
@@ -254,22 +250,22 @@ impl Producer {
 
     /// Gives the name to another file, whose first buffer holds the content.
     fn replace(&mut self, mut fresh: Fresh, length: u64, limit: Duration) -> Result<u64> {
+        let too_late = planted::has(Bug::NamedBeforeWritten);
         loop {
+            let version = self.block.as_ref().map_or(0, |old| old.head().version()) + 1;
+            if !too_late {
+                fill(&fresh, version, length)?;
+            }
             let Some(old) = &self.block else {
-                place::seal(fresh.block()?, 0, 1, length)?;
-                place::show(fresh.block()?, 0, 1);
                 if fresh.take_name(&self.name, false)? {
-                    return self.adopt(fresh, 1);
+                    return self.adopt(fresh, version, length);
                 }
                 // Another producer was faster: its block is the one to go on with.
                 self.take_found(limit)?;
                 continue;
             };
-            let version = old.head().version() + 1;
-            place::seal(fresh.block()?, 0, version, length)?;
-            place::show(fresh.block()?, 0, version);
             if self.give_way(old, &mut fresh, limit)? {
-                return self.adopt(fresh, version);
+                return self.adopt(fresh, version, length);
             }
             self.forget();
             self.take_found(limit)?;
@@ -296,9 +292,20 @@ impl Producer {
         given
     }
 
-    fn adopt(&mut self, fresh: Fresh, version: u64) -> Result<u64> {
+    fn adopt(&mut self, fresh: Fresh, version: u64, length: u64) -> Result<u64> {
+        if planted::has(Bug::NamedBeforeWritten) {
+            fill(&fresh, version, length)?;
+        }
         // The old one's locks go with it.
         self.block = Some(fresh.into_block()?);
         Ok(version)
     }
+}
+
+/// Says in a file that has no name yet that its first buffer holds this version.
+fn fill(fresh: &Fresh, version: u64, length: u64) -> Result<()> {
+    let block = fresh.block()?;
+    place::seal(block, 0, version, length)?;
+    place::show(block, 0, version);
+    Ok(())
 }

@@ -4,7 +4,7 @@ use std::os::unix::fs::{FileExt, symlink};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::layout::{AT_BACKED, AT_CAPACITY, AT_HEAD, HEADER, LARGE, length_of, stamp_of};
+use super::layout::{AT_BACKED, AT_BOOT, AT_CAPACITY, AT_HEAD, HEADER, LARGE, length_of, stamp_of};
 use super::*;
 
 const LIMIT: Duration = Duration::from_secs(10);
@@ -251,6 +251,22 @@ fn what_a_dead_maker_left_is_removed_and_a_dead_writer_changes_nothing() {
     std::fs::write(place.path(".new-0123"), b"left").unwrap();
     assert_eq!(read(&mut place.consumer()), [1; 100_000]);
     assert_eq!(producer.publish(&[3; 200_000], LIMIT), Ok(2));
+    assert_eq!(place.files(), ["b"]);
+}
+
+/// Nobody knows what of it had reached the disk.
+#[test]
+fn what_another_boot_has_written_is_refused_until_it_is_written_again() {
+    let place = Place::new();
+    for turn in 1..=2 {
+        place.producer().publish(&[1; 100_000], LIMIT).unwrap();
+        let file = std::fs::File::options().write(true).open(place.path("b")).unwrap();
+        file.write_all_at(&[turn; 8], AT_BOOT).unwrap();
+        let refused = place.blocks.consumer("b");
+        assert!(matches!(&refused, Err(Failure::Refused(why)) if why.contains("restarted")), "{refused:?}");
+        place.producer().publish(&[2; 100], LIMIT).unwrap();
+        assert_eq!(read(&mut place.consumer()), [2; 100]);
+    }
     assert_eq!(place.files(), ["b"]);
 }
 

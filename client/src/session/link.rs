@@ -9,6 +9,7 @@ use common::error::{Error, Result};
 use common::region::Region;
 use common::sys::channel::{Channel, Received};
 use common::sys::transport::receive_within;
+use common::tidings::Tidings;
 use common::wire::control::{self, Membership, Request, Response};
 
 use super::SessionError;
@@ -33,13 +34,25 @@ pub struct Link {
     looks: u32,
     last_try: Option<Instant>,
     ended: Option<String>,
+    /// Where the recovery of another instance hears of the dead.
+    tidings: Option<Tidings>,
 }
 
 impl Link {
     /// Of a program that was just let in.
     pub fn new(channel: Channel, run_dir: PathBuf, membership: Membership, life: u64) -> Self {
         let channel = Some(channel);
-        Self { run_dir, membership, channel, asked: false, life, looks: 0, last_try: None, ended: None }
+        Self {
+            run_dir,
+            membership,
+            channel,
+            asked: false,
+            life,
+            looks: 0,
+            last_try: None,
+            ended: None,
+            tidings: None,
+        }
     }
 
     /// Before each transaction: is the region still the one that is served, and the connection there? Two loads, as a
@@ -80,9 +93,12 @@ impl Link {
         let Some(channel) = &self.channel else { return };
         match channel.try_receive() {
             Ok(Received::Nothing) => {}
-            Ok(Received::Frame(frame, _)) => match control::decode(&frame) {
+            Ok(Received::Frame(frame, descriptors)) => match control::decode(&frame) {
                 Ok(Response::Refused(why)) => self.end(why),
-                _ => self.asked = false,
+                _ => {
+                    self.asked = false;
+                    self.tidings = descriptors.into_iter().next().map(Tidings::from_descriptor);
+                }
             },
             Ok(Received::Closed) | Err(_) => self.close(),
         }
@@ -103,6 +119,12 @@ impl Link {
         if let Ok(channel) = connected {
             (self.channel, self.asked, self.life) = (Some(channel), true, life);
         }
+    }
+
+    /// What another instance gave, once.
+    #[inline]
+    pub fn take_tidings(&mut self) -> Option<Tidings> {
+        self.tidings.take()
     }
 
     fn end(&mut self, why: String) {

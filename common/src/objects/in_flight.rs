@@ -146,6 +146,16 @@ impl<'r> Transaction<'_, 'r> {
         same.then_some(()).ok_or(TxnError::NotFound)
     }
 
+    /// An item that this owner has, by its serial.
+    ///
+    /// # Errors
+    /// [`TxnError::NotFound`] where this owner does not have it (any more); the transaction is rolled back then.
+    pub fn taken(&mut self, serial: u64) -> Result<Taken, TxnError> {
+        self.attempt(|txn| {
+            taken(txn.region(), txn.slot()).find(|taken| taken.serial == serial).ok_or(TxnError::NotFound)
+        })
+    }
+
     /// What was to be done with an item is done: it is gone with the commit. Needs no lock, and no queue.
     ///
     /// # Errors

@@ -28,6 +28,25 @@ impl Transaction<'_, '_> {
         .map(Folder)
     }
 
+    /// The folder at this path, which this transaction may have made.
+    ///
+    /// # Errors
+    /// [`TxnError::NotFound`] and others; the transaction is rolled back then.
+    pub fn open_folder(&mut self, path: &str) -> Result<Folder, TxnError> {
+        self.attempt(|txn| txn.walk_to(path))
+    }
+
+    /// The same; `None` where there is none, and the transaction goes on.
+    ///
+    /// # Errors
+    /// [`TxnError`]; the transaction is rolled back then.
+    pub fn find_folder(&mut self, path: &str) -> Result<Option<Folder>, TxnError> {
+        self.attempt(|txn| match txn.walk_to(path) {
+            Err(TxnError::NotFound) => Ok(None),
+            found => found.map(Some),
+        })
+    }
+
     /// A new folder at this path, which all but the last name lead to.
     ///
     /// # Errors
@@ -89,11 +108,18 @@ impl Transaction<'_, '_> {
     fn walk<'p>(&mut self, path: &'p str) -> Result<(Handle, &'p str), TxnError> {
         let mut names = self.names(path)?;
         let last = names.pop().ok_or(TxnError::BadName)?;
-        let folder = names.into_iter().try_fold(ROOT_FOLDER, |folder, name| {
-            let entry = self.look_up(folder, name)?.filter(|entry| entry.kind == Kind::Folder);
-            entry.map(|entry| entry.handle).ok_or(TxnError::NotFound)
-        })?;
+        let folder = names.into_iter().try_fold(ROOT_FOLDER, |folder, name| self.folder_in(folder, name))?;
         Ok((folder, last))
+    }
+
+    fn walk_to(&mut self, path: &str) -> Result<Folder, TxnError> {
+        let (above, name) = self.walk(path)?;
+        self.folder_in(above, name).map(Folder)
+    }
+
+    fn folder_in(&mut self, folder: Handle, name: &str) -> Result<Handle, TxnError> {
+        let entry = self.look_up(folder, name)?.filter(|entry| entry.kind == Kind::Folder);
+        entry.map(|entry| entry.handle).ok_or(TxnError::NotFound)
     }
 
     /// How many levels of folders there are in a folder, itself included; at most one more than `most`. There are no more

@@ -3,10 +3,12 @@
 //! `scripts/bench/recovery`).
 //!
 //! The word goes into the thread's robust list (get_robust_list(2); kernel/futex/core.c, `exit_robust_list`). That list
-//! is libc's, for robust mutexes, and stays libc's: the word is an entry of it as one of them would be, so a service may
-//! use such mutexes besides (LMDB does).
+//! is libc's, for robust mutexes, and stays libc's: the word is an entry of it as one of them would be, so a service or an
+//! attached program may use such mutexes besides (LMDB does). The word is its last entry, since libc puts its own in front:
+//! so what it says of the next one, in memory that others may write to, is never followed by this process.
 
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::{Acquire, Release, SeqCst};
 use std::sync::atomic::compiler_fence;
@@ -44,6 +46,16 @@ impl Knell {
         compiler_fence(SeqCst);
         head.begin_with(next);
         true
+    }
+
+    /// The kernel tolls for the calling thread no more, for which it was hung: the slot is about to be another's.
+    pub fn take_off(&'static self) {
+        if let Some(head) = RobustList::of_this_thread() {
+            let [_, next] = &self.links;
+            head.end_before(next);
+        }
+        compiler_fence(SeqCst);
+        self.take_down();
     }
 
     /// Whether the kernel has tolled. An allegation, as all that is in a region.
@@ -98,6 +110,12 @@ struct RobustListHead {
     pending: *const AtomicU64,
 }
 
+/// Entries of a list that are looked at, as many as the kernel does (`ROBUST_LIST_LIMIT`).
+const MOST_ENTRIES: usize = 2048;
+
+/// Set in a link that leads to a mutex of another kind (`PTHREAD_PRIO_INHERIT`).
+const OTHER_KIND: u64 = 1;
+
 /// The list that libc keeps for the calling thread.
 struct RobustList(*mut RobustListHead);
 
@@ -133,6 +151,27 @@ impl RobustList {
         // has the link backwards before it that glibc writes to when it puts an entry in front.
         unsafe { (*self.0).first = link };
     }
+
+    /// Takes the last entry out, if it is this one. What stands before it are locked mutexes of this thread's.
+    fn end_before(&self, last: &AtomicU64) {
+        let last = last.as_ptr().expose_provenance() as u64;
+        let mut link = self.0.cast::<AtomicU64>().cast_const();
+        for _ in 0..MOST_ENTRIES {
+            // SAFETY: the first field of the head, which is a link as well, or the link of an entry before the one that is
+            // looked for: a mutex in libc's own keeping, which libc itself reads and writes there. The list is this thread's
+            // alone.
+            let next = unsafe { (*link).load(Acquire) } & !OTHER_KIND;
+            if next == last {
+                // SAFETY: as above.
+                unsafe { (*link).store(self.address(), Release) };
+                return;
+            }
+            if next == self.address() || next == 0 {
+                return;
+            }
+            link = std::ptr::with_exposed_provenance(next as usize);
+        }
+    }
 }
 
 /// Where a thread's robust list begins, 0 = the calling one's, and how long the head is.
@@ -154,6 +193,17 @@ pub fn is_ending(pid: crate::ids::Pid) -> io::Result<bool> {
         // It may be just about to forget the list, or not be this process's to look into.
         _ => is_exiting(pid),
     }
+}
+
+/// Whether a process has no other thread than its main one any more. Asked for after [`is_ending`], and both are so, nothing
+/// of its program is executed.
+///
+/// # Errors
+/// No such process, or one that this process may not see.
+pub fn is_down_to_one_thread(pid: crate::ids::Pid) -> io::Result<bool> {
+    /// A directory has a link from above, one from itself, and one from each that is in it: threads, here.
+    const LINKS: u64 = 3;
+    Ok(std::fs::metadata(format!("/proc/{pid}/task"))?.nlink() == LINKS)
 }
 
 /// By the flags of the thread. To ask for them takes long: they come with figures of the address space, and whoever looks at
@@ -250,6 +300,54 @@ mod tests {
         assert!(knell.has_tolled());
         assert_eq!(mutex.lock(), libc::EOWNERDEAD);
         assert_eq!((first.lock(), second.lock()), (0, 0));
+    }
+
+    /// Who leaves the slot and lives on.
+    #[test]
+    fn taken_off_it_tolls_no_more_and_the_list_is_whole() {
+        let (knell, mutexes) = (knell(), [(); 3].map(|()| RobustMutex::new()));
+        let [before, across, left] = mutexes;
+        std::thread::spawn(move || {
+            assert_eq!(before.lock(), 0);
+            assert!(!knell.hang(), "a list that is in use");
+            assert_eq!(before.unlock(), 0);
+            for _ in 0..3 {
+                assert!(knell.hang());
+                assert_eq!((before.lock(), across.lock()), (0, 0));
+                knell.take_off();
+                // What will be done with the memory next.
+                knell.links.iter().for_each(|link| link.store(u64::MAX, Release));
+                assert_eq!((before.unlock(), across.unlock()), (0, 0));
+            }
+            assert!(knell.hang());
+            knell.take_off();
+            assert_eq!(left.lock(), 0);
+        })
+        .join()
+        .unwrap();
+        assert!(!knell.has_tolled());
+        assert_eq!(left.lock(), libc::EOWNERDEAD);
+        assert_eq!((before.lock(), across.lock()), (0, 0));
+    }
+
+    #[test]
+    fn a_process_has_other_threads_until_they_are_gone() {
+        let me = Pid::current();
+        let (end, may_end) = std::sync::mpsc::channel::<()>();
+        let thread = std::thread::spawn(move || {
+            let _ = may_end.recv();
+        });
+        assert!(!is_down_to_one_thread(me).unwrap());
+        drop(end);
+        thread.join().unwrap();
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let pid = Pid(child.id().cast_signed());
+        assert!(is_down_to_one_thread(pid).unwrap());
+        child.kill().unwrap();
+        eventually(|| is_ending(pid).unwrap());
+        assert!(is_down_to_one_thread(pid).unwrap(), "not reaped yet");
+        child.wait().unwrap();
+        assert!(is_down_to_one_thread(pid).is_err());
     }
 
     #[derive(Clone, Copy)]

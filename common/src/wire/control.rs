@@ -129,7 +129,11 @@ pub enum Report {
     Repaired(Owner),
     /// From recovery: what the slot holds cannot be repaired; why.
     Refused(Owner, String),
-    /// From recovery, to a takeover or a sweep: so many slots were repaired, and every slot is free.
+    /// From recovery, in a takeover: an attached program that lives has the lock of a queue that this owner's items are to go
+    /// back to. Nothing else is left to be done for the slot; its repair is to be ordered like that of any dead owner.
+    LeftForLater(Owner),
+    /// From recovery, to a takeover or a sweep: so many slots were repaired, and every slot that was not left for later is
+    /// free.
     TakenOver(u32),
     /// From the journal keeper: every minute is sealed.
     Sealed,

@@ -20,9 +20,14 @@ The region of a running instance has maps, counters, queues and blobs, changed i
             txn.counter("shop", "sold").add(1)
         job = session.queue("mill", "jobs").pop(timeout=60)
 
-Whoever is killed within a transaction has changed nothing, and what it had locked is free. A View only reads.
+        with session.queue("mill", "jobs").take(timeout=60) as job:
+            work_for_long_on(job.content)
 
-Times are in seconds. Every wait is bounded, and lets other threads run.
+Whoever is killed within a transaction has changed nothing, and what it had locked is free; an item that it had taken is in its
+queue again. A View only reads.
+
+Times are in seconds. Every wait is bounded, and lets other threads run. Threads may share whatever belongs to blocks, and take
+turns then; sessions and views are each thread's own (WrongThread otherwise).
 """
 
 from ._abi import version
@@ -36,6 +41,7 @@ from ._errors import (
     InvalidArgument,
     Locked,
     NoSuchKey,
+    NotEmpty,
     OutOfOrder,
     Refused,
     Removed,
@@ -44,7 +50,7 @@ from ._errors import (
     UnknownName,
     WrongThread,
 )
-from ._objects import Blob, BlobView, Counter, CounterView, Map, MapView, Queue, QueueView
+from ._objects import Blob, BlobView, Counter, CounterView, Item, Kind, Map, MapView, Queue, QueueView
 from ._region import Session, Transaction, View
 
 __all__ = [
@@ -61,10 +67,13 @@ __all__ = [
     "Group",
     "HoldfastError",
     "InvalidArgument",
+    "Item",
+    "Kind",
     "Locked",
     "Map",
     "MapView",
     "NoSuchKey",
+    "NotEmpty",
     "OutOfOrder",
     "Pinned",
     "Producer",

@@ -12,6 +12,8 @@ TIMED_OUT = 5
 
 EACH_NAME = ctypes.CFUNCTYPE(None, c_char_p, c_void_p)
 
+EACH_NAME_AND_KIND = ctypes.CFUNCTYPE(c_int, c_char_p, c_int, c_void_p)
+
 EACH_ENTRY = ctypes.CFUNCTYPE(c_int, c_void_p, c_size_t, c_void_p, c_size_t, c_void_p)
 
 
@@ -19,6 +21,12 @@ class Object(ctypes.Structure):
     """A map, counter, queue or blob."""
 
     _fields_ = [("object", c_uint64)]
+
+
+class InFlight(ctypes.Structure):
+    """An item that was taken from a queue."""
+
+    _fields_ = [("serial", c_uint64)]
 
 
 _HANDLE = POINTER(c_void_p)
@@ -49,6 +57,11 @@ _CALLS: Dict[str, Tuple[Any, ...]] = {
     "group_hold_for_writing": (c_void_p, c_uint64),
     "group_publish": (c_void_p, c_void_p, c_void_p, c_size_t, c_uint64, _NUMBER),
     "group_release": (c_void_p,),
+    "blocks_close": (c_void_p,),
+    "producer_close": (c_void_p,),
+    "consumer_close": (c_void_p,),
+    "pinned_close": (c_void_p,),
+    "group_close": (c_void_p,),
     "session_attach": (c_char_p, _HANDLE),
     "session_view": (c_char_p, _HANDLE),
     "session_doing": (c_void_p, c_char_p),
@@ -59,6 +72,11 @@ _CALLS: Dict[str, Tuple[Any, ...]] = {
     "commit": (c_void_p,),
     "rollback": (c_void_p,),
     "delete": (c_void_p, c_char_p, c_char_p),
+    "rename": (c_void_p, c_char_p, c_char_p, c_char_p, c_char_p),
+    "folder_make": (c_void_p, c_char_p),
+    "folder_each": (c_void_p, c_char_p, EACH_NAME_AND_KIND, c_void_p),
+    "folder_delete": (c_void_p, c_char_p),
+    "folder_rename": (c_void_p, c_char_p, c_char_p),
     "map_open": (c_void_p, c_char_p, c_char_p, _OBJECT),
     "map_get": (c_void_p, Object, c_void_p, c_size_t, *_CONTENT),
     "map_put": (c_void_p, Object, c_void_p, c_size_t, c_void_p, c_size_t),
@@ -75,12 +93,17 @@ _CALLS: Dict[str, Tuple[Any, ...]] = {
     "queue_push_front": (c_void_p, Object, c_void_p, c_size_t, c_uint64),
     "queue_pop_front": (c_void_p, Object, c_uint64, *_CONTENT),
     "queue_pop_back": (c_void_p, Object, c_uint64, *_CONTENT),
+    "queue_take_front": (c_void_p, Object, c_uint64, POINTER(InFlight), *_CONTENT),
+    "queue_take_back": (c_void_p, Object, c_uint64, POINTER(InFlight), *_CONTENT),
+    "item_finish": (c_void_p, InFlight),
+    "item_put_back": (c_void_p, InFlight),
     "blob_open": (c_void_p, c_char_p, c_char_p, _OBJECT),
     "blob_get": (c_void_p, Object, *_CONTENT),
     "blob_set": (c_void_p, Object, c_void_p, c_size_t),
+    "blob_length": (c_void_p, Object, _NUMBER),
+    "blob_read": (c_void_p, Object, c_uint64, c_void_p, c_size_t),
+    "blob_write": (c_void_p, Object, c_uint64, c_void_p, c_size_t),
 }
-
-_CLOSES = ("blocks_close", "producer_close", "consumer_close", "pinned_close", "group_close")
 
 
 def _load() -> ctypes.CDLL:
@@ -90,9 +113,6 @@ def _load() -> ctypes.CDLL:
     for name, arguments in _CALLS.items():
         function = getattr(library, f"holdfast_{name}")
         function.argtypes, function.restype = arguments, c_int
-    for name in _CLOSES:
-        function = getattr(library, f"holdfast_{name}")
-        function.argtypes, function.restype = (c_void_p,), None
     library.holdfast_last_error.restype = c_char_p
     library.holdfast_version.restype = c_char_p
     library.holdfast_pinned_data.argtypes, library.holdfast_pinned_data.restype = (c_void_p,), c_void_p

@@ -68,16 +68,19 @@ class Producer(Handle):
         """Makes this the block's content, and gives its version."""
         version = ctypes.c_uint64()
         at, length, _kept = pointer(content)
-        call("producer_publish", self._open, at, length, milliseconds(timeout), ctypes.byref(version))
+        with self._within(timeout) as left:
+            call("producer_publish", self._open, at, length, left, ctypes.byref(version))
         return version.value
 
     def hold(self, timeout: float = DEFAULT_TIMEOUT) -> None:
         """Takes the block's lock and keeps it: no other producer writes, and none that follows pays for locks."""
-        call("producer_hold", self._open, milliseconds(timeout))
+        with self._within(timeout) as left:
+            call("producer_hold", self._open, left)
 
     def release(self) -> None:
         """Gives the lock back."""
-        call("producer_release", self._open)
+        with self._turn:
+            call("producer_release", self._open)
 
 
 class Consumer(Handle):
@@ -87,11 +90,10 @@ class Consumer(Handle):
 
     def wait(self, timeout: float = DEFAULT_TIMEOUT) -> bool:
         """Waits for something newer than what was read or pinned last; whether there is."""
-        try:
-            call("consumer_wait", self._open, milliseconds(timeout))
-        except Busy:
-            return False
-        return True
+        with contextlib.suppress(Busy), self._within(timeout) as left:
+            call("consumer_wait", self._open, left)
+            return True
+        return False
 
     def read(self) -> bytes:
         """A copy of the newest content."""
@@ -100,7 +102,8 @@ class Consumer(Handle):
 
     def pin(self) -> "Pinned":
         """The newest content as it lies in memory."""
-        return Pinned(opened("consumer_pin", self._open))
+        with self._turn:
+            return Pinned(opened("consumer_pin", self._open))
 
     def follow(self, timeout: float = DEFAULT_TIMEOUT) -> Iterator[bytes]:
         """Each newer content as it comes, until none came for so long."""
@@ -109,11 +112,13 @@ class Consumer(Handle):
 
     def lock(self, timeout: float = DEFAULT_TIMEOUT) -> None:
         """Keeps every producer of the block, and of its group, waiting."""
-        call("consumer_lock", self._open, milliseconds(timeout))
+        with self._within(timeout) as left:
+            call("consumer_lock", self._open, left)
 
     def unlock(self) -> None:
         """Lets them go on."""
-        call("consumer_unlock", self._open)
+        with self._turn:
+            call("consumer_unlock", self._open)
 
 
 class Pinned(Handle):
@@ -163,22 +168,23 @@ class Group(Handle):
 
     def hold_for_reading(self, timeout: float = DEFAULT_TIMEOUT) -> None:
         """Keeps every producer of the group waiting: what is read from its blocks meanwhile was there together."""
-        call("group_hold_for_reading", self._open, milliseconds(timeout))
+        with self._within(timeout) as left:
+            call("group_hold_for_reading", self._open, left)
 
     def hold_for_writing(self, timeout: float = DEFAULT_TIMEOUT) -> None:
         """Keeps every other producer of the group waiting, and every consumer that wants its lock."""
-        call("group_hold_for_writing", self._open, milliseconds(timeout))
+        with self._within(timeout) as left:
+            call("group_hold_for_writing", self._open, left)
 
     def publish(self, producer: Producer, content: Content, timeout: float = DEFAULT_TIMEOUT) -> int:
         """As Producer.publish, for a block of the group, which is held for writing."""
         version = ctypes.c_uint64()
         at, length, _kept = pointer(content)
-        call(
-            "group_publish", self._open, producer._open, at, length, milliseconds(timeout),
-            ctypes.byref(version),
-        )
+        with self._within(timeout) as left, producer._within(left / 1000) as rest:
+            call("group_publish", self._open, producer._open, at, length, rest, ctypes.byref(version))
         return version.value
 
     def release(self) -> None:
         """Gives the lock back."""
-        call("group_release", self._open)
+        with self._turn:
+            call("group_release", self._open)

@@ -69,6 +69,10 @@ class Locked(HoldfastError, TimeoutError):
     """Another held an object's lock for too long."""
 
 
+class NotEmpty(HoldfastError, OSError):
+    """The folder holds something."""
+
+
 BY_CODE: Dict[int, Type[HoldfastError]] = {
     1: SystemFailure,
     2: InvalidArgument,
@@ -84,4 +88,5 @@ BY_CODE: Dict[int, Type[HoldfastError]] = {
     12: Away,
     13: NoSuchKey,
     14: Locked,
+    15: NotEmpty,
 }

@@ -1,18 +1,33 @@
 """What is shared in the region: maps, counters, queues and blobs, as Python has things."""
 
 import ctypes
-from typing import TYPE_CHECKING, Any, Iterator, List, Mapping, MutableMapping, Optional, Tuple
+import enum
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Iterator, List, Mapping, MutableMapping, Optional, Tuple, Type
 
 from . import _abi
-from ._abi import Object, call, milliseconds
+from ._abi import InFlight, Object, call, milliseconds
 from ._content import Content, pointer, text
-from ._errors import Busy
+from ._errors import Busy, InvalidArgument
 
 if TYPE_CHECKING:
     from ._region import Share
 
+#: More bytes than any blob has.
+MOST_BYTES = 64 << 20
+
 #: How long a queue is waited for where nothing is said.
 DEFAULT_TIMEOUT = 10.0
+
+
+class Kind(enum.IntEnum):
+    """What a name in a folder stands for."""
+
+    FOLDER = 1
+    MAP = 2
+    COUNTER = 3
+    QUEUE = 4
+    BLOB = 5
 
 
 class _Named:
@@ -143,15 +158,83 @@ class Queue(QueueView):
         except Busy:
             return None
 
+    def take(self, timeout: float = DEFAULT_TIMEOUT) -> "Item":
+        """Takes the first item, to be worked on for longer than a transaction; Busy if there is none for so long. If this
+        program is killed it is in the queue again, at its place."""
+        return self._take("take_front", timeout)
+
+    def take_back(self, timeout: float = DEFAULT_TIMEOUT) -> "Item":
+        """Takes the last item, likewise."""
+        return self._take("take_back", timeout)
+
+    def _take(self, name: str, timeout: float) -> "Item":
+        taken = InFlight()
+        content = self._content(name, milliseconds(timeout), ctypes.byref(taken))
+        return Item(self._share, taken, content)
+
     def _push(self, name: str, item: Content, timeout: float) -> None:
         at, length, _kept = pointer(item)
         self._call(name, at, length, milliseconds(timeout))
+
+
+class Item:
+    """An item that this session has taken from a queue: it is to be finished or put back. At the end of `with` it is finished,
+    or put back by an exception, unless either was done already. A session that is closed puts back what it has; it has at
+    most 12 (Full)."""
+
+    def __init__(self, share: "Share", taken: InFlight, content: bytes) -> None:
+        self._share, self._taken = share, taken
+        #: Its bytes.
+        self.content = content
+        self._settled = False
+
+    def finish(self) -> None:
+        """What was to be done is done: the item is gone, with the transaction if one is open. UnknownName if this session
+        does not have it any more."""
+        self._settle("item_finish")
+
+    def put_back(self) -> None:
+        """Puts it back to the end of its queue that it was taken from, also where that is full by now. UnknownName if this
+        session does not have it any more, or the queue was deleted: it can be finished then."""
+        self._settle("item_put_back")
+
+    def _settle(self, how: str) -> None:
+        call(how, self._share._open, self._taken)
+        self._settled = True
+
+    def __enter__(self) -> "Item":
+        return self
+
+    def __exit__(
+        self,
+        kind: Optional[Type[BaseException]],
+        error: Optional[BaseException],
+        trace: Optional[TracebackType],
+    ) -> None:
+        if not self._settled:
+            self._settle("item_finish" if kind is None else "item_put_back")
 
 
 class BlobView(_Named):
     """Bytes, to read."""
 
     _kind = "blob"
+
+    def __len__(self) -> int:
+        return self._number("length")
+
+    def __bool__(self) -> bool:
+        return True
+
+    def read(self, offset: int, length: int) -> bytes:
+        """A copy of so many bytes from `offset` on, as they were at one moment; InvalidArgument if it does not reach so far."""
+        if offset < 0 or length < 0:
+            raise InvalidArgument("an offset or a length is less than 0; give others")
+        if length > MOST_BYTES:
+            raise InvalidArgument("the blob does not reach so far")
+        buffer = ctypes.create_string_buffer(length)
+        self._call("read", offset, buffer, length)
+        return buffer.raw
 
     def get(self) -> bytes:
         """A copy of all of it, as it was at one moment."""
@@ -165,3 +248,10 @@ class Blob(BlobView):
         """Replaces all of it."""
         at, length, _kept = pointer(content)
         self._call("set", at, length)
+
+    def write(self, offset: int, content: Content) -> None:
+        """Replaces what is in it from `offset` on by as many bytes; InvalidArgument if it does not reach so far."""
+        if offset < 0:
+            raise InvalidArgument("an offset is less than 0; give another")
+        at, length, _kept = pointer(content)
+        self._call("write", offset, at, length)

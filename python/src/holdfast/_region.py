@@ -2,13 +2,25 @@
 
 import os
 from types import TracebackType
-from typing import Optional, Type, Union
+from typing import Any, Dict, Optional, Type, Union
 
+from . import _abi
 from ._abi import call, milliseconds, opened
 from ._content import path, text
-from ._errors import HoldfastError
+from ._errors import HoldfastError, WrongThread
 from ._handle import Handle
-from ._objects import DEFAULT_TIMEOUT, Blob, BlobView, Counter, CounterView, Map, MapView, Queue, QueueView
+from ._objects import (
+    DEFAULT_TIMEOUT,
+    Blob,
+    BlobView,
+    Counter,
+    CounterView,
+    Kind,
+    Map,
+    MapView,
+    Queue,
+    QueueView,
+)
 
 
 class Share(Handle):
@@ -17,9 +29,31 @@ class Share(Handle):
 
     def close(self) -> None:
         """Rolls back what is open, and gives the slot back. It may be called again."""
-        handle, self._handle = getattr(self, "_handle", None), None
-        if handle is not None:
+        handle = getattr(self, "_handle", None)
+        if handle is None:
+            return
+        try:
             call("session_close", handle)
+        except WrongThread:
+            # It stays open: the thread that attached may close it.
+            raise
+        except HoldfastError:
+            self._handle = None
+            raise
+        self._handle = None
+
+    def list(self, folder: Optional[str] = None) -> Dict[str, Kind]:
+        """The names in a folder, in order, and what they stand for; without a folder those at the top. Not within a
+        transaction."""
+        names: Dict[str, Kind] = {}
+
+        def each(name: bytes, kind: int, _context: Any) -> int:
+            names[name.decode()] = Kind(kind)
+            return 0
+
+        inside = None if folder is None else text(folder)
+        call("folder_each", self._open, inside, _abi.EACH_NAME_AND_KIND(each), None)
+        return names
 
     def __del__(self) -> None:
         try:
@@ -80,6 +114,23 @@ class Session(Share):
         """Deletes the object of this name; UnknownName if there is none."""
         call("delete", self._open, text(folder), text(name))
 
+    def rename(self, folder: str, name: str, to_folder: str, to_name: str) -> None:
+        """Gives the object of this name another one, in the same folder or in another; what refers to it goes on. UnknownName
+        if there is none, Exists if the other name is taken."""
+        call("rename", self._open, text(folder), text(name), text(to_folder), text(to_name))
+
+    def make_folder(self, folder: str) -> None:
+        """Makes the folder at this path, and those that lead to it, where they are not there."""
+        call("folder_make", self._open, text(folder))
+
+    def delete_folder(self, folder: str) -> None:
+        """Deletes the folder at this path; UnknownName if there is none, NotEmpty if it holds something."""
+        call("folder_delete", self._open, text(folder))
+
+    def rename_folder(self, folder: str, to: str) -> None:
+        """Moves the folder at this path, with all that is in it, to another."""
+        call("folder_rename", self._open, text(folder), text(to))
+
     def doing(self, what: str) -> None:
         """Says what this program is doing, for the status and for the report of a crash."""
         call("session_doing", self._open, text(what))
@@ -99,7 +150,8 @@ class Session(Share):
 class Transaction:
     """Changes that are there wholly or not at all, whoever is killed. What is used in it is locked to its end: keep it short.
     While it is open, everything that is done through its session is part of it. An exception that came from the region has
-    rolled it back already; NoSuchKey, and Busy for a queue that is empty or full, have not."""
+    rolled it back already; NoSuchKey, Busy for a queue that is empty or full, and UnknownName for what is to be deleted have
+    not."""
 
     def __init__(
         self, session: Session, item_of: Optional[Queue], room_in: Optional[Queue], timeout: float
@@ -144,5 +196,21 @@ class Transaction:
         return self._session.blob(folder, name)
 
     def delete(self, folder: str, name: str) -> None:
-        """As Session.delete."""
+        """As Session.delete; what is not there does not roll the transaction back."""
         self._session.delete(folder, name)
+
+    def rename(self, folder: str, name: str, to_folder: str, to_name: str) -> None:
+        """As Session.rename."""
+        self._session.rename(folder, name, to_folder, to_name)
+
+    def make_folder(self, folder: str) -> None:
+        """As Session.make_folder."""
+        self._session.make_folder(folder)
+
+    def delete_folder(self, folder: str) -> None:
+        """As Session.delete_folder; as with delete."""
+        self._session.delete_folder(folder)
+
+    def rename_folder(self, folder: str, to: str) -> None:
+        """As Session.rename_folder."""
+        self._session.rename_folder(folder, to)

@@ -1,11 +1,13 @@
 //! Programs that attach: a slot for each, and what their ends mean. The end of a process is known by a hold on it; the end
 //! of a connection is none.
 
-use std::os::fd::AsRawFd;
+use std::fs::File;
+use std::os::fd::{AsRawFd, RawFd};
 
 use common::error::Result;
 use common::ids::{Owner, Pid};
 use common::limits::MAX_CLIENTS;
+use common::sys::file;
 use common::sys::peer::Process;
 use common::sys::process;
 use common::wire::control::{Access, Membership, Response};
@@ -81,8 +83,11 @@ impl Supervisor {
             }
         };
         let joined = Response::Joined(Membership { owner, epoch });
+        let tidings = self.tidings_to_give();
+        let descriptors = [Some(&self.region_file), Some(&held), tidings.as_ref()];
+        let descriptors: Vec<RawFd> = descriptors.into_iter().flatten().map(AsRawFd::as_raw_fd).collect();
         self.control.set_attached(id, true);
-        if self.control.reply(id, &joined, &[self.region_file.as_raw_fd(), held.as_raw_fd()]) {
+        if self.control.reply(id, &joined, &descriptors) {
             log::debug!("process {pid} is attached in {owner}");
         } else {
             self.client_disconnected(id);
@@ -106,17 +111,28 @@ impl Supervisor {
 
     /// A process that was attached has connected again.
     pub(super) fn rejoin(&mut self, id: ConnectionId, membership: Membership) {
+        let mut tidings = None;
         let response = match self.control.process(id) {
             Err(error) => Response::Refused(format!("the process cannot be watched from here: {error}")),
             Ok(_) if self.control.is_attached(id) && !self.clients.has(membership.owner, id) => {
                 Response::Refused("this connection has a slot already; each slot needs its own".to_owned())
             }
-            Ok(process) if self.takes_again(id, membership, &process) => Response::Joined(membership),
+            Ok(process) if self.takes_again(id, membership, &process) => {
+                tidings = self.tidings_to_give();
+                Response::Joined(membership)
+            }
             Ok(_) => Response::Refused(
                 "the process is not attached to this region any more; let it attach again".to_owned(),
             ),
         };
-        self.control.reply(id, &response, &[]);
+        let descriptors: Vec<RawFd> = tidings.iter().map(AsRawFd::as_raw_fd).collect();
+        self.control.reply(id, &response, &descriptors);
+    }
+
+    /// By which an attached program tells recovery of a dead one whose lock it waits for: open for it alone, so that it
+    /// can make nobody else wait there. Without it those deaths are learned of a little later.
+    fn tidings_to_give(&self) -> Option<File> {
+        file::reopen_both_ways(&self.tidings).ok()
     }
 
     fn takes_again(&mut self, id: ConnectionId, membership: Membership, process: &Process) -> bool {

@@ -111,6 +111,7 @@ impl Supervisor {
                     self.recovery.now_loaded();
                     self.tell_recovery(self.now());
                 }
+                Report::LeftForLater(owner) => self.left_for_later(owner),
                 Report::TakenOver(repaired) => self.taken_over(repaired),
                 Report::Repaired(owner) => self.repaired(owner),
                 Report::Refused(owner, why) => self.repair_refused(owner, &why),
@@ -121,6 +122,17 @@ impl Supervisor {
                 Report::Failed(why) => self.failure_said = Some(format!("recovery: {why}")),
                 other => log::warn!("recovery reports {other:?}"),
             }
+        }
+    }
+
+    /// Whoever waits to be served does not wait for a program that is stopped, and is none of the instance's.
+    fn left_for_later(&mut self, owner: Owner) {
+        // Those that died as attached programs are known already, and are to be repaired in any case.
+        if self.phase == Phase::TakingOver && self.pool.adopt_dead(&self.region, owner) {
+            log::warn!(
+                "what the former owner of {owner} had taken goes back later: an attached program has the queue's lock"
+            );
+            self.repairs.add(owner, false, self.now());
         }
     }
 

@@ -47,6 +47,18 @@ impl Pool {
         }
     }
 
+    /// Takes over from a former life the slot of an owner that is dead and not repaired yet. False where it is known already,
+    /// or not to be believed.
+    pub fn adopt_dead(&mut self, region: &Region, owner: Owner) -> bool {
+        // Nobody has been promised a slot yet, so a free one is in the generation of its former owner.
+        let known = self.standing(owner) != Some(Standing::Free);
+        if !known {
+            self.free.retain(|free| *free != owner.slot);
+            self.mark_dead(region, owner);
+        }
+        !known
+    }
+
     /// How many slots are attached programs'.
     pub fn attached(&self) -> u32 {
         self.attached
@@ -199,6 +211,13 @@ mod tests {
                 && region.slot(SlotIndex(4)).unwrap().is(former[1].generation, State::Dead)
         );
         assert_eq!((pool.attached(), pool.counts().free_slots), (1, 30));
+        // What recovery leaves for later, and says of others.
+        let worker = slots::owner(SlotIndex(5), common::ids::Generation(0));
+        assert!(pool.adopt_dead(&region, worker) && pool.awaits_repair(worker));
+        assert!(!pool.adopt_dead(&region, worker) && !pool.adopt_dead(&region, former[0]));
+        assert!(!pool.adopt_dead(&region, slots::owner(SlotIndex(6), common::ids::Generation(1))));
+        assert!(!pool.adopt_dead(&region, slots::owner(SlotIndex(u32::MAX), common::ids::Generation(0))));
+        pool.repaired(worker);
         let next = std::iter::from_fn(|| pool.reserve(&region, 1)).collect::<Vec<_>>();
         assert!(next.len() == 30 && next.iter().all(|owner| ![3, 4].contains(&owner.slot.0)));
     }

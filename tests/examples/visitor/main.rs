@@ -2,6 +2,7 @@
 //! one line; an error begins with `error`.
 
 mod forked;
+mod threads;
 
 use std::fs::File;
 use std::io::{BufRead as _, Write as _};
@@ -89,7 +90,7 @@ impl Visitor {
             ["run", accounts, seed] => self.run(accounts.parse()?, Random::new(seed.parse()?)),
             ["reside", accounts, seed] => self.reside(accounts.parse()?, seed.parse()?),
             ["hold"] => self.hold(),
-            // The child has every descriptor, and ends with the test.
+            ["hold-queue"] => self.hold_queue(),
             // The lock is held, and this program is another.
             ["hold-and-exec"] => {
                 let mut txn = self.session()?.begin()?;
@@ -98,6 +99,9 @@ impl Visitor {
                 say("holding");
                 Err(std::process::Command::new("cat").exec().into())
             }
+            // The lock is held, and its thread is gone.
+            ["abandon"] => threads::abandon(&self.run_dir),
+            // The child has every descriptor, and ends with the test.
             ["hold-in-child"] => {
                 forked::leave_child(|| while heard().is_some() {});
                 self.hold()
@@ -196,6 +200,17 @@ impl Visitor {
         Ok("released".to_owned())
     }
 
+    /// Has the queue's lock until it is told to give it back.
+    fn hold_queue(&mut self) -> Answer {
+        let mut txn = self.session()?.begin()?;
+        let queue = queue(&mut txn)?;
+        txn.queue(queue)?.len();
+        say("holding");
+        heard();
+        txn.commit()?;
+        Ok("released".to_owned())
+    }
+
     fn read<T>(&mut self, read: impl FnOnce(&'static Region) -> T) -> Result<T, Box<dyn std::error::Error>> {
         match (&mut self.view, &mut self.session) {
             (Some(view), _) => Ok(read(view.region()?)),
@@ -239,6 +254,10 @@ fn accounts(txn: &mut Transaction<'_, 'static>) -> Result<Map, TxnError> {
 }
 
 fn queue(txn: &mut Transaction<'_, 'static>) -> Result<Queue, TxnError> {
+    let region = txn.region();
+    if let Ok(queue) = Folder::open(region, "visitors").and_then(|bank| bank.open_queue(region, "work")) {
+        return Ok(queue);
+    }
     let bank = txn.open_or_create_folder("visitors")?;
     txn.open_or_create_queue(bank, "work", 0)
 }
