@@ -109,7 +109,8 @@ fn again(spool: &Spool) -> Result<Spool> {
 }
 
 fn start_device(device: Device, stopped: &Receiver<()>) -> Result<(Sender<Seal>, thread::JoinHandle<()>)> {
-    let (seal, orders) = bounded(1);
+    // Handed over, and not laid down: whoever asks a device that ends is told that it is gone.
+    let (seal, orders) = bounded(0);
     let stopped = stopped.clone();
     let thread = spawn("device", move || device.work(&orders, &stopped))?;
     Ok((seal, thread))

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use nix::mount::{MsFlags, mount};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
@@ -57,15 +57,27 @@ pub fn with_private_mounts(body: impl FnOnce() + Send + 'static) -> Result<(), S
     thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
+/// A mounted file system. Dropped before the directory that it is in, so that nothing is left of that.
+#[derive(Debug)]
+#[must_use]
+pub struct Mounted(PathBuf);
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let _ = umount2(&self.0, MntFlags::MNT_DETACH);
+    }
+}
+
 /// Mounts a file system of `size` bytes in memory at `path`, in the namespace of the calling thread.
 ///
 /// # Panics
 /// Where that is not possible.
-pub fn mount_small(path: &Path, size: u64) {
+pub fn mount_small(path: &Path, size: u64) -> Mounted {
     fs::create_dir_all(path).expect("a mount point can be made");
     let options = format!("size={size},mode=0700");
     mount(Some("tmpfs"), path, Some("tmpfs"), MsFlags::empty(), Some(options.as_str()))
         .unwrap_or_else(|error| panic!("cannot mount at {}: {error}", path.display()));
+    Mounted(path.to_owned())
 }
 
 /// A control group with a limit of processes. Removed when dropped, once it is empty.

@@ -447,7 +447,7 @@ fn a_full_disk_leaves_the_old_ones_and_the_service() {
     let mounted = with_private_mounts(|| {
         let place = Place::new();
         let spool = place.file("small");
-        mount_small(&spool, 4 << 20);
+        let _mounted = mount_small(&spool, 4 << 20);
         let starting = place.instance().spool_dir(&spool).args(&["--checkpoint-interval", "0"]);
         let instance = starting.args(&["--spool-limit", "3MiB"]).start();
         instance.say("one");

@@ -105,7 +105,7 @@ fn with_small(test: &str, size: u64, body: impl FnOnce(&Place, &Path) + Send + '
     let made = with_private_mounts(move || {
         let place = Place::new();
         let small = place.file("small");
-        mount_small(&small, size);
+        let _mounted = mount_small(&small, size);
         body(&place, &small);
     });
     if let Err(why) = made {

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use holdfast_tests::outcome::Running;
 use holdfast_tests::{DEADLINE, eventually, until};
@@ -84,7 +85,9 @@ fn a_device_that_drains_leaves_nothing_behind_and_one_that_cannot_ends_all_the_s
     let arguments = ["--dist-interval=60", "--drain=20s"];
     let running = eager(&scene.spool(), server.port, &arguments);
     until("readings are written", || scene.account().pending > 10);
+    let began = Instant::now();
     terminate(running);
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
     let account = scene.account();
     assert_eq!((account.pending, account.delivered), (0, account.generated));
     assert!(scene.is_empty() && check_readings(&server.lines()) == account.generated);

@@ -34,7 +34,7 @@ fn greedy(spool: &Path, server: &Server) -> Running {
 fn a_device_that_has_filled_its_disk_goes_on_when_its_readings_are_delivered() {
     on_a_small_disk("a device that has filled its disk", || {
         let scene = Scene::new();
-        mount_small(&scene.spool(), SIZE);
+        let _mounted = mount_small(&scene.spool(), SIZE);
         let mut server = Server::absent(&scene);
         let mut first = greedy(&scene.spool(), &server);
         wait_for_log(&first, "cannot be written and waits");
@@ -70,7 +70,7 @@ fn a_device_that_has_filled_its_disk_goes_on_when_its_readings_are_delivered() {
 fn a_disk_that_is_full_before_anything_begins_is_emptied() {
     on_a_small_disk("a disk that is full before", || {
         let scene = Scene::new();
-        mount_small(&scene.spool(), SIZE);
+        let _mounted = mount_small(&scene.spool(), SIZE);
         let server = Server::start(&scene, &[]);
         let mut minute = 1;
         // Until not even an empty page is left.
@@ -95,7 +95,7 @@ fn clients_are_told_that_the_disk_is_full_and_served_again_once_files_are_delive
     on_a_small_disk("clients are told that the disk is full", || {
         let place = Place::new();
         let scene = Scene::new();
-        mount_small(&place.spool_dir(), SIZE);
+        let _mounted = mount_small(&place.spool_dir(), SIZE);
         let mut server = Server::absent(&scene);
         let url = format!("http://localhost:{}/", server.port);
         let instance = place

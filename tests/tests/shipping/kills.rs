@@ -136,7 +136,7 @@ fn a_device_whose_disk_refuses_again_and_again_loses_nothing() {
         let scene = Scene::new();
         let server = Server::start(&scene, &[]);
         // What cannot even begin says so and is started again, as a supervisor would.
-        let worked = (0..10).any(|_| run_for_some_files(&scene, &server, Deed::FailSome(every)));
+        let worked = (0..20).any(|_| run_for_some_files(&scene, &server, Deed::FailSome(every)));
         assert!(worked, "one of {every}");
         scene.ship_once(&server, &[]).assert_succeeded();
         assert_eq!(check_readings(&server.lines()), scene.account().delivered);

@@ -2,7 +2,12 @@
 //! as on a full disk.
 
 use std::collections::HashMap;
+use std::ffi::OsStr;
+use std::fs::File;
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::FileExt as _;
 use std::os::unix::process::CommandExt as _;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use holdfast_tests::random::Random;
@@ -167,11 +172,24 @@ impl Tracer {
 /// to one.
 fn needs_room(thread: Pid, registers: &libc::user_regs_struct) -> bool {
     match registers.orig_rax as i64 {
-        libc::SYS_openat => registers.rdx & libc::O_CREAT as u64 != 0,
+        libc::SYS_openat => registers.rdx & libc::O_CREAT as u64 != 0 && names_nothing(thread, registers),
         libc::SYS_write | libc::SYS_ftruncate => {
             let link = std::fs::read_link(format!("/proc/{thread}/fd/{}", registers.rdi));
             link.is_ok_and(|path| path.is_absolute() && !path.starts_with("/dev"))
         }
         number => NEED_ROOM.contains(&number),
     }
+}
+
+/// Whether nothing has the name yet that a thread is about to open.
+fn names_nothing(thread: Pid, registers: &libc::user_regs_struct) -> bool {
+    let mut bytes = [0; libc::PATH_MAX as usize];
+    let memory = File::open(format!("/proc/{thread}/mem"));
+    let Ok(count) = memory.and_then(|memory| memory.read_at(&mut bytes, registers.rsi)) else { return false };
+    let name = bytes[..count].split(|&byte| byte == 0).next().unwrap_or_default();
+    let above = match registers.rdi as i32 {
+        libc::AT_FDCWD => format!("/proc/{thread}/cwd"),
+        directory => format!("/proc/{thread}/fd/{directory}"),
+    };
+    Path::new(&above).join(OsStr::from_bytes(name)).symlink_metadata().is_err()
 }
