@@ -2,6 +2,7 @@
 //! often they ask, it looks so many times a second and no more. What an asker gets was looked up after it had asked.
 
 use std::io;
+use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::time::{Duration, Instant};
 
@@ -15,6 +16,7 @@ use serde_json::json;
 use tokio::sync::oneshot;
 
 use crate::metrics;
+use crate::users::Users;
 
 /// The least time between two looks.
 const PACE: Duration = Duration::from_millis(50);
@@ -57,7 +59,9 @@ impl Desk {
     /// A thread that cannot be had.
     pub fn open(watch: Watch) -> io::Result<Self> {
         let (sender, questions) = mpsc::channel();
-        std::thread::Builder::new().name("look".to_owned()).spawn(move || answer_all(watch, &questions))?;
+        let users = Users::open()?;
+        let looking = move || answer_all(watch, users, &questions);
+        std::thread::Builder::new().name("look".to_owned()).spawn(looking)?;
         Ok(Self(sender))
     }
 
@@ -69,56 +73,65 @@ impl Desk {
     }
 }
 
-fn answer_all(mut watch: Watch, questions: &Receiver<Question>) {
+fn answer_all(mut watch: Watch, mut users: Users, questions: &Receiver<Question>) {
     let mut next = Instant::now();
     while let Ok(first) = questions.recv() {
         std::thread::sleep(next.saturating_duration_since(Instant::now()));
         next = Instant::now() + PACE;
         let together: Vec<_> = std::iter::once(first).chain(questions.try_iter()).collect();
-        let seen = watch.look(PATIENCE);
-        answer(&watch, &seen, together);
+        answer(&Sight::of(&mut watch, &mut users), together);
     }
 }
 
-fn answer(watch: &Watch, seen: &Result<StatusView>, together: Vec<Question>) {
+/// What was seen, and what users have sent, which is looked up once for all who ask.
+#[derive(Debug)]
+struct Sight {
+    seen: Result<Arc<StatusView>>,
+    /// While the instance does not answer: its region as it is, and what it last said.
+    last: Option<Arc<StatusView>>,
+    users: UserTotals,
+}
+
+impl Sight {
+    fn of(watch: &mut Watch, users: &mut Users) -> Self {
+        let seen = watch.look(PATIENCE).map(Arc::new);
+        let last = if seen.is_ok() { None } else { watch.last_seen().map(Arc::new) };
+        let view = seen.as_ref().ok().or(last.as_ref());
+        let users = view.map(|view| users.of(view)).unwrap_or_default();
+        Self { seen, last, users }
+    }
+
+    fn text(&self, wanted: Wanted) -> String {
+        match (wanted, &self.seen) {
+            (Wanted::Metrics, Ok(view)) => metrics::text(Some(view), &self.users, true),
+            (Wanted::Metrics, Err(_)) => metrics::text(self.last.as_deref(), &self.users, false),
+            (Wanted::Status, Ok(view)) => document::of(view, true, self.users.clone()).to_string(),
+            (Wanted::Status, Err(error)) => json!({ "error": error.to_string() }).to_string(),
+        }
+    }
+}
+
+fn answer(sight: &Sight, together: Vec<Question>) {
     let mut texts: [Option<Bytes>; 2] = [None, None];
     for Question { wanted, answer } in together {
-        let text = texts[wanted as usize].get_or_insert_with(|| text_of(watch, seen, wanted).into()).clone();
+        let text = texts[wanted as usize].get_or_insert_with(|| sight.text(wanted).into()).clone();
         // Whoever has gone meanwhile does not hear it.
-        let _ = answer.send(Gathered { up: seen.is_ok(), text });
+        let _ = answer.send(Gathered { up: sight.seen.is_ok(), text });
     }
 }
 
-fn text_of(watch: &Watch, seen: &Result<StatusView>, wanted: Wanted) -> String {
-    match (wanted, seen) {
-        (Wanted::Metrics, Ok(view)) => metrics::text(Some(view), true),
-        (Wanted::Metrics, Err(_)) => metrics::text(watch.last_seen().as_ref(), false),
-        (Wanted::Status, Ok(view)) => document::of(view, true, users_of(view)).to_string(),
-        (Wanted::Status, Err(error)) => json!({ "error": error.to_string() }).to_string(),
-    }
-}
-
-/// The users as far as they can be read: a table that is damaged keeps nobody from seeing the rest.
-pub fn users_of(view: &StatusView) -> UserTotals {
-    view.users().unwrap_or_else(|error| {
-        log::debug!("{error}");
-        UserTotals { complete: false, ..UserTotals::default() }
-    })
-}
-
+/// What stands in for a supervisor in tests.
 #[cfg(test)]
-mod tests {
+pub(crate) mod stand_in {
+    use std::fs::File;
     use std::os::fd::AsRawFd as _;
-    use std::os::unix::fs::FileExt as _;
+    use std::thread::JoinHandle;
 
     use common::ids::{Generation, Owner, Pid, SlotIndex};
-    use common::region::Region;
     use common::sys::channel::{Channel, Received};
     use common::wire::control::{
         self, CrashReport, DaemonState, DaemonStatus, Microseconds, Request, Response,
     };
-
-    use super::*;
 
     fn status() -> DaemonStatus {
         let owner = Owner { slot: SlotIndex(u32::MAX), generation: Generation(7) };
@@ -140,7 +153,7 @@ mod tests {
     }
 
     /// Answers as a supervisor would that has this region.
-    fn supervisor(channel: Channel, region: std::fs::File) -> std::thread::JoinHandle<()> {
+    pub fn supervisor(channel: Channel, region: File) -> JoinHandle<()> {
         std::thread::spawn(move || {
             while let Ok(Received::Frame(frame, _)) = channel.receive() {
                 assert_eq!(control::decode::<Request>(&frame).unwrap(), Request::Status);
@@ -149,6 +162,17 @@ mod tests {
             }
         })
     }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::FileExt as _;
+
+    use common::region::Region;
+    use common::sys::channel::Channel;
+
+    use super::stand_in::supervisor;
+    use super::*;
 
     #[test]
     fn whatever_stands_in_the_region_is_shown_somehow() {
@@ -156,7 +180,7 @@ mod tests {
         drop(Region::create(&file, 1 << 20).unwrap());
         let (ours, theirs) = Channel::pair().unwrap();
         let answering = supervisor(theirs, file.try_clone().unwrap());
-        let mut watch = Watch::over(ours);
+        let (mut watch, mut users) = (Watch::over(ours), Users::open().unwrap());
         let mut word = 1_u64;
         let mut scribble = |dense: bool| {
             for offset in (128..1 << 20).step_by(8) {
@@ -167,12 +191,12 @@ mod tests {
             }
         };
         for round in 0..20 {
-            let seen = watch.look(PATIENCE);
-            assert!(seen.is_ok());
-            let shown = text_of(&watch, &seen, Wanted::Status);
+            let sight = Sight::of(&mut watch, &mut users);
+            assert!(sight.seen.is_ok());
+            let shown = sight.text(Wanted::Status);
             let shown: serde_json::Value = serde_json::from_str(&shown).unwrap();
             assert_eq!(shown["state"], "degraded");
-            assert!(text_of(&watch, &seen, Wanted::Metrics).ends_with("# EOF\n"));
+            assert!(sight.text(Wanted::Metrics).ends_with("# EOF\n"));
             scribble(round > 10);
         }
         drop(watch);

@@ -9,6 +9,8 @@ pub mod birth;
 
 pub mod gathering;
 
+pub mod users;
+
 pub mod metrics;
 
 pub mod answer;

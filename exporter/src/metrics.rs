@@ -5,6 +5,7 @@ use std::fmt;
 
 use client::attach::{CheckpointView, StatusView};
 use common::slots::Totals;
+use common::tally::UserTotals;
 use common::wire::control::DaemonState;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, text};
@@ -13,8 +14,6 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
-
-use crate::gathering::users_of;
 
 /// The media type of the text.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -32,9 +31,9 @@ const STATES: [(DaemonState, &str); 4] = [
 const SLOT_STATES: [&str; 5] = ["starting", "idle", "busy", "retiring", "dead"];
 
 /// The text: of an instance that is up, or of the last that was.
-pub fn text(view: Option<&StatusView>, up: bool) -> String {
+pub fn text(view: Option<&StatusView>, users: &UserTotals, up: bool) -> String {
     let mut registry = Registry::with_prefix("holdfast");
-    registry.register_collector(Box::new(Reading::of(view, up)));
+    registry.register_collector(Box::new(Reading::of(view, users, up)));
     let mut out = String::new();
     if let Err(error) = text::encode(&mut out, &registry) {
         log::error!("the metrics cannot be written: {error}");
@@ -67,14 +66,13 @@ enum Samples {
 struct Reading(Vec<Family>);
 
 impl Reading {
-    fn of(view: Option<&StatusView>, up: bool) -> Self {
+    fn of(view: Option<&StatusView>, users: &UserTotals, up: bool) -> Self {
         let mut this = Self::default();
         let version = vec![("version", env!("CARGO_PKG_VERSION").to_owned())];
         this.add("exporter", "The exporter's version", None, Samples::Info(version));
         this.gauge("up", "Whether the supervisor answers", f64::from(u8::from(up)));
         let Some(view) = view else { return this };
-        // The users first: whatever is counted meanwhile is in the totals too, never in the users alone.
-        this.users(view);
+        this.users(users);
         this.totals(&view.totals());
         if up {
             this.daemon(view);
@@ -120,8 +118,7 @@ impl Reading {
         self.counter("recoveries", "Repairs of slots", recoveries);
     }
 
-    fn users(&mut self, view: &StatusView) {
-        let users = users_of(view).users;
+    fn users(&mut self, UserTotals { users, complete }: &UserTotals) {
         let shown = || users.iter().take(MOST_USERS);
         let messages = shown().map(|(user, sent)| (user.clone(), sent.messages)).collect();
         let bytes = shown().map(|(user, sent)| (user.clone(), sent.bytes)).collect();
@@ -130,6 +127,9 @@ impl Reading {
         let help = "Bytes of messages recorded of each user, likewise";
         self.add("user_message", help, Some(Unit::Bytes), Samples::Counters("user", bytes));
         self.gauge("users", "Users that have a count", users.len() as f64);
+        let help =
+            "Whether every user's count is as of now: a process that is stopped can keep one from being read";
+        self.gauge("users_complete", help, f64::from(u8::from(*complete)));
     }
 
     fn daemon(&mut self, view: &StatusView) {
