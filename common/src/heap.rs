@@ -214,6 +214,15 @@ pub(crate) struct Cursor {
     block: u16,
 }
 
+/// Where else a process looks: slabs by their index and 1, for each class. They may have changed hands meanwhile.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Hints {
+    /// Where it has freed a block last; 0 = nowhere.
+    freed: [u32; SLAB_LISTS],
+    /// Which one of the list has its turn; 0 = the first.
+    turn: [u32; SLAB_LISTS],
+}
+
 impl<'r> Transaction<'_, 'r> {
     /// Allocates a block of at least `bytes`. Its contents are what its last owner left.
     pub(crate) fn allocate(&mut self, bytes: usize) -> Result<Offset, TxnError> {
@@ -242,6 +251,7 @@ impl<'r> Transaction<'_, 'r> {
         let freed = if planted::has(Bug::FreedAtOnce) { FREE } else { pending(self.seat.owner.slot) };
         block.state.store(freed, Relaxed);
         self.freed = true;
+        self.seat.note_freed(offset);
         planted_list::give(self, &block)
     }
 }

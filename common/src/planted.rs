@@ -75,6 +75,8 @@ pub enum Bug {
     RestoredInPlace,
     /// Going back to a checkpoint counts records again that the checkpoint has.
     CountedTwice,
+    /// A slab is put into its slot's list without a note of where the one before it led to.
+    SlabLinkNotLogged,
 }
 
 impl Bug {
@@ -112,7 +114,7 @@ impl Bug {
 }
 
 /// Every one of them.
-pub const ALL: [Bug; 35] = [
+pub const ALL: [Bug; 36] = [
     Bug::LogAfterChange,
     Bug::ChangeNotLogged,
     Bug::ReleasedBeforeEmpty,
@@ -148,6 +150,7 @@ pub const ALL: [Bug; 35] = [
     Bug::DeletedQuietly,
     Bug::RestoredInPlace,
     Bug::CountedTwice,
+    Bug::SlabLinkNotLogged,
 ];
 
 /// Whether this mistake is planted.

@@ -6,7 +6,7 @@ use std::sync::atomic::compiler_fence;
 use std::time::Duration;
 
 use crate::gate;
-use crate::heap::Cursor;
+use crate::heap::{Cursor, Hints};
 use crate::ids::Owner;
 use crate::layout::{Knell, Object, SLAB_LISTS, Slot, Tally};
 use crate::limits::MAX_HELD;
@@ -43,6 +43,7 @@ pub struct Seat<'r> {
     pub(crate) mini: UndoLog<'r>,
     pub(crate) owner: Owner,
     pub(crate) cursors: [Cursor; SLAB_LISTS],
+    pub(crate) hints: Hints,
     /// Where to look for a free entry of the object table.
     pub(crate) next_object: u32,
     pub(crate) tally: &'r Tally,
@@ -114,6 +115,7 @@ impl<'r> Seat<'r> {
             mini: UndoLog::mini_of(region, owner.slot)?,
             owner,
             cursors: [Cursor::default(); SLAB_LISTS],
+            hints: Hints::default(),
             next_object: 0,
             tally: region.tally(owner.slot)?,
             held: Held { count: 0, highest: 0, locks: [None; MAX_HELD] },

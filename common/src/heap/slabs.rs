@@ -1,6 +1,7 @@
 //! A slot's slabs: where its next FREE block is, and the mini-transactions by which pages become a slab of the slot and
 //! nobody's again.
 
+use std::sync::atomic::AtomicU32;
 use std::sync::atomic::Ordering::{Acquire, Relaxed};
 
 use super::{
@@ -11,17 +12,26 @@ use crate::ids::Offset;
 use crate::layout::{Object, Slab, Slot};
 use crate::limits::MAX_BLOCK_PAGES;
 use crate::lock;
+use crate::planted::{self, Bug};
 use crate::region::Region;
 use crate::txn::{Seat, TxnError};
 use crate::undo;
 
-/// How many slabs are searched for a free block before another is taken: a bounded pause.
+/// How many slabs are searched for a free block behind the one that is full, and as many elsewhere, before another is taken: a
+/// bounded pause.
 const SEARCHED: usize = 4;
 
 impl<'r> Seat<'r> {
     /// A FREE block of a class that shares pages, from a slab of this slot.
+    ///
+    /// The list is used as a ring: what follows the slab that is full is the oldest, which the items of a queue leave first,
+    /// whoever takes them; and another slab is put in between. So a queue that is filled and emptied needs no more slabs
+    /// than its items do.
     pub(super) fn free_shared_block(&mut self, class: u32) -> Result<Block<'r>, TxnError> {
         if let Some(block) = self.search(class, SEARCHED)? {
+            return Ok(block);
+        }
+        if let Some(block) = self.search_elsewhere(class)? {
             return Ok(block);
         }
         match self.take_slab(class, 1) {
@@ -32,10 +42,12 @@ impl<'r> Seat<'r> {
         }
     }
 
-    /// Looks for a FREE block from the cursor on, in at most so many slabs and once around the list.
+    /// Looks for a FREE block from the cursor on, in at most so many slabs and once around the list. If there is none the cursor
+    /// stays.
     fn search(&mut self, class: u32, most: usize) -> Result<Option<Block<'r>>, TxnError> {
         let (region, count) = (self.region, capacity(class).ok_or(TxnError::Damaged)?);
         let mut at = self.cursors[class as usize];
+        let began = at;
         let mut wrapped = false;
         // A list has no more slabs than there are pages: one that goes on was scribbled into a ring.
         for _ in 0..most.min(region.geometry().page_count as usize + 1) {
@@ -64,8 +76,50 @@ impl<'r> Seat<'r> {
             }
             at = Cursor { slab: slab.next.load(Relaxed), before: at.slab, block: 0 };
         }
-        self.cursors[class as usize] = at;
+        // Nothing was given back, or its neighbour would have had a block.
+        self.cursors[class as usize] = Cursor { block: count, ..began };
         Ok(None)
+    }
+
+    /// Looks for a FREE block where this process has freed one last, and in slabs that have their turn once around the list:
+    /// what others free may be anywhere. The cursor goes where there is one.
+    fn search_elsewhere(&mut self, class: u32) -> Result<Option<Block<'r>>, TxnError> {
+        let freed = std::mem::take(&mut self.hints.freed[class as usize]);
+        let mut link = freed;
+        for _ in 0..=SEARCHED {
+            if let Ok(slab) = self.own_slab(link, class) {
+                if link != freed {
+                    self.hints.turn[class as usize] = slab.next.load(Relaxed);
+                }
+                if let Some((number, block)) = self.free_block_of(link, class) {
+                    self.cursors[class as usize] = Cursor { slab: link, before: 0, block: number + 1 };
+                    return Ok(Some(block));
+                }
+            }
+            link = self.hints.turn[class as usize];
+            if self.own_slab(link, class).is_err() {
+                link = self.slot.slabs[class as usize].load(Relaxed);
+            }
+        }
+        Ok(None)
+    }
+
+    fn free_block_of(&self, link: u32, class: u32) -> Option<(u16, Block<'r>)> {
+        (0..capacity(class)?).find_map(|number| {
+            let block = shared_block(self.region, link.checked_sub(1)?, class, number)?;
+            (block.state.load(Acquire) == FREE).then_some((number, block))
+        })
+    }
+
+    /// A block of one of this slot's own slabs will be free.
+    pub(super) fn note_freed(&mut self, offset: Offset) {
+        let Some((index, _)) = self.region.page_of(offset) else { return };
+        let Some(slab) = self.slab_of(index) else { return };
+        if slab.owner.load(Relaxed) == self.owner.slot.0 + 1
+            && let Some(freed) = self.hints.freed.get_mut(slab.class.load(Relaxed) as usize)
+        {
+            *freed = index + 1;
+        }
     }
 
     /// A FREE block of whole pages: one of this slot's if it fits well, else new pages.
@@ -150,7 +204,8 @@ impl<'r> Seat<'r> {
         numbers.all(|number| states(number).is_some_and(|state| state.load(Acquire) == FREE))
     }
 
-    /// Mini-transaction: pages of nobody's become a slab of this slot, at the head of its list.
+    /// Mini-transaction: pages of nobody's become a slab of this slot: in its list behind the cursor, if they are to be shared,
+    /// else at the head.
     fn take_slab(&mut self, class: u32, pages: u32) -> Result<u32, TxnError> {
         self.with_heap(|seat, heap| {
             let region = seat.region;
@@ -166,19 +221,24 @@ impl<'r> Seat<'r> {
             }
             let head = &seat.slot.slabs[class as usize];
             seat.note_for_slabs(class, index, pages)?;
+            let before = if capacity(class).is_some() { seat.cursors[class as usize].slab } else { 0 };
+            let leads = match before {
+                0 => head,
+                _ => seat.note_link(before, class)?,
+            };
             for page in index..index + pages {
                 let slab = region.slab(page).ok_or(TxnError::Damaged)?;
                 let first = page == index;
                 slab.owner.store(seat.owner.slot.0 + 1, Relaxed);
                 slab.class.store(if first { class } else { CONTINUED }, Relaxed);
-                slab.next.store(if first { head.load(Relaxed) } else { 0 }, Relaxed);
+                slab.next.store(if first { leads.load(Relaxed) } else { 0 }, Relaxed);
                 slab.state.store(FREE, Relaxed);
                 slab.pages.store(if first { pages as u16 } else { 0 }, Relaxed);
             }
-            head.store(index + 1, Relaxed);
+            leads.store(index + 1, Relaxed);
             heap.body[PAGES_IN_USE].store(in_use.wrapping_add(pages.into()), Relaxed);
             heap.body[NEXT_PAGE].store(u64::from(index + pages), Relaxed);
-            seat.cursors[class as usize] = Cursor { slab: index + 1, before: 0, block: 1 };
+            seat.cursors[class as usize] = Cursor { slab: index + 1, before, block: 1 };
             Ok(index)
         })
     }
@@ -202,10 +262,7 @@ impl<'r> Seat<'r> {
             if before == 0 {
                 seat.slot.slabs[class as usize].store(next, Relaxed);
             } else {
-                let former = seat.own_slab(before, class)?;
-                let offset = region.slab_offset(before - 1).0 + std::mem::offset_of!(Slab, next) as u64;
-                seat.mini.note_half(Offset(offset), &former.next)?;
-                former.next.store(next, Relaxed);
+                seat.note_link(before, class)?.store(next, Relaxed);
             }
             for page in index..index + pages {
                 let slab = region.slab(page).ok_or(TxnError::Damaged)?;
@@ -218,6 +275,16 @@ impl<'r> Seat<'r> {
             heap.body[PAGES_IN_USE].store(in_use.saturating_sub(pages.into()), Relaxed);
             Ok(())
         })
+    }
+
+    /// Writes down where a slab leads to, and gives the word.
+    fn note_link(&self, link: u32, class: u32) -> Result<&'r AtomicU32, TxnError> {
+        let slab = self.own_slab(link, class)?;
+        let offset = self.region.slab_offset(link - 1).0 + std::mem::offset_of!(Slab, next) as u64;
+        if !planted::has(Bug::SlabLinkNotLogged) {
+            self.mini.note_half(Offset(offset), &slab.next)?;
+        }
+        Ok(&slab.next)
     }
 
     /// Writes down what a slab's change of hands changes: its entries, the head of the slot's list, the heap's words.

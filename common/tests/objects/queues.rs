@@ -254,6 +254,36 @@ fn a_full_heap_refuses_an_item_and_changes_nothing() {
     assert_eq!(push(&mut seat, queue, &[8; 500]), Ok(true));
 }
 
+/// The producer's slot keeps other things of the same size, and two queues take turns, so that what is free is not where it
+/// was looked for last.
+#[test]
+fn queues_that_are_filled_and_emptied_take_little_more_of_the_heap() {
+    for consumer_is_another in [false, true] {
+        let region = region(16 << 20);
+        let (mut producer, mut consumer) = (seat(&region, 1), seat(&region, 2));
+        let folder = folder(&mut producer);
+        let mut txn = producer.begin().unwrap();
+        let queues = ["one", "other"].map(|name| txn.create_queue(folder, name, 0).unwrap());
+        let kept = txn.create_queue(folder, "kept", 0).unwrap();
+        txn.commit().unwrap();
+        for queue in [queues[0], kept, queues[1]] {
+            (0..2000).for_each(|_| assert_eq!(push(&mut producer, queue, &[7; 64]), Ok(true)));
+        }
+        let filled = Usage::of(&region).used;
+        for turn in 0..120_000 {
+            let queue = queues[turn / 3000 % 2];
+            let popper = if consumer_is_another { &mut consumer } else { &mut producer };
+            let mut txn = popper.begin().unwrap();
+            assert!(txn.queue(queue).unwrap().pop_front().unwrap().is_some());
+            txn.commit().unwrap();
+            assert_eq!(push(&mut producer, queue, &[7; 64]), Ok(true));
+        }
+        let used = Usage::of(&region).used;
+        assert!(used <= filled * 2, "{used} bytes of the heap, and {filled} before");
+        assert!(filled < Usage::of(&region).bytes / 4, "long before anything would be given back");
+    }
+}
+
 #[test]
 fn a_queue_whose_words_were_scribbled_over_is_damaged_and_nothing_goes_on_for_ever() {
     use std::sync::atomic::Ordering::SeqCst;

@@ -151,6 +151,17 @@ fn puts() -> Vec<Operation> {
             ..CHANGE
         },
         Operation {
+            // Two of these share a page: the second slab is put behind the first.
+            name: "puts that take two slabs",
+            act: Act::Change(|txn, shop| {
+                let mut stock = txn.map(shop.stock)?;
+                PLUMS[..3].iter().try_for_each(|key| stock.put(key.as_bytes(), &[9; 1900]).map(drop))
+            }),
+            effect: |model| PLUMS[..3].iter().for_each(|key| insert(model, key, &[9; 1900])),
+            contended: true,
+            ..CHANGE
+        },
+        Operation {
             name: "put of whole pages",
             act: Act::Change(|txn, shop| txn.map(shop.stock)?.put(b"plums", &[9; 9000]).map(drop)),
             effect: |model| insert(model, "plums", &[9; 9000]),
