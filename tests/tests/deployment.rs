@@ -56,7 +56,7 @@ fn files_below(directory: &Path) -> BTreeMap<String, (u32, Vec<u8>)> {
     files
 }
 
-const INSTALLED: [(&str, u32); 10] = [
+const INSTALLED: [(&str, u32); 12] = [
     ("bin/block", 0o755),
     ("bin/cclient", 0o755),
     ("bin/data_collector", 0o755),
@@ -67,6 +67,8 @@ const INSTALLED: [(&str, u32); 10] = [
     ("lib/holdfast/exporter", 0o755),
     ("lib/holdfast/recovery", 0o755),
     ("lib/holdfast/worker", 0o755),
+    ("lib/systemd/system/holdfast.service", 0o644),
+    ("lib/systemd/system/holdfast.socket", 0o644),
 ];
 
 fn names(files: &BTreeMap<String, (u32, Vec<u8>)>) -> Vec<(&str, u32)> {
