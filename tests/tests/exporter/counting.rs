@@ -113,6 +113,9 @@ fn no_counter_goes_down_while_workers_and_supervisors_are_killed() {
     drop(exporter);
 }
 
+/// So many deaths are looked on at, forty a second where the machine keeps up.
+const KILLS: u32 = 120;
+
 #[test]
 fn forty_kills_a_second_fail_no_request() {
     let place = Place::new();
@@ -121,7 +124,8 @@ fn forty_kills_a_second_fail_no_request() {
     let load = Load::on(&instance.listen[0], 4);
     let (began, mut kills, mut looks) = (Instant::now(), 0_u32, 0_u32);
     let mut last = Samples::new();
-    while began.elapsed() < Duration::from_secs(4) {
+    while kills < KILLS || looks < KILLS / 4 {
+        assert!(began.elapsed() < DEADLINE, "{kills} killed, looked at {looks} times");
         if began.elapsed() >= Duration::from_millis(25) * kills {
             let shown: Value = serde_json::from_str(&web::get(&address, "/status")).unwrap();
             let busy = shown["slots"].as_array().unwrap().iter().filter(|slot| slot["state"] == "busy");
@@ -136,7 +140,6 @@ fn forty_kills_a_second_fail_no_request() {
         assert!(web::get(&address, "/").contains("<title>Holdfast</title>"));
         (last, looks) = (now, looks + 1);
     }
-    assert!(kills > 40 && looks > 20, "{kills} {looks}");
     let ledger = load.stop();
     ledger.check(&instance.books_agree());
     let shown: Value = serde_json::from_str(&web::get(&address, "/status")).unwrap();
