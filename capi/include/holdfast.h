@@ -1,8 +1,14 @@
 /* Holdfast for C. Made by cbindgen of capi/src; not to be edited.
  *
- * Everything that can fail gives a holdfast_code; what went wrong is in holdfast_last_error. Handles come from the
- * functions whose last argument they are, and go with the function that closes them; NULL may be closed. A handle is for
- * one thread at a time, a session for the one that attached; different handles are for any threads. A timeout is in milliseconds, and no wait is longer.
+ * Everything that can fail gives a holdfast_code; what went wrong is in holdfast_last_error. A timeout is in milliseconds,
+ * and no wait is longer.
+ *
+ * Handles come from the functions whose last argument they are, and go with the function that closes them; NULL may be
+ * closed. They are numbers, none of which is used twice: one that is NULL, closed, of another kind or no handle at all gives
+ * HOLDFAST_INVALID. A producer, consumer or group is for one thread at a time, and HOLDFAST_ORDER tells whoever comes in
+ * between; closing does not wait, and lets a call that is going on come to its end. A session is for the thread that
+ * attached. What pointers lead to is not looked at: memory of a producer or of pinned content is there until what it came
+ * from is closed, and no longer.
  */
 
 #ifndef HOLDFAST_H
@@ -78,10 +84,40 @@ typedef enum {
    Another held an object's lock for too long.
    */
   HOLDFAST_LOCKED = 14,
+  /*
+   The folder holds something.
+   */
+  HOLDFAST_NOT_EMPTY = 15,
 } holdfast_code;
 
 /*
- A directory of blocks.
+ What a name in a folder stands for.
+ */
+typedef enum {
+  /*
+   A folder.
+   */
+  HOLDFAST_FOLDER = 1,
+  /*
+   A map.
+   */
+  HOLDFAST_MAP = 2,
+  /*
+   A counter.
+   */
+  HOLDFAST_COUNTER = 3,
+  /*
+   A queue.
+   */
+  HOLDFAST_QUEUE = 4,
+  /*
+   A blob.
+   */
+  HOLDFAST_BLOB = 5,
+} holdfast_kind;
+
+/*
+ A directory of blocks. Any threads may use it together.
  */
 typedef struct holdfast_blocks holdfast_blocks;
 
@@ -96,7 +132,7 @@ typedef struct holdfast_consumer holdfast_consumer;
 typedef struct holdfast_group holdfast_group;
 
 /*
- Content that stays as it is until it is unpinned.
+ Content that stays as it is until it is unpinned. Any threads may use it together.
  */
 typedef struct holdfast_pinned holdfast_pinned;
 
@@ -134,6 +170,17 @@ typedef struct {
    */
   uint64_t object;
 } holdfast_counter;
+
+/*
+ An item that a session has taken from a queue, until it is finished or put back. If the program is killed, or closes the
+ session, it is put back to where it was.
+ */
+typedef struct {
+  /*
+   The how manieth it is.
+   */
+  uint64_t serial;
+} holdfast_item;
 
 /*
  A map in a folder. It need not be closed, and any session of the instance may use it.
@@ -179,7 +226,7 @@ holdfast_code holdfast_blocks_create(const char *directory, holdfast_blocks **bl
  Calls `each` with the name of each block and with `context`.
 
  # Safety
- A handle; a function that takes these.
+ A function that takes these.
  */
 holdfast_code holdfast_blocks_names(holdfast_blocks *blocks,
                                     void (*each)(const char *name, void *context),
@@ -189,42 +236,35 @@ holdfast_code holdfast_blocks_names(holdfast_blocks *blocks,
  Takes a block's name away. Consumers are told, producers begin another block.
 
  # Safety
- A handle; a text.
+ A text.
  */
 holdfast_code holdfast_blocks_remove(holdfast_blocks *blocks, const char *name, uint64_t timeout_ms);
 
 /*
  Closes the directory. What was opened in it stays open.
-
- # Safety
- A handle or NULL, which is not used any more.
  */
-void holdfast_blocks_close(holdfast_blocks *blocks);
+holdfast_code holdfast_blocks_close(holdfast_blocks *blocks);
 
 /*
  Opens a consumer of the block `name`; HOLDFAST_UNKNOWN where there is none.
 
  # Safety
- A handle; a text; a place for a handle.
+ A text; a place for a handle.
  */
 holdfast_code holdfast_consumer_open(holdfast_blocks *blocks, const char *name, holdfast_consumer **consumer);
 
 /*
  Waits for something newer than what this consumer has read or pinned last: HOLDFAST_OK if there is, HOLDFAST_TIMED_OUT
  if not.
-
- # Safety
- A handle.
  */
-holdfast_code holdfast_consumer_wait(holdfast_consumer *consumer,
-                                     uint64_t timeout_ms);
+holdfast_code holdfast_consumer_wait(holdfast_consumer *consumer, uint64_t timeout_ms);
 
 /*
  Copies the newest content to `data`, where `capacity` bytes fit. How many there are goes to `length`, also with
  HOLDFAST_TOO_LARGE, which says that they do not fit. The version goes to `version`, unless that is NULL.
 
  # Safety
- A handle; so many bytes; a place for a length, and for a version or NULL.
+ So many bytes; a place for a length, and for a version or NULL.
  */
 holdfast_code holdfast_consumer_read(holdfast_consumer *consumer,
                                      void *data,
@@ -237,88 +277,40 @@ holdfast_code holdfast_consumer_read(holdfast_consumer *consumer,
  closed or removed meanwhile.
 
  # Safety
- A handle; a place for one.
+ A place for a handle.
  */
-holdfast_code holdfast_consumer_pin(holdfast_consumer *consumer,
-                                    holdfast_pinned **pinned);
-
-/*
- Where pinned content is; NULL only for NULL.
-
- # Safety
- A handle or NULL.
- */
-const void *holdfast_pinned_data(const holdfast_pinned *pinned);
-
-/*
- How many bytes it has; 0 only for NULL.
-
- # Safety
- A handle or NULL.
- */
-size_t holdfast_pinned_length(const holdfast_pinned *pinned);
-
-/*
- Its version; 0 only for NULL.
-
- # Safety
- A handle or NULL.
- */
-uint64_t holdfast_pinned_version(const holdfast_pinned *pinned);
-
-/*
- Lets producers write there again.
-
- # Safety
- A handle or NULL, which is not used any more.
- */
-void holdfast_pinned_close(holdfast_pinned *pinned);
+holdfast_code holdfast_consumer_pin(holdfast_consumer *consumer, holdfast_pinned **pinned);
 
 /*
  Keeps every producer of the block, and of its group, waiting.
-
- # Safety
- A handle.
  */
 holdfast_code holdfast_consumer_lock(holdfast_consumer *consumer, uint64_t timeout_ms);
 
 /*
  Lets them go on.
-
- # Safety
- A handle.
  */
 holdfast_code holdfast_consumer_unlock(holdfast_consumer *consumer);
 
 /*
  Closes the consumer. What it has pinned stays pinned.
-
- # Safety
- A handle or NULL, which is not used any more.
  */
-void holdfast_consumer_close(holdfast_consumer *consumer);
+holdfast_code holdfast_consumer_close(holdfast_consumer *consumer);
 
 /*
  Opens the group `name`, which need not be made.
 
  # Safety
- A handle; a text; a place for a handle.
+ A text; a place for a handle.
  */
 holdfast_code holdfast_group_open(holdfast_blocks *blocks, const char *name, holdfast_group **group);
 
 /*
  Keeps every producer of the group waiting: what is read from its blocks meanwhile was there together.
-
- # Safety
- A handle.
  */
 holdfast_code holdfast_group_hold_for_reading(holdfast_group *group, uint64_t timeout_ms);
 
 /*
  Keeps every other producer of the group waiting, and every consumer that wants its lock.
-
- # Safety
- A handle.
  */
 holdfast_code holdfast_group_hold_for_writing(holdfast_group *group, uint64_t timeout_ms);
 
@@ -326,7 +318,7 @@ holdfast_code holdfast_group_hold_for_writing(holdfast_group *group, uint64_t ti
  As holdfast_producer_publish, for a block of the group, which is held for writing.
 
  # Safety
- Handles; so many bytes; a place for a number, or NULL.
+ So many bytes; a place for a number, or NULL.
  */
 holdfast_code holdfast_group_publish(holdfast_group *group,
                                      holdfast_producer *producer,
@@ -337,19 +329,13 @@ holdfast_code holdfast_group_publish(holdfast_group *group,
 
 /*
  Gives the lock back.
-
- # Safety
- A handle.
  */
 holdfast_code holdfast_group_release(holdfast_group *group);
 
 /*
  Closes the group. Its lock is free then.
-
- # Safety
- A handle or NULL, which is not used any more.
  */
-void holdfast_group_close(holdfast_group *group);
+holdfast_code holdfast_group_close(holdfast_group *group);
 
 /*
  What went wrong in this thread last, in one sentence; empty if nothing did. It stays until the next call that fails.
@@ -362,11 +348,31 @@ const char *holdfast_last_error(void);
 const char *holdfast_version(void);
 
 /*
+ Where pinned content is, until it is closed; NULL only for a handle that is not good.
+ */
+const void *holdfast_pinned_data(const holdfast_pinned *pinned);
+
+/*
+ How many bytes it has; 0 only for a handle that is not good.
+ */
+size_t holdfast_pinned_length(const holdfast_pinned *pinned);
+
+/*
+ Its version; 0 only for a handle that is not good.
+ */
+uint64_t holdfast_pinned_version(const holdfast_pinned *pinned);
+
+/*
+ Lets producers write there again.
+ */
+holdfast_code holdfast_pinned_close(holdfast_pinned *pinned);
+
+/*
  Opens a producer of the block `name`, which is there from the first content on. `size` bytes are reserved, and no more
  accepted; with 0 the block grows as needed. `group` is the group whose lock it shares, or NULL.
 
  # Safety
- A handle; texts; a place for a handle.
+ Texts; a place for a handle.
  */
 holdfast_code holdfast_producer_open(holdfast_blocks *blocks,
                                      const char *name,
@@ -378,7 +384,7 @@ holdfast_code holdfast_producer_open(holdfast_blocks *blocks,
  Makes `length` bytes at `data` the block's content; its version goes to `version`, unless that is NULL.
 
  # Safety
- A handle; so many bytes; a place for a number.
+ So many bytes; a place for a number, or NULL.
  */
 holdfast_code holdfast_producer_publish(holdfast_producer *producer,
                                         const void *data,
@@ -391,7 +397,7 @@ holdfast_code holdfast_producer_publish(holdfast_producer *producer,
  the caller's until any other call with this producer.
 
  # Safety
- A handle; a place for a pointer.
+ A place for a pointer.
  */
 holdfast_code holdfast_producer_begin(holdfast_producer *producer,
                                       size_t length,
@@ -402,43 +408,29 @@ holdfast_code holdfast_producer_begin(holdfast_producer *producer,
  Makes the content that was begun the block's. HOLDFAST_REMOVED says that the block was removed meanwhile: begin again.
 
  # Safety
- A handle; a place for a number, or NULL.
+ A place for a number, or NULL.
  */
-holdfast_code holdfast_producer_commit(holdfast_producer *producer,
-                                       uint64_t timeout_ms,
-                                       uint64_t *version);
+holdfast_code holdfast_producer_commit(holdfast_producer *producer, uint64_t timeout_ms, uint64_t *version);
 
 /*
  Forgets the content that was begun, if any.
-
- # Safety
- A handle.
  */
 holdfast_code holdfast_producer_abandon(holdfast_producer *producer);
 
 /*
  Takes the block's lock and keeps it: no other producer writes, and none that follows pays for locks.
-
- # Safety
- A handle.
  */
 holdfast_code holdfast_producer_hold(holdfast_producer *producer, uint64_t timeout_ms);
 
 /*
  Gives the lock back.
-
- # Safety
- A handle.
  */
 holdfast_code holdfast_producer_release(holdfast_producer *producer);
 
 /*
  Closes the producer. The block stays.
-
- # Safety
- A handle or NULL, which is not used any more.
  */
-void holdfast_producer_close(holdfast_producer *producer);
+holdfast_code holdfast_producer_close(holdfast_producer *producer);
 
 /*
  The blob `name` in a folder, as holdfast_map_open; it is made empty.
@@ -474,6 +466,40 @@ holdfast_code holdfast_blob_set(holdfast_session *session,
                                 size_t length);
 
 /*
+ How many bytes it has.
+
+ # Safety
+ A place for a number.
+ */
+holdfast_code holdfast_blob_length(holdfast_session *session, holdfast_blob blob, uint64_t *length);
+
+/*
+ Copies the `length` bytes from `offset` on to `data`, as they were at one moment; HOLDFAST_INVALID where it does not reach
+ so far.
+
+ # Safety
+ Room for so many bytes.
+ */
+holdfast_code holdfast_blob_read(holdfast_session *session,
+                                 holdfast_blob blob,
+                                 uint64_t offset,
+                                 void *data,
+                                 size_t length);
+
+/*
+ Replaces the bytes from `offset` on by the `length` bytes at `data`; its length stays. HOLDFAST_INVALID where it does not
+ reach so far.
+
+ # Safety
+ So many bytes.
+ */
+holdfast_code holdfast_blob_write(holdfast_session *session,
+                                  holdfast_blob blob,
+                                  uint64_t offset,
+                                  const void *data,
+                                  size_t length);
+
+/*
  The counter `name` in a folder, as holdfast_map_open.
 
  # Safety
@@ -507,6 +533,105 @@ holdfast_code holdfast_counter_add(holdfast_session *session,
  Gives it another value.
  */
 holdfast_code holdfast_counter_set(holdfast_session *session, holdfast_counter counter, uint64_t value);
+
+/*
+ Makes the folder at the path `folder`, and those that lead to it, where they are not there.
+
+ # Safety
+ A text.
+ */
+holdfast_code holdfast_folder_make(holdfast_session *session, const char *folder);
+
+/*
+ Calls `each` with every name in a folder, in order, and with `context`, until it gives something other than 0. Without a
+ folder (NULL) they are those of the folders at the top. Not within a transaction. HOLDFAST_UNKNOWN where there is no such
+ folder.
+
+ # Safety
+ A text or NULL; a function that takes these.
+ */
+holdfast_code holdfast_folder_each(holdfast_session *session,
+                                   const char *folder,
+                                   int (*each)(const char *name, holdfast_kind kind, void *context),
+                                   void *context);
+
+/*
+ Deletes the folder at the path `folder`: HOLDFAST_UNKNOWN where there is none, HOLDFAST_NOT_EMPTY where it holds something.
+
+ # Safety
+ A text.
+ */
+holdfast_code holdfast_folder_delete(holdfast_session *session, const char *folder);
+
+/*
+ Moves the folder at the path `folder`, with all that is in it, to the path `to`, where nothing is (HOLDFAST_EXISTS) in a
+ folder that is there.
+
+ # Safety
+ Texts.
+ */
+holdfast_code holdfast_folder_rename(holdfast_session *session, const char *folder, const char *to);
+
+/*
+ Deletes the object of this name from a folder; HOLDFAST_UNKNOWN where there is none. A queue's waiters are told. Folders
+ are deleted by holdfast_folder_delete.
+
+ # Safety
+ Texts.
+ */
+holdfast_code holdfast_delete(holdfast_session *session, const char *folder, const char *name);
+
+/*
+ Gives the object of this name another one, in the same folder or in another, which is made if it is not there. What refers
+ to the object goes on as before. HOLDFAST_UNKNOWN where there is none, HOLDFAST_EXISTS where the other name is taken.
+
+ # Safety
+ Texts.
+ */
+holdfast_code holdfast_rename(holdfast_session *session,
+                              const char *folder,
+                              const char *name,
+                              const char *to_folder,
+                              const char *to_name);
+
+/*
+ Takes the first item, to be worked on and then finished: `length` bytes at `data`, which stay there until the session's
+ next call. Waits as holdfast_queue_pop_front does. A session has at most 12 items (HOLDFAST_FULL).
+
+ # Safety
+ Places for an item, a pointer and a length.
+ */
+holdfast_code holdfast_queue_take_front(holdfast_session *session,
+                                        holdfast_queue queue,
+                                        uint64_t timeout_ms,
+                                        holdfast_item *item,
+                                        const void **data,
+                                        size_t *length);
+
+/*
+ Takes the last item, likewise.
+
+ # Safety
+ As holdfast_queue_take_front.
+ */
+holdfast_code holdfast_queue_take_back(holdfast_session *session,
+                                       holdfast_queue queue,
+                                       uint64_t timeout_ms,
+                                       holdfast_item *item,
+                                       const void **data,
+                                       size_t *length);
+
+/*
+ What was to be done with an item is done: it is gone, with the transaction if one is open. HOLDFAST_UNKNOWN where this
+ session does not have it (any more).
+ */
+holdfast_code holdfast_item_finish(holdfast_session *session, holdfast_item item);
+
+/*
+ Puts an item back to the end of its queue that it was taken from, also where the queue is full by now. HOLDFAST_UNKNOWN
+ where this session does not have it (any more), or its queue was deleted: it can be finished then.
+ */
+holdfast_code holdfast_item_put_back(holdfast_session *session, holdfast_item item);
 
 /*
  The map `name` in the folder at the path `folder` (names with `/` between them); what is not there is made. A view makes
@@ -575,22 +700,8 @@ holdfast_code holdfast_map_length(holdfast_session *session, holdfast_map map, u
  */
 holdfast_code holdfast_map_each(holdfast_session *session,
                                 holdfast_map map,
-                                int (*each)(const void *key,
-                                            size_t key_length,
-                                            const void *value,
-                                            size_t value_length,
-                                            void *context),
+                                int (*each)(const void *key, size_t key_length, const void *value, size_t value_length, void *context),
                                 void *context);
-
-/*
- Deletes the object of this name from a folder; HOLDFAST_UNKNOWN where there is none. A queue's waiters are told.
-
- # Safety
- Texts.
- */
-holdfast_code holdfast_delete(holdfast_session *session,
-                              const char *folder,
-                              const char *name);
 
 /*
  The queue `name` in a folder, as holdfast_map_open. One that is made takes at most `capacity` items, or any number with 0.
@@ -670,8 +781,7 @@ holdfast_code holdfast_queue_pop_back(holdfast_session *session,
  # Safety
  A text or NULL; a place for a handle.
  */
-holdfast_code holdfast_session_attach(const char *run_dir,
-                                      holdfast_session **session);
+holdfast_code holdfast_session_attach(const char *run_dir, holdfast_session **session);
 
 /*
  The same to read only: it takes no slot, and can change nothing (HOLDFAST_ORDER).
@@ -699,16 +809,15 @@ holdfast_code holdfast_session_close(holdfast_session *session);
  is locked until then, and others wait: keep it short. Without a transaction each call is one of its own.
 
  A call that fails rolls the transaction back at once, and all that follow give HOLDFAST_ORDER until it is ended; except
- that HOLDFAST_NO_KEY, and HOLDFAST_TIMED_OUT for a queue that is empty or full, leave it as it is.
+ that HOLDFAST_NO_KEY, HOLDFAST_TIMED_OUT for a queue that is empty or full, and HOLDFAST_UNKNOWN for what is to be deleted
+ leave it as it is.
  */
 holdfast_code holdfast_begin(holdfast_session *session);
 
 /*
  Begins one once a queue has an item, which is there to be popped. Who dies before the commit leaves it to the next.
  */
-holdfast_code holdfast_begin_with_item(holdfast_session *session,
-                                       holdfast_queue queue,
-                                       uint64_t timeout_ms);
+holdfast_code holdfast_begin_with_item(holdfast_session *session, holdfast_queue queue, uint64_t timeout_ms);
 
 /*
  Begins one once a queue has room for an item.
