@@ -54,16 +54,44 @@ pub(crate) fn read<T>(
     mut read: impl FnMut(&Object) -> Result<T, Broken>,
 ) -> Result<T, ReadError> {
     let object = region.object(handle.index).ok_or(ReadError::NotFound)?;
+    // Nearly always once is enough: so that is what stands where it is called, and trying again elsewhere.
+    match try_once(object, handle, kind, &mut read) {
+        Some(outcome) => outcome,
+        None => read_again(object, handle, kind, read),
+    }
+}
+
+/// `None` where it was being changed.
+#[inline(always)]
+fn try_once<T>(
+    object: &Object,
+    handle: Handle,
+    kind: Kind,
+    read: &mut impl FnMut(&Object) -> Result<T, Broken>,
+) -> Option<Result<T, ReadError>> {
+    let copied = lock::read_once(&object.seq, || {
+        let same = object.identity.load(Relaxed) == handle.identity(kind);
+        same.then(|| read(object))
+    })?;
+    Some(match copied {
+        Some(outcome) => outcome.map_err(|Broken| ReadError::Damaged),
+        None => Err(ReadError::NotFound),
+    })
+}
+
+#[cold]
+#[inline(never)]
+fn read_again<T>(
+    object: &Object,
+    handle: Handle,
+    kind: Kind,
+    mut read: impl FnMut(&Object) -> Result<T, Broken>,
+) -> Result<T, ReadError> {
     let mut pace = Pace::default();
     loop {
-        let copied = lock::read_once(&object.seq, || {
-            let same = object.identity.load(Relaxed) == handle.identity(kind);
-            same.then(|| read(object))
-        });
-        match copied {
-            Some(Some(outcome)) => return outcome.map_err(|Broken| ReadError::Damaged),
-            Some(None) => return Err(ReadError::NotFound),
-            None => pace.wait()?,
+        pace.wait()?;
+        if let Some(outcome) = try_once(object, handle, kind, &mut read) {
+            return outcome;
         }
     }
 }
