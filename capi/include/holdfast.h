@@ -172,6 +172,16 @@ typedef struct {
 } holdfast_counter;
 
 /*
+ A queue in a folder, as holdfast_map.
+ */
+typedef struct {
+  /*
+   Which it is.
+   */
+  uint64_t object;
+} holdfast_queue;
+
+/*
  An item that a session has taken from a queue, until it is finished or put back. If the program is killed, or closes the
  session, it is put back to where it was.
  */
@@ -191,16 +201,6 @@ typedef struct {
    */
   uint64_t object;
 } holdfast_map;
-
-/*
- A queue in a folder, as holdfast_map.
- */
-typedef struct {
-  /*
-   Which it is.
-   */
-  uint64_t object;
-} holdfast_queue;
 
 #ifdef __cplusplus
 extern "C" {
@@ -257,7 +257,8 @@ holdfast_code holdfast_consumer_open(holdfast_blocks *blocks, const char *name, 
  Waits for something newer than what this consumer has read or pinned last: HOLDFAST_OK if there is, HOLDFAST_TIMED_OUT
  if not.
  */
-holdfast_code holdfast_consumer_wait(holdfast_consumer *consumer, uint64_t timeout_ms);
+holdfast_code holdfast_consumer_wait(holdfast_consumer *consumer,
+                                     uint64_t timeout_ms);
 
 /*
  Copies the newest content to `data`, where `capacity` bytes fit. How many there are goes to `length`, also with
@@ -279,7 +280,8 @@ holdfast_code holdfast_consumer_read(holdfast_consumer *consumer,
  # Safety
  A place for a handle.
  */
-holdfast_code holdfast_consumer_pin(holdfast_consumer *consumer, holdfast_pinned **pinned);
+holdfast_code holdfast_consumer_pin(holdfast_consumer *consumer,
+                                    holdfast_pinned **pinned);
 
 /*
  Keeps every producer of the block, and of its group, waiting.
@@ -410,7 +412,9 @@ holdfast_code holdfast_producer_begin(holdfast_producer *producer,
  # Safety
  A place for a number, or NULL.
  */
-holdfast_code holdfast_producer_commit(holdfast_producer *producer, uint64_t timeout_ms, uint64_t *version);
+holdfast_code holdfast_producer_commit(holdfast_producer *producer,
+                                       uint64_t timeout_ms,
+                                       uint64_t *version);
 
 /*
  Forgets the content that was begun, if any.
@@ -561,7 +565,8 @@ holdfast_code holdfast_folder_each(holdfast_session *session,
  # Safety
  A text.
  */
-holdfast_code holdfast_folder_delete(holdfast_session *session, const char *folder);
+holdfast_code holdfast_folder_delete(holdfast_session *session,
+                                     const char *folder);
 
 /*
  Moves the folder at the path `folder`, with all that is in it, to the path `to`, where nothing is (HOLDFAST_EXISTS) in a
@@ -570,7 +575,9 @@ holdfast_code holdfast_folder_delete(holdfast_session *session, const char *fold
  # Safety
  Texts.
  */
-holdfast_code holdfast_folder_rename(holdfast_session *session, const char *folder, const char *to);
+holdfast_code holdfast_folder_rename(holdfast_session *session,
+                                     const char *folder,
+                                     const char *to);
 
 /*
  Deletes the object of this name from a folder; HOLDFAST_UNKNOWN where there is none. A queue's waiters are told. Folders
@@ -579,7 +586,9 @@ holdfast_code holdfast_folder_rename(holdfast_session *session, const char *fold
  # Safety
  Texts.
  */
-holdfast_code holdfast_delete(holdfast_session *session, const char *folder, const char *name);
+holdfast_code holdfast_delete(holdfast_session *session,
+                              const char *folder,
+                              const char *name);
 
 /*
  Gives the object of this name another one, in the same folder or in another, which is made if it is not there. What refers
@@ -625,13 +634,15 @@ holdfast_code holdfast_queue_take_back(holdfast_session *session,
  What was to be done with an item is done: it is gone, with the transaction if one is open. HOLDFAST_UNKNOWN where this
  session does not have it (any more).
  */
-holdfast_code holdfast_item_finish(holdfast_session *session, holdfast_item item);
+holdfast_code holdfast_item_finish(holdfast_session *session,
+                                   holdfast_item item);
 
 /*
  Puts an item back to the end of its queue that it was taken from, also where the queue is full by now. HOLDFAST_UNKNOWN
  where this session does not have it (any more), or its queue was deleted: it can be finished then.
  */
-holdfast_code holdfast_item_put_back(holdfast_session *session, holdfast_item item);
+holdfast_code holdfast_item_put_back(holdfast_session *session,
+                                     holdfast_item item);
 
 /*
  The map `name` in the folder at the path `folder` (names with `/` between them); what is not there is made. A view makes
@@ -700,7 +711,11 @@ holdfast_code holdfast_map_length(holdfast_session *session, holdfast_map map, u
  */
 holdfast_code holdfast_map_each(holdfast_session *session,
                                 holdfast_map map,
-                                int (*each)(const void *key, size_t key_length, const void *value, size_t value_length, void *context),
+                                int (*each)(const void *key,
+                                            size_t key_length,
+                                            const void *value,
+                                            size_t value_length,
+                                            void *context),
                                 void *context);
 
 /*
@@ -781,7 +796,8 @@ holdfast_code holdfast_queue_pop_back(holdfast_session *session,
  # Safety
  A text or NULL; a place for a handle.
  */
-holdfast_code holdfast_session_attach(const char *run_dir, holdfast_session **session);
+holdfast_code holdfast_session_attach(const char *run_dir,
+                                      holdfast_session **session);
 
 /*
  The same to read only: it takes no slot, and can change nothing (HOLDFAST_ORDER).
@@ -817,7 +833,9 @@ holdfast_code holdfast_begin(holdfast_session *session);
 /*
  Begins one once a queue has an item, which is there to be popped. Who dies before the commit leaves it to the next.
  */
-holdfast_code holdfast_begin_with_item(holdfast_session *session, holdfast_queue queue, uint64_t timeout_ms);
+holdfast_code holdfast_begin_with_item(holdfast_session *session,
+                                       holdfast_queue queue,
+                                       uint64_t timeout_ms);
 
 /*
  Begins one once a queue has room for an item.
