@@ -210,7 +210,7 @@ impl Counters {
     }
 }
 
-/// Owner, also from a signal handler: detaches cleanly. Atomics only.
+/// Owner: detaches cleanly.
 pub fn detach(slot: &Slot, live_word: u64) {
     compiler_fence(SeqCst);
     let left = (live_word & !0xffff_ffff) | State::Left as u64;
