@@ -95,6 +95,12 @@ pub fn reopen<W: Word>(gate: &W, tag: u64) {
     gate.wake_all();
 }
 
+/// Opens the gate whoever has closed it: they are dead, or never were. What is no owner's tag is in nobody's way either.
+pub fn throw_open<W: Word>(gate: &W) {
+    gate.swap(0);
+    gate.wake_all();
+}
+
 /// Whether a transaction is under way in a slot. Where there is none, all that it has changed can be seen.
 pub fn is_open<W: Word>(open: &W) -> bool {
     open.look() == OPEN
@@ -128,6 +134,11 @@ mod tests {
         assert!(!enter(&open, &gate, Duration::ZERO), "it is not that one's to open");
         reopen(&gate, CLOSER);
         assert!(enter(&open, &gate, Duration::ZERO));
+        for scribble in [CLOSER, 1 << 31, u64::MAX] {
+            gate.store(scribble, SeqCst);
+            throw_open(&gate);
+            assert!(enter(&open, &gate, Duration::ZERO), "{scribble:#x}");
+        }
     }
 
     #[test]

@@ -87,6 +87,29 @@ impl Row {
     }
 }
 
+/// Some of the rows.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Rows(u64);
+
+const _: () = assert!(USER_ROWS == u64::BITS as usize, "a bit for each row");
+
+impl Rows {
+    #[inline]
+    pub(crate) fn add(&mut self, row: Row) {
+        self.0 |= 1 << row.0;
+    }
+
+    /// Does something for each.
+    #[inline]
+    pub(crate) fn each(self, mut deed: impl FnMut(Row)) {
+        let mut left = self.0;
+        while left != 0 {
+            deed(Row(left.trailing_zeros() as u16));
+            left &= left - 1;
+        }
+    }
+}
+
 impl Tally {
     /// Owner after commit: shows what was counted in one row.
     #[inline]
@@ -170,7 +193,9 @@ fn enroll(seat: &mut Seat<'_>, user: &str) -> Result<Account, TxnError> {
 }
 
 impl Transaction<'_, '_> {
-    /// Counts a message of a user: in the owner's counters and in the user's account.
+    /// Counts a message of a user: in the owner's counters and in the user's account. A transaction may count several, of
+    /// several users; but one that goes back to a checkpoint counts again what the journal has, and that is one record of a
+    /// transaction at most.
     ///
     /// # Errors
     /// [`TxnError`]; the transaction is rolled back then.
@@ -280,6 +305,24 @@ mod tests {
             assert_eq!(*sent, Sent { messages: 2, bytes: number + 1 }, "{user}");
         }
         assert_eq!(totals.values().map(|sent| sent.messages).sum::<u64>(), region.totals().messages);
+    }
+
+    #[test]
+    fn one_transaction_counts_for_several_users() {
+        let region = Region::create(&tempfile::tempfile().unwrap(), 1 << 20).unwrap();
+        let mut seat = seat(&region, 1);
+        let users: Vec<_> = (0..USER_ROWS + 2).map(|number| format!("user {number}")).collect();
+        let accounts: Vec<_> = users.iter().map(|user| account(&mut seat, user).unwrap()).collect();
+        let several = [0, 1, 1, USER_ROWS - 1, USER_ROWS, USER_ROWS + 1];
+        let mut txn = seat.begin().unwrap();
+        several.iter().for_each(|user| txn.count_message(accounts[*user], &users[*user], 3).unwrap());
+        txn.commit().unwrap();
+        let shown = totals(&region).unwrap().users;
+        for (number, user) in users.iter().enumerate().filter(|(number, _)| several.contains(number)) {
+            let messages = if number == 1 { 2 } else { 1 };
+            assert_eq!(shown[user], Sent { messages, bytes: 3 * messages }, "{user}");
+        }
+        assert_eq!(shown.values().map(|sent| sent.messages).sum::<u64>(), region.totals().messages);
     }
 
     #[test]

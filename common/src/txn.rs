@@ -122,8 +122,8 @@ pub struct Transaction<'s, 'r> {
     pub(crate) dropped: bool,
     /// Whether counters were changed.
     counted: bool,
-    /// The row of the user that was counted for.
-    pub(crate) row: Option<tally::Row>,
+    /// The rows of the users that were counted for.
+    pub(crate) rows: tally::Rows,
     /// How long it waits for a lock.
     pub(crate) patience: Duration,
 }
@@ -136,7 +136,7 @@ impl<'s, 'r> Transaction<'s, 'r> {
             freed: false,
             dropped: false,
             counted: false,
-            row: None,
+            rows: tally::Rows::default(),
             patience: lock::PATIENCE,
         }
     }
@@ -200,9 +200,7 @@ impl<'r> Transaction<'_, 'r> {
         if self.counted {
             self.seat.slot.publish();
         }
-        if let Some(row) = self.row {
-            self.seat.tally.publish(row);
-        }
+        self.rows.each(|row| self.seat.tally.publish(row));
         self.seat.end_transaction();
         if self.dropped {
             // The record is of this transaction. Still in force, it would complete the half of one that frees.

@@ -2,7 +2,7 @@
 //! supervisor before anything else runs, with a region that was stopped cleanly and a fresh one that nobody uses yet:
 //! whenever this is killed, the new one is thrown away and the old one is as it was.
 
-use std::path::Path;
+use std::fs::File;
 
 use common::error::{Error, Result};
 use common::ids::SlotIndex;
@@ -12,7 +12,6 @@ use common::region::{Region, UnverifiedRegion};
 use common::tally;
 use common::txn::{Seat, TxnError};
 
-use crate::offline::open_region;
 use crate::tidy::with_seat;
 use crate::verify;
 
@@ -22,10 +21,9 @@ const BATCH: usize = 8;
 /// Carries the contents of one region's file into another's.
 ///
 /// # Errors
-/// Files that cannot be opened, a new region that is too small (exit 2); an old one that is damaged (exit 4).
-pub fn run(old: &Path, new: &Path) -> Result<()> {
-    let old = UnverifiedRegion::open_read_only(&open_region(old, false)?)?;
-    let new = UnverifiedRegion::open(&open_region(new, true)?)?;
+/// Files that cannot be mapped, a new region that is too small (exit 2); an old one that is damaged (exit 4).
+pub fn run(old: &File, new: &File) -> Result<()> {
+    let (old, new) = (UnverifiedRegion::open_read_only(old)?, UnverifiedRegion::open(new)?);
     let (old, new) = (old.contents(), new.contents());
     if !old.is_clean() {
         return Err(Error::failure(

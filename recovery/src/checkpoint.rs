@@ -83,8 +83,12 @@ fn write(
     sync_journal(region, spool).map_err(|error| explain("sync the journal for", &error))?;
     let number = highest + 1;
     store.publish(&file, number).map_err(writing)?;
-    let covered = store.settle().map_err(|error| explain("tidy up after", &error))?;
-    remove_shipped(spool, covered).map_err(|error| explain("tidy up after", &error))?;
+    // It is on the disk, and would be gone back to: what is left to do the next one does.
+    if let Err(error) = store.settle().and_then(|covered| remove_shipped(spool, covered)) {
+        log::warn!(
+            "checkpoint {number} is on the disk, but what it makes superfluous cannot be removed: {error}"
+        );
+    }
     let Taken { moment, pause, copied, in_vain } = taken;
     let pause_ns = u64::try_from(pause.as_nanos()).unwrap_or(u64::MAX);
     let history = &region.header().history;
@@ -152,3 +156,6 @@ fn remove_shipped(spool: &Spool, covered: Minute) -> io::Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

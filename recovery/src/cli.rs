@@ -8,6 +8,7 @@ use common::error::Result;
 use common::sys::process;
 use common::units::Size;
 
+use crate::inherited::Inherited;
 use crate::standby::{self, Stay};
 use crate::{carry, checkpoint, dump, import, journal, offline, restore, verify};
 
@@ -67,17 +68,19 @@ enum Command {
     /// Carry everything from a cleanly stopped region into a fresh one of another size
     #[command(hide = true)]
     Carry {
-        /// The region's file
-        old: PathBuf,
+        /// The region's file, `fd:N`
+        old: Inherited,
         /// The fresh one's
-        new: PathBuf,
+        new: Inherited,
     },
     /// Make a region of the newest checkpoint
     #[command(hide = true)]
     Rebuild {
-        /// The region's file, which does not exist yet
-        new: PathBuf,
+        /// The region's file, which is empty, `fd:N`
+        new: Inherited,
         /// The spool with the checkpoints
+        spool: Inherited,
+        /// Its path, to be named
         spool_dir: PathBuf,
     },
     /// Take a checkpoint for the supervisor
@@ -110,8 +113,10 @@ pub fn run() -> Result<()> {
         Command::Restore { region, spool_dir } => restore::run(&region, &spool_or_default(spool_dir)?),
         Command::Dump { region, json } => dump::run(&region, json),
         Command::Import { region, file, size } => import::run(&region, file.as_deref(), size),
-        Command::Carry { old, new } => carry::run(&old, &new),
-        Command::Rebuild { new, spool_dir } => restore::run_for_supervisor(&new, &spool_dir),
+        Command::Carry { old, new } => carry::run(&old.take()?, &new.take()?),
+        Command::Rebuild { new, spool, spool_dir } => {
+            restore::run_for_supervisor(&new.take()?, spool.take()?, &spool_dir)
+        }
         Command::Checkpoint => checkpoint::run(),
         Command::Standby => standby::run(Stay::Always),
         Command::Once => standby::run(Stay::Once),

@@ -4,6 +4,7 @@
 
 use std::fs::File;
 use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
 use common::error::{Context as _, Error, Result};
@@ -56,7 +57,8 @@ pub fn run(path: &Path, from: Option<&Path>, size: Option<Size>) -> Result<()> {
     // Under another name first: one that is not complete is never found.
     let next = path.with_extension("next");
     let creating = || format!("cannot create {}", next.display());
-    let file = File::options().read(true).write(true).create_new(true).open(&next).context(creating)?;
+    let file =
+        File::options().read(true).write(true).create_new(true).mode(0o600).open(&next).context(creating)?;
     let made = build(&file, length, &dump).and_then(|summary| {
         std::fs::rename(&next, path).context(|| format!("cannot create {}", path.display()))?;
         Ok(summary)

@@ -33,6 +33,8 @@ pub mod restore;
 
 pub mod offline;
 
+pub mod inherited;
+
 pub mod import;
 
 pub mod carry;

@@ -4,6 +4,7 @@
 
 use std::fs::File;
 use std::io;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 
@@ -47,13 +48,14 @@ impl std::fmt::Display for Restored {
     }
 }
 
-/// `recovery rebuild`, which the supervisor calls: a file that does not exist yet becomes the restored region.
+/// `recovery rebuild`, which the supervisor calls: an empty file becomes the restored region. `spool_dir` is what the
+/// spool is called.
 ///
 /// # Errors
 /// No checkpoint that can be used (exit 4); no space.
-pub fn run_for_supervisor(new: &Path, spool_dir: &Path) -> Result<()> {
+pub fn run_for_supervisor(new: &File, spool: File, spool_dir: &Path) -> Result<()> {
     common::logging::init("recovery");
-    let restored = rebuild(new, &open_spool(spool_dir)?, spool_dir)?;
+    let restored = rebuild_in(new, &Spool::from_directory(spool), spool_dir)?;
     print(&format!("{restored}\n"))
 }
 
@@ -103,16 +105,20 @@ fn remove(path: &Path) -> io::Result<()> {
 /// # Errors
 /// None can be used (exit 4); the new region cannot be written.
 pub fn rebuild(new: &Path, spool: &Spool, spool_dir: &Path) -> Result<Restored> {
+    // Nobody else may read it, wherever it is made.
+    let file = File::options().read(true).write(true).create_new(true).mode(0o600).open(new);
+    rebuild_in(&file.context(|| format!("cannot create {}", new.display()))?, spool, spool_dir)
+}
+
+fn rebuild_in(file: &File, spool: &Spool, spool_dir: &Path) -> Result<Restored> {
     let directory = spool_dir.join(DIRECTORY);
     let reading = || format!("cannot read {}", directory.display());
-    let file = File::options().read(true).write(true).create_new(true).open(new);
-    let file = file.context(|| format!("cannot create {}", new.display()))?;
     let store = Store::open(spool).context(reading)?;
     let numbers = store.as_ref().map(Store::numbers).transpose().context(reading)?.unwrap_or_default().0;
     let mut unfit = Vec::new();
     for number in numbers.into_iter().rev() {
         let Some(store) = &store else { continue };
-        match develop(&file, store, number, spool) {
+        match develop(file, store, number, spool) {
             Ok(restored) => {
                 for (number, why) in unfit {
                     log::error!("{} cannot be used and is set aside: {why}", name_of(number));

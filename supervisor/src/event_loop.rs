@@ -33,6 +33,7 @@ use crate::pid_file::PidFile;
 use crate::policy::{Clock, Policy, Shape};
 use crate::pool::Pool;
 use crate::prepared::Prepared;
+use crate::recoverer::Recoverer;
 use crate::repairs::Repairs;
 use crate::rundir::RunDir;
 use crate::service_manager;
@@ -238,7 +239,7 @@ impl Supervisor {
         open_logs(&prepared, &options)?;
         let pid_file = options.pid_file.as_deref().map(PidFile::write).transpose()?;
         let (spool, writers) = prepared.spool()?;
-        let region = rundir.region(prepared.length, &prepared.recovery, &prepared.spool_dir)?;
+        let region = rundir.region(prepared.length, &Recoverer::of(&prepared, &spool))?;
         options.check_room(region.unverified.contents().geometry())?;
         let listeners = listen(&options, &prepared, &starter)?;
         let showing = Showing::open(prepared.exporter.as_deref(), &options.metrics_listen)?;

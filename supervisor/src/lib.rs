@@ -32,6 +32,8 @@ pub mod children;
 
 pub mod rundir;
 
+pub mod recoverer;
+
 pub mod listen;
 
 pub mod service_manager;

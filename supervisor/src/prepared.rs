@@ -16,6 +16,9 @@ use crate::access::AccessPolicy;
 use crate::children::{check_program, find_program};
 use crate::cli::Options;
 
+/// Where in the spool the checkpoints are.
+pub(crate) const CHECKPOINTS: &str = "checkpoint";
+
 /// What an instance is made of.
 #[derive(Debug)]
 pub struct Prepared {
@@ -224,6 +227,19 @@ fn only_a_file(file: &File) -> io::Result<()> {
     if file.metadata()?.is_file() { Ok(()) } else { Err(io::Error::other("it is not a file of names")) }
 }
 
+/// What recovery does with the checkpoints, as far as it changes nothing.
+fn use_checkpoints(directory: &str, all: AccessFlags) -> io::Result<()> {
+    let entries = match std::fs::read_dir(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        entries => entries?,
+    };
+    access(directory, all)?;
+    for entry in entries {
+        open_at_once(&entry?.path())?;
+    }
+    Ok(())
+}
+
 /// What workers and recovery do in the spool, as far as it changes nothing.
 fn use_spool(spool: &Spool) -> io::Result<()> {
     let directory = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(spool.directory()));
@@ -234,5 +250,5 @@ fn use_spool(spool: &Spool) -> io::Result<()> {
     for file in spool.minutes()?.iter().filter(|file| file.locked) {
         spool.open_minute(file.minute)?;
     }
-    Ok(())
+    use_checkpoints(&format!("{directory}/{CHECKPOINTS}"), all)
 }

@@ -1,7 +1,6 @@
 //! The run directory and what owning it means: the kernel's lock on `supervisor.pid`. The lock ends with the process,
 //! however it ends, so nothing ever needs cleaning up.
 
-use std::ffi::OsStr;
 use std::fs::{File, Permissions};
 use std::io::{Seek as _, Write as _};
 use std::os::fd::AsRawFd;
@@ -10,18 +9,15 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
-use common::error::{Context, Error, Exit, Result};
+use common::error::{Context, Error, Result};
 use common::places::{CLIENTS, START_LOCK};
 use common::region::{Region, UnverifiedRegion};
 use common::sys::file::{self, Lock};
-use common::sys::process::{self, Ending};
+
+use crate::recoverer::Recoverer;
 
 /// How long the children of a dead instance may take to be gone. They die with it, so this is the kernel's time only.
 const CHILDREN_GONE: Duration = Duration::from_secs(10);
-
-/// How long a region may take to be carried into another: so long, and a millisecond for so many bytes.
-const CARRY_AT_LEAST: Duration = Duration::from_secs(60);
-const CARRIED_PER_MS: u64 = 16 * 1024;
 
 /// An owned run directory.
 #[derive(Debug)]
@@ -138,19 +134,19 @@ impl RunDir {
     /// # Errors
     /// A region that is refused, no checkpoint to go back to (exit 4); no space for a fresh one; one that is too small for
     /// what is to be carried (exit 2).
-    pub fn region(&self, length: u64, recovery: &Path, spool_dir: &Path) -> Result<RegionFile> {
+    pub fn region(&self, length: u64, recoverer: &Recoverer<'_>) -> Result<RegionFile> {
         let path = self.path.join(REGION);
         match open_region(&path) {
-            Ok(file) => match self.existing_region(file, &path, length, recovery)? {
+            Ok(file) => match self.existing_region(file, &path, length, recoverer)? {
                 Existing::Usable(region) => Ok(region),
                 Existing::Lost(why) => {
-                    let gone_back = self.go_back(length, recovery, spool_dir);
+                    let gone_back = self.go_back(length, recoverer);
                     gone_back.map_err(|error| error.after(&format!("{}: {why}", path.display())))
                 }
             },
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound && has_checkpoints(spool_dir) => {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound && recoverer.has_checkpoints() => {
                 log::warn!("there is no region, and the spool has checkpoints");
-                self.go_back(length, recovery, spool_dir)
+                self.go_back(length, recoverer)
             }
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
                 self.fresh_region(length, |_| Ok(()))
@@ -160,28 +156,23 @@ impl RunDir {
     }
 
     /// The newest checkpoint that can be used becomes the region.
-    fn go_back(&self, length: u64, recovery: &Path, spool_dir: &Path) -> Result<RegionFile> {
+    fn go_back(&self, length: u64, recoverer: &Recoverer<'_>) -> Result<RegionFile> {
         let path = self.path.join(REGION);
         let next = self.prepare_restoring()?;
-        let arguments = restoring(&next, spool_dir);
-        let limit = limit_for(length);
-        let ended = process::run_to_end(recovery, &arguments.each_ref().map(|word| *word), limit);
-        let (ending, said) = ended.context(|| format!("cannot run {}", recovery.display()))?;
-        restored(ending, &said, recovery).inspect_err(|_| drop(self.remove(NEXT)))?;
+        recoverer.rebuild(&next, length).inspect_err(|_| drop(self.remove(NEXT)))?;
         let restored = self.adopt_restored()?;
-        match self.existing_region(restored.file, &path, length, recovery)? {
+        match self.existing_region(restored.file, &path, length, recoverer)? {
             Existing::Usable(region) => Ok(region),
             Existing::Lost(why) => Err(Error::region(format!("{}: {why}", path.display()))),
         }
     }
 
-    /// Where a restored region is to be made, now that nothing is there.
+    /// An empty file, which a restored region is to be made of.
     ///
     /// # Errors
-    /// What unlink reports.
-    pub fn prepare_restoring(&self) -> Result<PathBuf> {
-        self.remove(NEXT)?;
-        Ok(self.path.join(NEXT))
+    /// What unlink and open report.
+    pub fn prepare_restoring(&self) -> Result<File> {
+        self.create_next()
     }
 
     /// The restored region takes the place of the former one, which is kept for inspection.
@@ -206,7 +197,13 @@ impl RunDir {
         Ok(RegionFile { file, unverified })
     }
 
-    fn existing_region(&self, file: File, path: &Path, length: u64, recovery: &Path) -> Result<Existing> {
+    fn existing_region(
+        &self,
+        file: File,
+        path: &Path,
+        length: u64,
+        recoverer: &Recoverer<'_>,
+    ) -> Result<Existing> {
         let named = |error: Error| Error::region(format!("{}: {error}", path.display()));
         let unverified = UnverifiedRegion::open(&file).map_err(named)?;
         let contents = unverified.contents();
@@ -226,26 +223,27 @@ impl RunDir {
             );
             return Ok(Existing::Usable(RegionFile { file, unverified }));
         }
-        let made = self.fresh_region(length, |next| carry(recovery, path, next, has.max(length)))?;
+        let made = self.fresh_region(length, |next| recoverer.carry(&file, path, next, has.max(length)))?;
         log::info!("the region of {has} bytes has given way to one of {length}; everything in it went along");
         Ok(Existing::Usable(made))
     }
 
     /// Makes a region under another name first: one that is not complete is never found.
-    fn fresh_region(&self, length: u64, fill: impl FnOnce(&Path) -> Result<()>) -> Result<RegionFile> {
+    fn fresh_region(&self, length: u64, fill: impl FnOnce(&File) -> Result<()>) -> Result<RegionFile> {
         let (next, path) = (self.path.join(NEXT), self.path.join(REGION));
-        self.remove(NEXT)?;
-        let file = File::options()
-            .read(true)
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&next)
-            .context(|| format!("cannot create {}", next.display()))?;
-        let made = Region::create(&file, length).map(drop).and_then(|()| fill(&next));
+        let file = self.create_next()?;
+        let made = Region::create(&file, length).map(drop).and_then(|()| fill(&file));
         made.inspect_err(|_| drop(self.remove(NEXT)))?;
         std::fs::rename(&next, &path).context(|| format!("cannot create {}", path.display()))?;
         Ok(RegionFile { unverified: UnverifiedRegion::open(&file)?, file })
+    }
+
+    /// The file of a region that is being made, empty.
+    fn create_next(&self) -> Result<File> {
+        self.remove(NEXT)?;
+        let next = self.path.join(NEXT);
+        let file = File::options().read(true).write(true).create_new(true).mode(0o600).open(&next);
+        file.context(|| format!("cannot create {}", next.display()))
     }
 
     /// Gives the directory back. The files stay: their locks are what counts.
@@ -263,75 +261,8 @@ impl RunDir {
     }
 }
 
-/// Has the recovery program carry everything from one region's file into another's. It alone knows what is in them.
-fn carry(recovery: &Path, old: &Path, new: &Path, bytes: u64) -> Result<()> {
-    let limit = limit_for(bytes);
-    let arguments = [OsStr::new("carry"), old.as_os_str(), new.as_os_str()];
-    let (ending, said) = process::run_to_end(recovery, &arguments, limit)
-        .context(|| format!("cannot run {}", recovery.display()))?;
-    let said = last_line(&said);
-    match ending {
-        Ending::Exited(0) => Ok(()),
-        Ending::Exited(code) if code == Exit::Usage as i32 => Err(Error::usage(said)),
-        Ending::Exited(code) if code == Exit::Region as i32 => {
-            Err(Error::region(format!("{}: {said}", old.display())))
-        }
-        ending => {
-            let said = if said.is_empty() { String::new() } else { format!(": {said}") };
-            Err(Error::failure(format!(
-                "the region cannot be carried to another --region-size: {} carry {ending}{said}; with the former size it \
-                 is used as it is",
-                recovery.display()
-            )))
-        }
-    }
-}
-
-fn limit_for(bytes: u64) -> Duration {
-    CARRY_AT_LEAST + Duration::from_millis(bytes / CARRIED_PER_MS)
-}
-
-/// What a program that failed has said.
-fn last_line(said: &str) -> &str {
-    said.lines().last().map(|line| line.strip_prefix("recovery: ").unwrap_or(line)).unwrap_or_default()
-}
-
-/// The recovery program's arguments for making `next` the region of the newest checkpoint.
-pub fn restoring<'a>(next: &'a Path, spool_dir: &'a Path) -> [&'a OsStr; 3] {
-    [OsStr::new("rebuild"), next.as_os_str(), spool_dir.as_os_str()]
-}
-
-/// What it means how the recovery program ended that was to do so.
-///
-/// # Errors
-/// No checkpoint that can be used (exit 4), or whatever it says.
-pub fn restored(ending: Ending, said: &str, recovery: &Path) -> Result<()> {
-    let mut lines: Vec<_> = said.lines().collect();
-    let last = lines.pop();
-    lines.iter().for_each(|line| log::warn!("recovery says: {line}"));
-    let said = last_line(last.unwrap_or_default());
-    match ending {
-        Ending::Exited(0) => {
-            last.iter().for_each(|line| log::warn!("recovery says: {line}"));
-            Ok(())
-        }
-        Ending::Exited(code) if code == Exit::Region as i32 => Err(Error::region(said)),
-        ending => Err(Error::failure(format!(
-            "the region cannot be restored from a checkpoint: {} {ending}: {said}",
-            recovery.display()
-        ))),
-    }
-}
-
 fn open_region(path: &Path) -> std::io::Result<File> {
     File::options().read(true).write(true).custom_flags(nix::libc::O_NOFOLLOW).open(path)
-}
-
-/// Whether the spool has checkpoints, good or bad.
-fn has_checkpoints(spool_dir: &Path) -> bool {
-    let entries = std::fs::read_dir(spool_dir.join("checkpoint")).into_iter().flatten().flatten();
-    let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
-    names.into_iter().any(|name| name.contains(".checkpoint"))
 }
 
 /// Opens a run directory, creating it if need be.

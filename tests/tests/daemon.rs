@@ -1,6 +1,6 @@
 //! `--daemon`, `--pid-file`, `--user`: what a starter is told, what a daemon keeps of it, and who runs as whom.
 
-use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
 use holdfast_tests::machine::{is_root, skip};
@@ -256,21 +256,26 @@ fn nobody() -> User {
 
 /// A place that others may enter, and an instance there whose programs they may run.
 fn open_to_others(place: &Place) -> Starting {
+    open_to_others_with(place, &reachable(place, "recovery"))
+}
+
+fn open_to_others_with(place: &Place, recovery: &Path) -> Starting {
     std::fs::set_permissions(place.file(""), PermissionsExt::from_mode(0o755)).unwrap();
-    let reachable = |path: &Path| {
-        path.ancestors().skip(1).all(|above| std::fs::metadata(above).is_ok_and(|it| it.mode() & 0o001 != 0))
-    };
-    let program = |name: &str| {
-        let path = programs::path(name);
-        let copy = place.file(name);
-        if reachable(&path) {
-            return path;
-        }
+    let starting = place.instance().arg("--worker").arg(reachable(place, "worker"));
+    starting.arg("--recovery-program").arg(recovery).args(&["--user", "nobody"])
+}
+
+/// A program, or a copy of it, that everybody may run.
+fn reachable(place: &Place, name: &str) -> PathBuf {
+    let (path, copy) = (programs::path(name), place.file(name));
+    let is_open = |above: &Path| std::fs::metadata(above).is_ok_and(|it| it.mode() & 0o001 != 0);
+    if path.ancestors().skip(1).all(is_open) {
+        return path;
+    }
+    if !copy.exists() {
         std::fs::copy(path, &copy).unwrap();
-        copy
-    };
-    let starting = place.instance().arg("--worker").arg(program("worker"));
-    starting.arg("--recovery-program").arg(program("recovery")).args(&["--user", "nobody"])
+    }
+    copy
 }
 
 fn assert_nobody(pid: i32) {
@@ -341,6 +346,93 @@ fn everything_but_the_supervisor_runs_as_another_user() {
     }
 }
 
+/// A recovery program that first writes down who it is, if it is to read a whole region or a checkpoint.
+fn witnessed_recovery(place: &Place, witness: &Path) -> PathBuf {
+    let recovery = reachable(place, "recovery");
+    let script = place.write(
+        "witnessed",
+        &format!(
+            "#!/bin/sh\ncase $1 in carry | rebuild)\n{{ echo \"$1\"; cat /proc/self/status; }} >> {} ;;\nesac\nexec {} \"$@\"\n",
+            witness.display(),
+            recovery.display()
+        ),
+    );
+    std::fs::set_permissions(&script, PermissionsExt::from_mode(0o755)).unwrap();
+    script
+}
+
+fn assert_own_and_private(place: &Place) {
+    let metadata = std::fs::metadata(place.region()).unwrap();
+    assert_eq!((metadata.uid(), metadata.mode() & 0o777), (0, 0o600), "the region is the supervisor's");
+}
+
+#[test]
+fn whole_regions_and_checkpoints_are_read_by_another_user_too() {
+    if !is_root() {
+        return skip("another user", "not the superuser");
+    }
+    let place = Place::new();
+    let witness = place.write("witness", "");
+    std::fs::set_permissions(&witness, PermissionsExt::from_mode(0o666)).unwrap();
+    let recovery = witnessed_recovery(&place, &witness);
+    let starting = |size: &str| open_to_others_with(&place, &recovery).region_size(size);
+    let read_by = |expected: &[&str]| {
+        let text = read(&witness);
+        let roles: Vec<_> = text.lines().filter(|line| ["carry", "rebuild"].contains(line)).collect();
+        assert_eq!(roles, expected);
+        let uid = format!("{0} {0} {0} {0}", nobody().uid);
+        for (name, value) in [("Uid", &uid[..]), ("NoNewPrivs", "1"), ("CapEff", "0000000000000000")] {
+            let lines = text.lines().filter(|line| line.starts_with(&format!("{name}:")));
+            let values: Vec<_> = lines.map(|line| field(line, name)).collect();
+            assert_eq!(values, vec![value; expected.len()], "{name}");
+        }
+    };
+
+    let instance = starting("4MiB").start();
+    instance.say("one");
+    instance.say("two");
+    instance.stop();
+    let instance = starting("8MiB").start();
+    read_by(&["carry"]);
+    assert_own_and_private(&place);
+    instance.command("checkpoint", &[]).assert_succeeded();
+    instance.say("three");
+    assert_eq!(instance.books_agree().len(), 3);
+    instance.stop();
+
+    // The newest one is bad: an older one is tried, and this one set aside.
+    let directory = place.spool_dir().join("checkpoint");
+    let names = |ending: &str| {
+        let entries = std::fs::read_dir(&directory).unwrap().map(|entry| entry.unwrap().path());
+        entries.filter(|path| path.to_string_lossy().ends_with(ending)).max().expect("there is one")
+    };
+    let newest = names(".checkpoint");
+    std::fs::File::options().write(true).open(&newest).unwrap().set_len(5000).unwrap();
+    std::fs::remove_file(place.region()).unwrap();
+    let instance = starting("8MiB").start();
+    read_by(&["carry", "rebuild"]);
+    assert_own_and_private(&place);
+    assert_eq!(std::fs::metadata(names(".damaged")).unwrap().uid(), nobody().uid.as_raw());
+    assert_eq!(instance.books_agree().len(), 3);
+    assert_eq!(instance.status()["restored"]["replayed"], 1);
+
+    // A slot that cannot be repaired is damage: its small log is one that nobody leaves.
+    let region = std::fs::File::options().write(true).open(place.region()).unwrap();
+    (0..4).for_each(|slot| region.write_all_at(&1_u64.to_le_bytes(), 4096 + slot * 1024 + 328).unwrap());
+    instance.kill_child(instance.worker_pids()[0]);
+    instance.wait_for_log("the region is damaged");
+    instance.wait_for_status("it serves, and says so", |status| {
+        status["state"] == "degraded" && status["workers"]["live"] == status["workers"]["configured"]
+    });
+    read_by(&["carry", "rebuild", "rebuild"]);
+    assert_own_and_private(&place);
+    instance.say("four");
+    instance.command("reload", &[]).assert_succeeded();
+    instance.wait_for_status("a reload ends it", |status| status["state"] == "running");
+    assert_eq!(instance.books_agree().len(), 4);
+    instance.stop();
+}
+
 #[test]
 fn a_single_crash_is_repaired_by_another_user_too() {
     if !is_root() {
@@ -371,9 +463,11 @@ fn what_another_user_cannot_use_is_named() {
         .assert_failed(2, &["nobody", "chown -R", &place.spool_dir().to_string_lossy()]);
     let (uid, gid) = (nobody().uid.as_raw(), nobody().gid.as_raw());
     chown(place.spool_dir(), Some(uid), Some(gid)).unwrap();
-    open_to_others(&place).run().assert_failed(2, &["chown -R"]);
-    for entry in std::fs::read_dir(place.spool_dir()).unwrap() {
-        chown(entry.unwrap().path(), Some(uid), Some(gid)).unwrap();
+    for directory in [place.spool_dir(), place.spool_dir().join("checkpoint")] {
+        for entry in std::fs::read_dir(directory).unwrap() {
+            open_to_others(&place).run().assert_failed(2, &["chown -R"]);
+            chown(entry.unwrap().path(), Some(uid), Some(gid)).unwrap();
+        }
     }
     let instance = open_to_others(&place).start();
     instance.say("as nobody");

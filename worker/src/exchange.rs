@@ -26,7 +26,8 @@ impl Exchange<'_> {
     ///
     /// # Errors
     /// [`Kind::Full`]: there is no space, and nothing was recorded. [`Kind::Busy`]: a lock could not be had.
-    /// [`Kind::Timeout`]: the request has taken too long already.
+    /// [`Kind::Timeout`]: the request has taken too long already. [`Kind::TooLong`]: the record would have more than
+    /// [`MAX_RECORD`](common::limits::MAX_RECORD) bytes, or the user's name is too long.
     pub fn record(&mut self, user: &str, message: &str) -> Result<(), Refusal> {
         self.ledger.record(user, message, |_| Ok(()))
     }
@@ -222,6 +223,7 @@ impl Ledger {
 fn refuse(error: AppendError) -> Refusal {
     match error {
         AppendError::Full(why) => Refusal::new(Kind::Full, why),
+        AppendError::TooLong => Refusal::new(Kind::TooLong, error.to_string()),
         AppendError::Disturbed => crash(error),
     }
 }
@@ -260,5 +262,17 @@ impl From<TxnError> for Disturbance {
 impl From<AppendError> for Disturbance {
     fn from(error: AppendError) -> Self {
         Self(error.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_sends_what_no_record_holds_is_told_that_it_is_too_long() {
+        let refusal = refuse(AppendError::TooLong);
+        assert_eq!(refusal.kind(), Kind::TooLong);
+        assert!(refusal.reason().contains("394240 bytes"), "{refusal}");
     }
 }

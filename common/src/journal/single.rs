@@ -13,7 +13,7 @@ use crate::journal::record::{Record, RecordId};
 use crate::journal::room;
 use crate::journal::seal::seal;
 use crate::journal::spool::{Spool, Writers};
-use crate::journal::writer::{AppendError, failed};
+use crate::journal::writer::{AppendError, check_length, failed};
 use crate::limits::{MAX_MINUTE_FILE, RESERVE_STEP};
 use crate::sys::{file, process};
 
@@ -106,14 +106,14 @@ impl SingleWriter {
     /// Appends a record.
     ///
     /// # Errors
-    /// There is no room for it, or the file cannot be written: nothing of it stays.
+    /// There is no room for it, it is too long, or the file cannot be written: nothing of it stays.
     pub fn append(&mut self, user: &str, message: &str) -> std::result::Result<RecordId, AppendError> {
         let owner = Owner { slot: SlotIndex(0), generation: Generation(0) };
         let id = RecordId { epoch: self.epoch, owner, seq: self.seq + 1 };
         let time_ns = process::now_ns();
         let mut line = std::mem::take(&mut self.line);
         Record { id, time_ns, pid: Pid::current(), user, message }.encode(&mut line);
-        let written = self.place(&line);
+        let written = check_length(line.len()).and_then(|()| self.place(&line));
         self.line = line;
         written?;
         self.seq += 1;

@@ -11,7 +11,7 @@ use crate::journal::room;
 use crate::journal::spool::Spool;
 use crate::journal::{OpenMinute, Tagged};
 use crate::layout::{Intent, JournalState, MinuteState};
-use crate::limits::{JOURNAL_RING, MAX_MINUTE_FILE, RESERVE_STEP};
+use crate::limits::{JOURNAL_RING, MAX_MINUTE_FILE, MAX_RECORD, RESERVE_STEP};
 use crate::region::Region;
 use crate::sys::{file, process};
 use crate::txn::Transaction;
@@ -38,6 +38,8 @@ pub struct Writer {
 pub enum AppendError {
     /// There is no space for it, or the file cannot be written; a sentence.
     Full(String),
+    /// It would be longer than a record may be, which is [`MAX_RECORD`].
+    TooLong,
     /// The region's journal state was changed by somebody else.
     Disturbed,
 }
@@ -46,6 +48,7 @@ impl std::fmt::Display for AppendError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Full(why) => f.write_str(why),
+            Self::TooLong => write!(f, "a record of the journal has at most {MAX_RECORD} bytes"),
             Self::Disturbed => f.write_str("the journal's state was changed by somebody else"),
         }
     }
@@ -55,6 +58,11 @@ impl std::error::Error for AppendError {}
 
 pub(super) fn failed(doing: &str, error: &io::Error) -> AppendError {
     AppendError::Full(format!("cannot {doing} the journal: {error}"))
+}
+
+/// Whether a record of so many bytes is one.
+pub(super) fn check_length(bytes: usize) -> Result<(), AppendError> {
+    if bytes <= MAX_RECORD { Ok(()) } else { Err(AppendError::TooLong) }
 }
 
 impl Writer {
@@ -76,10 +84,14 @@ impl Writer {
     ) -> Result<(), AppendError> {
         let (region, owner) = (transaction.region(), transaction.owner());
         let intent = &transaction.slot().intent;
+        check_length(user.len().saturating_add(message.len()))?;
         self.encode(region, owner, intent.next_seq(), user, message);
-        let written = self.write(&region.header().journal, intent);
+        // Before it is announced: repair takes an intent that says more for damage.
+        let written = check_length(self.line.len());
+        let written = written.and_then(|()| self.write(&region.header().journal, intent));
         if written.is_err() {
             intent.clear();
+            self.shrink();
         }
         written
     }
@@ -90,10 +102,7 @@ impl Writer {
     /// What fdatasync reports: the record stands, but must not be acknowledged.
     pub fn settle(&mut self, intent: &Intent) -> Result<(), AppendError> {
         intent.clear();
-        // One long message does not cost a thousand workers its memory for ever.
-        if self.line.capacity() > LONG_LINE {
-            self.line = Vec::new();
-        }
+        self.shrink();
         match &self.open {
             Some((_, file)) if self.sync == Sync::Always => {
                 file.sync_data().map_err(|error| failed("sync", &error))
@@ -107,6 +116,13 @@ impl Writer {
     pub fn let_go_of_sealed(&mut self, journal: &JournalState) {
         if self.open.as_ref().is_some_and(|(minute, _)| *minute <= journal.sealed_minute()) {
             self.open = None;
+        }
+    }
+
+    /// One long message does not cost a thousand workers its memory for ever.
+    fn shrink(&mut self) {
+        if self.line.capacity() > LONG_LINE {
+            self.line = Vec::new();
         }
     }
 
@@ -376,6 +392,27 @@ mod tests {
         assert!(seat.slot().holds_nothing());
         scene.journal().limit.store(8192, Relaxed);
         record(&mut seat, &mut writer, "there is room again").unwrap();
+    }
+
+    #[test]
+    fn a_record_that_is_too_long_is_refused_before_anything_is_announced() {
+        let scene = Scene::new();
+        let (mut seat, mut writer) = (scene.seat(0), scene.writer());
+        record(&mut seat, &mut writer, "text").unwrap();
+        // With the fields around it too long, escaped too long, and too long in any case.
+        for message in
+            ["x".repeat(MAX_RECORD - 50), "\u{1}".repeat(MAX_RECORD / 6), "x".repeat(2 * MAX_RECORD)]
+        {
+            let intent = &seat.slot().intent;
+            let mut transaction = seat.begin().unwrap();
+            transaction.add(Counter::Messages, 1).unwrap();
+            assert!(matches!(writer.append(&transaction, "u", &message), Err(AppendError::TooLong)));
+            assert!(intent.len.load(Relaxed) <= 1024, "it was not announced");
+            drop(transaction);
+            assert!(seat.slot().holds_nothing() && writer.line.capacity() <= LONG_LINE);
+        }
+        record(&mut seat, &mut writer, &"x".repeat(MAX_RECORD - 200)).unwrap();
+        assert_eq!((scene.lines().len(), scene.region.totals().messages), (2, 2));
     }
 
     #[test]

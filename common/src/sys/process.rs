@@ -3,7 +3,7 @@
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Read as _, Seek as _};
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -145,22 +145,47 @@ fn settle_terms(terms: &Terms) -> io::Result<()> {
     super::cerr(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) }.into()).map(drop)
 }
 
-/// Runs a program to its end, or until `limit` has passed, and gives how it ended and what it said on stderr. It dies
-/// with this process, and what it could read or write besides is nothing.
-///
-/// # Errors
-/// What fork, exec and wait report.
-pub fn run_to_end(program: &Path, arguments: &[&OsStr], limit: Duration) -> io::Result<(Ending, String)> {
-    let myself = Pid::current();
+/// A program that is to end by itself, on these terms. Of this process's descriptors it has those of `handed` alone,
+/// under the numbers that they have here; it dies with this process.
+fn own_errand(
+    terms: &Terms,
+    program: &Path,
+    arguments: &[impl AsRef<OsStr>],
+    handed: &[BorrowedFd<'_>],
+) -> Command {
+    let (myself, terms) = (Pid::current(), terms.clone());
+    let handed: Vec<RawFd> = handed.iter().map(AsRawFd::as_raw_fd).collect();
     let mut command = own_command(program);
-    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
-    // SAFETY: the closure only makes system calls on integers, which are async-signal-safe.
+    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null());
+    // SAFETY: the closure only calls async-signal-safe functions on integers and on lists that it owns.
     unsafe {
         command.pre_exec(move || {
-            restore_priority();
+            for raw in &handed {
+                // SAFETY: clears the close-on-exec flag of a descriptor; one that is not open is reported.
+                super::cerr(libc::fcntl(*raw, libc::F_SETFD, 0).into())?;
+            }
+            settle_terms(&terms)?;
             follow(myself)
         });
     }
+    command
+}
+
+/// Runs a program to its end, or until `limit` has passed, and gives how it ended and what it said on stderr. It dies
+/// with this process; what it could read or write besides is what it is handed: it finds these descriptors open, under
+/// the numbers that they have here.
+///
+/// # Errors
+/// What fork, exec and wait report; a change of user that the kernel refuses.
+pub fn run_to_end(
+    terms: &Terms,
+    program: &Path,
+    arguments: &[impl AsRef<OsStr>],
+    handed: &[BorrowedFd<'_>],
+    limit: Duration,
+) -> io::Result<(Ending, String)> {
+    let mut command = own_errand(terms, program, arguments, handed);
+    command.stderr(Stdio::piped());
     let mut child = command.spawn()?;
     let deadline = Instant::now() + limit;
     let status = loop {
@@ -182,23 +207,20 @@ pub fn run_to_end(program: &Path, arguments: &[&OsStr], limit: Duration) -> io::
     Ok((ending, String::from_utf8_lossy(&said).into_owned()))
 }
 
-/// Starts a program that is to end by itself, without waiting for it. What it says on stderr goes into the file that comes
-/// back, to be read once it has ended; it is reaped by its pid, and dies with this process.
+/// Starts such a program without waiting for it. What it says on stderr goes into the file that comes back, to be read
+/// once it has ended; it is reaped by its pid.
 ///
 /// # Errors
-/// What fork and exec report.
-pub fn start_saying(program: &Path, arguments: &[&OsStr]) -> io::Result<(Pid, File)> {
-    let myself = Pid::current();
+/// What fork and exec report; a change of user that the kernel refuses.
+pub fn start_saying(
+    terms: &Terms,
+    program: &Path,
+    arguments: &[impl AsRef<OsStr>],
+    handed: &[BorrowedFd<'_>],
+) -> io::Result<(Pid, File)> {
     let said = File::from(rustix::fs::memfd_create("said", rustix::fs::MemfdFlags::CLOEXEC)?);
-    let mut command = own_command(program);
-    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(said.try_clone()?);
-    // SAFETY: the closure only makes system calls on integers, which are async-signal-safe.
-    unsafe {
-        command.pre_exec(move || {
-            restore_priority();
-            follow(myself)
-        });
-    }
+    let mut command = own_errand(terms, program, arguments, handed);
+    command.stderr(said.try_clone()?);
     Ok((Pid(command.spawn()?.id() as i32), said))
 }
 

@@ -19,9 +19,12 @@ use common::tally::{self, Sent};
 use common::txn::TxnError;
 use serde::Deserialize;
 
+use self::files::Files;
 use super::{COUNTER, failed};
 use crate::checkpoint::format::{Head, Moment, Unfit};
 use crate::tidy::with_seat;
+
+mod files;
 
 /// What a checkpoint has of the journal.
 pub(super) struct Seen {
@@ -60,8 +63,8 @@ struct Line<'a> {
 /// Counts what the spool has and the checkpoint has not; gives how many records that were.
 pub(super) fn count(region: &Region, spool: &Spool, seen: &Seen) -> Result<u64, Unfit> {
     let mut users = BTreeMap::<String, Sent>::new();
-    for (minute, file) in files(spool, seen.open)? {
-        read(&file, |id, user, bytes| {
+    for (minute, file) in Files::find(spool, seen.open)?.each() {
+        read(file, |id, user, bytes| {
             if !seen.has(id, minute) {
                 let sent = users.entry(user).or_default();
                 sent.messages += 1;
@@ -74,22 +77,6 @@ pub(super) fn count(region: &Region, spool: &Spool, seen: &Seen) -> Result<u64, 
     });
     counted.unwrap_or(Err(TxnError::Disturbed)).map_err(|error| failed(&error))?;
     Ok(users.values().map(|sent| sent.messages).sum())
-}
-
-/// The files that may have such records, shipped or not, each minute once.
-fn files(spool: &Spool, from: Minute) -> io::Result<BTreeMap<Minute, File>> {
-    let mut files = BTreeMap::new();
-    for (minute, _) in spool.shipped()?.into_iter().filter(|(minute, _)| *minute >= from) {
-        files.insert(minute, spool.open_shipped(minute)?);
-    }
-    for file in spool.minutes()?.into_iter().filter(|file| file.minute >= from) {
-        match spool.open_minute(file.minute) {
-            // A lock without a file, or shipped this moment.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            opened => drop(files.insert(file.minute, opened?)),
-        }
-    }
-    Ok(files)
 }
 
 /// Gives every whole record of a file, with its user and the length of its message. What is torn, blank or no record of

@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering::SeqCst;
 use common::error::Exit;
 use common::ids::Minute;
 use common::journal::OpenMinute;
+use common::journal::names::Kind;
 use common::journal::spool::{data_path, shipped_name};
 use common::objects::{Folder, Map};
 use common::region::UnverifiedRegion;
@@ -125,6 +126,23 @@ fn what_the_journal_has_beyond_it_is_counted_and_nothing_twice() {
     let history = &region.header().history;
     assert_eq!(history.replayed.load(SeqCst), 5);
     assert!(history.restored_ns.load(SeqCst) >= history.restored_from_ns.load(SeqCst));
+}
+
+#[test]
+fn what_was_refused_is_counted_too() {
+    let scene = Scene::new();
+    let mut seat = scene.seat(3, 1);
+    scene.record(&mut seat, "anna", "before");
+    scene.checkpoint(5, 1).unwrap();
+    scene.record(&mut seat, "anna", "refused");
+    let minute = ship(&scene);
+    let at = |kind| scene.directory.path().join(common::journal::names::name(minute, kind));
+    std::fs::rename(at(Kind::Sent), at(Kind::Refused)).unwrap();
+    std::fs::write(at(Kind::Reason), "422: no sense\n").unwrap();
+    scene.record(&mut seat, "anna", "after");
+    let restoration = restore(&scene).unwrap();
+    assert_eq!(restoration.restored.replayed, 2);
+    assert_eq!(sent(&restoration.region, "anna"), (3, 6 + 7 + 5));
 }
 
 #[test]

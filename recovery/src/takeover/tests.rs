@@ -72,6 +72,18 @@ fn one_slot_that_is_refused_does_not_keep_the_others_from_repair() {
 }
 
 #[test]
+fn a_gate_that_was_scribbled_over_is_open_again() {
+    let scene = Scene::new();
+    let word = &scene.region.header().gate.word;
+    for scribble in [1 << 31, u64::MAX, 1 << 32 | 1 << 31 | 5] {
+        word.store(scribble, SeqCst);
+        take_over(&scene.region, &scene.spool, &[]).unwrap();
+        assert_eq!(word.load(SeqCst), 0, "{scribble:#x}");
+    }
+    scene.message(&mut scene.seat(1, 1));
+}
+
+#[test]
 fn damaged_objects_are_not_served_from() {
     let scene = Scene::new();
     with_objects(&scene);

@@ -14,8 +14,8 @@ use common::wire::control::Response;
 use crate::children::{self, Child, Kept};
 use crate::policy::Clock;
 use crate::pool::Pool;
+use crate::recoverer::Recoverer;
 use crate::repairs::Repairs;
-use crate::rundir::{restored, restoring};
 
 use super::{LEAVE_DEADLINE, Phase, Supervisor};
 
@@ -98,11 +98,8 @@ impl Supervisor {
         if !self.pool.has_no_process() || !self.leaving.is_empty() {
             return;
         }
-        let started = self.rundir.prepare_restoring().and_then(|next| {
-            let recovery = &self.prepared.recovery;
-            process::start_saying(recovery, &restoring(&next, &self.prepared.spool_dir))
-                .context(|| format!("cannot run {}", recovery.display()))
-        });
+        let next = self.rundir.prepare_restoring();
+        let started = next.and_then(|next| self.recoverer().begin_rebuilding(&next));
         match started {
             Ok((pid, said)) => self.restoring.restorer = Some(Restorer { pid, said }),
             Err(error) => self.cannot_go_back(&error),
@@ -115,10 +112,14 @@ impl Supervisor {
         if !matches!(self.phase, Phase::Restoring { .. }) {
             return;
         }
-        let adopted = restored(ending, &said, &self.prepared.recovery).and_then(|()| self.adopt());
+        let adopted = self.recoverer().rebuilt(ending, &said).and_then(|()| self.adopt());
         if let Err(error) = adopted {
             self.cannot_go_back(&error);
         }
+    }
+
+    fn recoverer(&self) -> Recoverer<'_> {
+        Recoverer::of(&self.prepared, &self.spool)
     }
 
     fn cannot_go_back(&mut self, error: &Error) {
