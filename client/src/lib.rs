@@ -34,6 +34,8 @@
 
 pub mod attach;
 
+pub mod touch;
+
 pub mod block;
 
 pub mod session;

@@ -177,6 +177,15 @@ impl ControlSocket {
         self.close(id);
     }
 
+    /// Too many are there. Who waits for an answer can ask again, and need not wonder whether this is an instance at all.
+    fn make_leave(&mut self, id: ConnectionId) {
+        if self.connections.get(&id).is_some_and(|connection| connection.has_asked) {
+            let crowded = Response::Refused("too many ask at once; ask again".to_owned());
+            self.reply(id, &crowded, &[]);
+        }
+        self.close(id);
+    }
+
     fn close(&mut self, id: ConnectionId) -> Option<Event> {
         let connection = self.connections.remove(&id)?;
         // Closing it would not do where somebody has a descriptor of it still, which he may.
@@ -238,7 +247,9 @@ impl ControlSocket {
             let visitors = || self.connections.iter().filter(|(_, connection)| !connection.attached);
             let idle = visitors().find(|(_, connection)| !connection.has_asked);
             let goes = idle.or_else(|| visitors().next()).map(|(id, _)| *id);
-            goes.map(|id| self.close(id));
+            if let Some(id) = goes {
+                self.make_leave(id);
+            }
         }
         let id = ConnectionId(self.next);
         self.next += 1;
