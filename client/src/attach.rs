@@ -212,7 +212,23 @@ pub(crate) fn ask(
     patience: Duration,
 ) -> Result<(Response, Vec<OwnedFd>)> {
     let doing = || "cannot talk to the instance".to_owned();
-    let frame = control::encode(request).context(doing)?;
+    match converse(transport, request, patience).context(doing)? {
+        Received::Frame(frame, descriptors) => Ok((control::decode(&frame).context(doing)?, descriptors)),
+        Received::Closed => Err(Error::failure("the instance went away before it answered")),
+        Received::Nothing => Err(Error::failure(format!(
+            "the instance has not answered for {} s; is it stopped?",
+            patience.as_secs()
+        ))),
+    }
+}
+
+/// Asks for something and waits for whatever comes; nothing, if the patience is over before.
+pub(crate) fn converse(
+    transport: &dyn Transport,
+    request: &Request,
+    patience: Duration,
+) -> std::io::Result<Received> {
+    let frame = control::encode(request)?;
     // Who is turned away is told why, and has no use for asking.
     let asked = transport.try_send(&frame, &[]);
     let mut received = receive_within(transport, patience);
@@ -220,17 +236,10 @@ pub(crate) fn ask(
         // What was said before the end may stand behind the news of it.
         received = receive_within(transport, Duration::ZERO);
     }
-    match received.context(doing)? {
-        Received::Frame(frame, descriptors) => Ok((control::decode(&frame).context(doing)?, descriptors)),
-        Received::Closed => {
-            asked.context(doing)?;
-            Err(Error::failure("the instance went away before it answered"))
-        }
-        Received::Nothing => Err(Error::failure(format!(
-            "the instance has not answered for {} s; is it stopped?",
-            patience.as_secs()
-        ))),
+    if matches!(received, Ok(Received::Closed)) {
+        asked?;
     }
+    received
 }
 
 /// Connects to the control socket of a run directory.

@@ -38,6 +38,8 @@ pub mod watch;
 
 pub mod document;
 
+pub mod touch;
+
 pub mod block;
 
 pub mod session;

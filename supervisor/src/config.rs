@@ -23,6 +23,8 @@ use crate::prepared::Prepared;
 
 pub(crate) mod file;
 
+pub(crate) mod given;
+
 /// What the variables' names begin with.
 const PREFIX: &str = "HOLDFAST_";
 

@@ -179,6 +179,15 @@ impl ControlSocket {
         self.close(id);
     }
 
+    /// Too many are there. Who waits for an answer can ask again, and need not wonder whether this is an instance at all.
+    fn make_leave(&mut self, id: ConnectionId) {
+        if self.connections.get(&id).is_some_and(|connection| connection.has_asked) {
+            let crowded = Response::Refused("too many ask at once; ask again".to_owned());
+            self.reply(id, &crowded, &[]);
+        }
+        self.close(id);
+    }
+
     fn close(&mut self, id: ConnectionId) -> Option<Event> {
         let connection = self.connections.remove(&id)?;
         // Closing it would not do where somebody has a descriptor of it still, which he may.
@@ -241,7 +250,9 @@ impl ControlSocket {
             let visitors = || self.connections.iter().filter(|(_, connection)| !stays(connection));
             let idle = visitors().find(|(_, connection)| !connection.has_asked);
             let goes = idle.or_else(|| visitors().next()).map(|(id, _)| *id);
-            goes.map(|id| self.close(id));
+            if let Some(id) = goes {
+                self.make_leave(id);
+            }
         }
         self.enter(Connection { transport, peer, rights, has_asked: false, attached: false, own: false })
             .map(drop)

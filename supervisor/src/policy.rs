@@ -152,6 +152,11 @@ impl Policy {
         self.refused.failures() > 0 || self.died_young.failures() > 0
     }
 
+    /// Attempts at a worker, one after the other, that ended before it was ready.
+    pub fn died_young_in_a_row(&self) -> u32 {
+        self.died_young.failures()
+    }
+
     /// What to do now.
     pub fn plan(&mut self, now: Clock, counts: Counts) -> Plan {
         if self.draining {

@@ -7,10 +7,10 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering::SeqCst;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use common::error::{Context, Error, Result};
-use common::places::{CLIENTS, START_LOCK};
+use common::places::{CLIENTS, PID_FILE, START_LOCK};
 use common::region::{Region, UnverifiedRegion};
 use common::sys::file::{self, Lock};
 
@@ -18,6 +18,9 @@ use crate::recoverer::Recoverer;
 
 /// How long the children of a dead instance may take to be gone. They die with it, so this is the kernel's time only.
 const CHILDREN_GONE: Duration = Duration::from_secs(10);
+
+/// Whoever only looks whether there is an owner is gone long before.
+const LOOKERS_GONE: Duration = Duration::from_secs(1);
 
 /// An owned run directory.
 #[derive(Debug)]
@@ -61,10 +64,9 @@ impl RunDir {
                 path.display()
             );
         }
-        let pid_file = open_own_file(&directory, "supervisor.pid")?;
-        if !file::try_lock(&pid_file, Lock::Exclusive).context(|| "cannot lock supervisor.pid".to_owned())? {
-            let owner = std::fs::read_to_string(path.join("supervisor.pid")).unwrap_or_default();
-            let (path, owner) = (path.display(), owner.trim());
+        let pid_file = open_own_file(&directory, PID_FILE)?;
+        if !become_owner(&pid_file).context(|| "cannot lock supervisor.pid".to_owned())? {
+            let (path, owner) = (path.display(), owner_of(path));
             return Err(Error::already_running(format!("another instance (pid {owner}) owns {path}")));
         }
         let alive = open_own_file(&directory, "alive")?;
@@ -297,6 +299,36 @@ pub(crate) fn open_own_directory(path: &Path) -> Result<File> {
         return Err(unusable(&"others may write to it"));
     }
     Ok(directory)
+}
+
+/// Takes the lock that owning is. One who only looks has it too for a moment, but together with others, as no owner has it.
+fn become_owner(pid_file: &File) -> std::io::Result<bool> {
+    let deadline = Instant::now() + LOOKERS_GONE;
+    loop {
+        if file::try_lock(pid_file, Lock::Exclusive)? {
+            return Ok(true);
+        }
+        if !file::try_lock(pid_file, Lock::Shared)? || Instant::now() > deadline {
+            return Ok(false);
+        }
+        file::unlock(pid_file)?;
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// Whether an instance owns the run directory, also one that has only begun, or is about to end.
+///
+/// # Errors
+/// What open and flock report.
+pub(crate) fn is_owned(directory: &File) -> Result<bool> {
+    let pid_file = open_own_file(directory, PID_FILE)?;
+    let free = file::try_lock(&pid_file, Lock::Shared).context(|| format!("cannot lock {PID_FILE}"))?;
+    Ok(!free)
+}
+
+/// The owner's pid, for people; nothing where it cannot be read.
+pub(crate) fn owner_of(path: &Path) -> String {
+    std::fs::read_to_string(path.join(PID_FILE)).unwrap_or_default().trim().to_owned()
 }
 
 fn open_own_file(directory: &File, name: &str) -> Result<File> {

@@ -220,6 +220,48 @@ fn a_daemon_that_is_killed_before_it_serves_keeps_nobody_waiting() {
     place.no_process_left();
 }
 
+/// An instance whose workers all end before they are ready.
+fn stillborn(place: &Place) -> Starting {
+    let starting = place.instance().arg("--worker").arg(programs::puppet());
+    let starting = starting.env("PUPPET_REAL", programs::path("worker")).env("PUPPET_ROLE", "template");
+    let starting = starting.env("PUPPET_PLAY", "stillborn").env("PUPPET_CUE", "spawn");
+    starting.env("PUPPET_TALLY", place.file("tally"))
+}
+
+#[test]
+fn a_daemon_whose_workers_never_get_ready_says_so_and_ends() {
+    let place = Place::new();
+    let log = place.file("log");
+    let outcome = start(stillborn(&place).arg("--log").arg(&log));
+    outcome.assert_failed(1, &["no worker gets ready", "3 attempts", "exited with 70"]);
+    assert!(outcome.stdout.is_empty(), "{outcome}");
+    place.no_process_left();
+    assert_eq!(read(place.file("tally")), "xxx");
+    // Nothing is in the way of the next one.
+    Daemon::start(&place, place.instance()).stop();
+}
+
+#[test]
+fn a_daemon_serves_also_where_its_starter_has_been_killed() {
+    let place = Place::new();
+    let go = place.file("go");
+    let script = format!(
+        "#!/bin/sh\nwhile [ ! -e '{}' ]; do sleep 0.02; done\nexec '{}' \"$@\"\n",
+        go.display(),
+        programs::path("worker").display()
+    );
+    let worker = place.write("worker", &script);
+    std::fs::set_permissions(&worker, PermissionsExt::from_mode(0o755)).unwrap();
+    let starter = place.instance().arg("--worker").arg(&worker).arg("--daemon").launch();
+    until("it has begun", || place.command("status", &["--json"]).stdout.contains("starting"));
+    kill(Pid::from_raw(starter.pid()), Signal::SIGKILL).unwrap();
+    assert_eq!(starter.finish_refused().signal(), Some(Signal::SIGKILL as i32));
+    std::fs::write(&go, "").unwrap();
+    until("it serves", || place.command("status", &["--json"]).stdout.contains("running"));
+    place.command("stop", &[]).assert_succeeded();
+    place.no_process_left();
+}
+
 #[test]
 fn a_pid_file_is_a_note_and_no_lock() {
     let place = Place::new();

@@ -4,11 +4,14 @@ use std::cell::RefCell;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::path::Path;
+use std::time::Duration;
 
 use nix::sys::socket::{
-    self, AddressFamily, Backlog, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr,
+    self, AddressFamily, Backlog, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType,
+    UnixAddr, sockopt,
 };
 
+use super::socket::timeval;
 use crate::limits::{MAX_FRAME, MAX_FRAME_FDS};
 
 /// `SCM_MAX_FD` of the kernel.
@@ -52,6 +55,17 @@ impl Channel {
     /// What connect reports.
     pub fn connect(path: &Path) -> io::Result<Self> {
         let socket = socket::socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None)?;
+        socket::connect(socket.as_raw_fd(), &UnixAddr::new(path)?)?;
+        Ok(Self::from_descriptor(socket))
+    }
+
+    /// The same, waiting for at most `limit` where many others are waiting to be let in, as at a process that is stopped.
+    ///
+    /// # Errors
+    /// As [`Channel::connect`]; `WouldBlock` where the time is over.
+    pub fn connect_within(path: &Path, limit: Duration) -> io::Result<Self> {
+        let socket = socket::socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None)?;
+        socket::setsockopt(&socket, sockopt::SendTimeout, &timeval(limit))?;
         socket::connect(socket.as_raw_fd(), &UnixAddr::new(path)?)?;
         Ok(Self::from_descriptor(socket))
     }

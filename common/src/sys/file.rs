@@ -19,21 +19,37 @@ pub enum Lock {
     Exclusive,
 }
 
+impl Lock {
+    fn operation(self) -> libc::c_int {
+        match self {
+            Self::Shared => libc::LOCK_SH,
+            Self::Exclusive => libc::LOCK_EX,
+        }
+    }
+}
+
 /// Takes the kernel's lock (flock) on an open file, without waiting. False where another holds it.
 ///
 /// # Errors
 /// What flock reports besides "another holds it".
 pub fn try_lock(file: &impl AsFd, lock: Lock) -> io::Result<bool> {
-    let operation = match lock {
-        Lock::Shared => libc::LOCK_SH,
-        Lock::Exclusive => libc::LOCK_EX,
-    };
-    // SAFETY: flock takes a descriptor and flags; the descriptor is open as long as the borrow.
-    let returned = unsafe { libc::flock(file.as_fd().as_raw_fd(), operation | libc::LOCK_NB) };
-    match super::cerr(returned.into()) {
-        Ok(_) => Ok(true),
+    match flock(file, lock.operation() | libc::LOCK_NB) {
+        Ok(()) => Ok(true),
         Err(error) if error.raw_os_error() == Some(libc::EWOULDBLOCK) => Ok(false),
         Err(error) => Err(error),
+    }
+}
+
+/// Takes the kernel's lock (flock) on an open file, waiting for it in the kernel for as long as it takes.
+///
+/// # Errors
+/// What flock reports.
+pub fn wait_for_lock(file: &impl AsFd, lock: Lock) -> io::Result<()> {
+    loop {
+        match flock(file, lock.operation()) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            outcome => return outcome,
+        }
     }
 }
 
@@ -42,8 +58,12 @@ pub fn try_lock(file: &impl AsFd, lock: Lock) -> io::Result<bool> {
 /// # Errors
 /// What flock reports.
 pub fn unlock(file: &impl AsFd) -> io::Result<()> {
+    flock(file, libc::LOCK_UN)
+}
+
+fn flock(file: &impl AsFd, operation: libc::c_int) -> io::Result<()> {
     // SAFETY: flock takes a descriptor and flags; the descriptor is open as long as the borrow.
-    let returned = unsafe { libc::flock(file.as_fd().as_raw_fd(), libc::LOCK_UN) };
+    let returned = unsafe { libc::flock(file.as_fd().as_raw_fd(), operation) };
     super::cerr(returned.into()).map(drop)
 }
 

@@ -177,7 +177,7 @@ pub fn set_read_timeout(socket: BorrowedFd<'_>, timeout: Duration) -> io::Result
     Ok(socket::setsockopt(&socket, sockopt::ReceiveTimeout, &timeval(timeout))?)
 }
 
-fn timeval(duration: Duration) -> TimeVal {
+pub(super) fn timeval(duration: Duration) -> TimeVal {
     let micros = duration.subsec_micros().max(u32::from(duration.as_secs() == 0));
     TimeVal::new(duration.as_secs().try_into().unwrap_or(i64::MAX), micros.into())
 }

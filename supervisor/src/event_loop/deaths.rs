@@ -13,7 +13,7 @@ use crate::cli::Recovery;
 use crate::policy::{Cause, Clock};
 use crate::pool::Death;
 
-use super::{Phase, Supervisor, nobodys_fault};
+use super::{Phase, START_ATTEMPTS, Supervisor, nobodys_fault};
 
 /// How long after a death that was named others are looked for, at most, and workers replaced.
 const OTHERS_DELAY: Duration = Duration::from_millis(1);
@@ -147,7 +147,9 @@ impl Supervisor {
             Death::Young(to_repair) => {
                 self.repair_if(to_repair);
                 self.policy.worker_failed(now, Cause::DiedYoung);
-                self.log_failure(now, &format!("worker {pid} {ending} before it was ready"));
+                let why = format!("worker {pid} {ending} before it was ready");
+                self.log_failure(now, &why);
+                self.give_up_what_is_awaited(&why);
             }
             Death::Felled(owner) => self.repairs.add(owner, false, now),
             Death::Crashed(owner) => {
@@ -156,6 +158,16 @@ impl Supervisor {
                 let noticed_ns = self.noticed_ns;
                 self.crashes.push(Crash { pid, owner, ending: Some(ending), noticed_ns, reported: false });
             }
+        }
+    }
+
+    /// Whoever has started a daemon waits until it serves, and is told when nothing comes of that. In the foreground
+    /// nobody waits: there it goes on trying, later and later, until the cause is gone.
+    fn give_up_what_is_awaited(&mut self, why: &str) {
+        let awaited = self.starter.is_detached() && !self.announced;
+        let attempts = self.policy.died_young_in_a_row();
+        if awaited && attempts >= START_ATTEMPTS {
+            self.stop_with(Error::failure(format!("no worker gets ready, after {attempts} attempts: {why}")));
         }
     }
 

@@ -1,21 +1,46 @@
 //! Starting on demand: whoever asks is given the port of the one daemon, which comes and goes by itself.
 
 use std::collections::BTreeSet;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::fs::File;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use common::sys::channel::{Channel, Received};
-use common::wire::control::{self, Listening, Request, Response};
-use holdfast_tests::outcome::run;
+use common::places::START_LOCK;
+use common::sys::file::{Lock, try_lock};
+use holdfast_tests::outcome::{Running, run};
 use holdfast_tests::place::program;
 use holdfast_tests::processes::{Process, users_of};
 use holdfast_tests::{Connection, DEADLINE, Outcome, Place, eventually, programs, until};
+
+mod owners;
+
+mod options;
+
+mod deaths;
 
 /// `acquired` for a place, whose daemon lives for so long without connections.
 fn asking(place: &Place, idle: &str) -> Command {
     let mut command = program("acquired");
     command.arg("-l").arg(place.file("log")).args(["--idle", idle]).arg("--run-dir").arg(place.run_dir());
+    for_a_small_daemon(command, place)
+}
+
+/// As [`asking`], for at most so long.
+fn asking_within(place: &Place, timeout: &str) -> Command {
+    let mut command = program("acquired");
+    command
+        .args(["--timeout", timeout])
+        .arg("-l")
+        .arg(place.file("log"))
+        .arg("--run-dir")
+        .arg(place.run_dir());
+    for_a_small_daemon(command, place)
+}
+
+/// With options for the supervisor, so that it starts in no time.
+fn for_a_small_daemon(mut command: Command, place: &Place) -> Command {
     command.args([
         "--",
         "--region-size",
@@ -94,51 +119,32 @@ fn one_daemon_serves_whoever_asks_and_goes_when_nobody_does() {
     assert!(log.contains("nobody has needed this instance"), "{log}");
 }
 
+/// How many ask at once.
+const FRONT_ENDS: usize = 1000;
+
 #[test]
 fn any_number_at_once_get_the_same_port() {
     let place = Place::new();
     let _clean_up = CleanUp(&place);
-    let front_ends: Vec<Child> = (0..100)
-        .map(|_| asking(&place, "60s").stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap())
+    let (ports, complaints) = (place.file("ports"), place.file("complaints"));
+    let append = |path: &Path| File::options().append(true).create(true).open(path).unwrap();
+    // As one that is about to start a daemon has it: nobody gets on before all of them are there.
+    std::fs::DirBuilder::new().mode(0o700).create(place.run_dir()).unwrap();
+    let lock = File::create(place.run_dir().join(START_LOCK)).unwrap();
+    assert!(try_lock(&lock, Lock::Exclusive).unwrap());
+    let mut front_ends: Vec<Child> = (0..FRONT_ENDS)
+        .map(|_| asking(&place, "60s").stdout(append(&ports)).stderr(append(&complaints)).spawn().unwrap())
         .collect();
-    let mut ports = BTreeSet::new();
-    for front_end in front_ends {
-        let output = front_end.wait_with_output().unwrap();
-        assert!(output.status.success(), "{output:?}");
-        ports.insert(String::from_utf8(output.stdout).unwrap());
-    }
-    assert_eq!(ports.len(), 1, "{ports:?}");
+    assert!(front_ends.iter_mut().all(|front_end| front_end.try_wait().unwrap().is_none()), "all live");
+    drop(lock);
+    let failed =
+        front_ends.iter_mut().map(|front_end| front_end.wait().unwrap().success()).filter(|ok| !ok).count();
+    assert_eq!(std::fs::read_to_string(complaints).unwrap(), "", "{failed} failed");
+    let text = std::fs::read_to_string(ports).unwrap();
+    let ports: Vec<&str> = text.lines().collect();
+    assert!(ports.len() == FRONT_ENDS && ports.iter().all(|port| *port == ports[0]), "{ports:?}");
     assert_eq!(supervisors(&place).len(), 1);
-    greet(ports.first().unwrap().trim().parse().unwrap());
-    stop(&place);
-}
-
-#[test]
-fn a_front_end_killed_at_any_moment_leaves_nothing_in_the_way() {
-    let place = Place::new();
-    let _clean_up = CleanUp(&place);
-    for delay in (0..40).step_by(4) {
-        let mut front_end =
-            asking(&place, "60s").stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        let began = Instant::now();
-        until("it has come some way", || began.elapsed() >= Duration::from_millis(delay));
-        front_end.kill().unwrap();
-        front_end.wait().unwrap();
-        greet(acquire(&place));
-        assert_eq!(supervisors(&place).len(), 1, "after {delay} ms");
-        stop(&place);
-    }
-}
-
-#[test]
-fn a_daemon_killed_at_any_moment_is_followed_by_another() {
-    let place = Place::new();
-    let _clean_up = CleanUp(&place);
-    greet(acquire(&place));
-    for _ in 0..5 {
-        supervisors(&place).iter().for_each(Process::kill);
-        greet(acquire(&place));
-    }
+    greet(ports[0].parse().unwrap());
     stop(&place);
 }
 
@@ -160,34 +166,6 @@ fn an_instance_without_a_port_is_no_use() {
     let instance = place.instance().listen(&socket).start();
     run(&mut asking(&place, "60s")).assert_failed(1, &["no port"]);
     instance.stop();
-}
-
-#[test]
-fn an_instance_of_another_version_is_not_taken_for_ours() {
-    let place = Place::new();
-    std::fs::create_dir_all(place.run_dir()).unwrap();
-    let path = place.run_dir().join("control.sock");
-    let listener = nix::sys::socket::socket(
-        nix::sys::socket::AddressFamily::Unix,
-        nix::sys::socket::SockType::SeqPacket,
-        nix::sys::socket::SockFlag::SOCK_CLOEXEC,
-        None,
-    )
-    .unwrap();
-    nix::sys::socket::bind(listener.as_raw_fd(), &nix::sys::socket::UnixAddr::new(&path).unwrap()).unwrap();
-    nix::sys::socket::listen(&listener, nix::sys::socket::Backlog::MAXCONN).unwrap();
-    let other = std::thread::spawn(move || {
-        let accepted = nix::sys::socket::accept(listener.as_raw_fd()).unwrap();
-        // SAFETY: accept has just given it to nobody else.
-        let channel = Channel::from_descriptor(unsafe { OwnedFd::from_raw_fd(accepted) });
-        let Received::Frame(frame, _) = channel.receive().unwrap() else { panic!("nothing was asked") };
-        assert_eq!(control::decode::<Request>(&frame).unwrap(), Request::Touch);
-        let listening =
-            Listening { version: "77.0.0".to_owned(), addresses: vec!["tcp:127.0.0.1:1".to_owned()] };
-        channel.send(&control::encode(&Response::Listening(listening)).unwrap(), &[]).unwrap();
-    });
-    run(&mut asking(&place, "60s")).assert_failed(1, &["77.0.0", "another --run-dir"]);
-    other.join().unwrap();
 }
 
 #[test]
