@@ -1,3 +1,5 @@
+use std::os::unix::fs::FileExt as _;
+
 use common::error::Exit;
 use common::ids::Generation;
 use common::limits::USER_ROWS;
@@ -82,13 +84,17 @@ fn everything_is_carried_to_a_larger_region_and_back() {
 
 #[test]
 fn what_does_not_fit_is_said_and_the_old_region_stays_as_it_is() {
-    let directory = tempfile::tempdir().unwrap();
-    let create = |name: &str, length| {
-        let path = directory.path().join(name);
-        let file = std::fs::File::options().read(true).write(true).create_new(true).open(&path).unwrap();
-        (path, Region::create(&file, length).unwrap())
+    let create = |length| {
+        let file = tempfile::tempfile().unwrap();
+        let region = Region::create(&file, length).unwrap();
+        (file, region)
     };
-    let (old_path, old) = create("old", 4 << 20);
+    let bytes = |file: &File| {
+        let mut bytes = vec![0; 4 << 20];
+        file.read_exact_at(&mut bytes, 0).unwrap();
+        bytes
+    };
+    let (old_file, old) = create(4 << 20);
     with_seat(&old, SlotIndex(0), |seat| {
         let mut txn = seat.begin().unwrap();
         let folder = txn.create_folder("large").unwrap();
@@ -98,15 +104,15 @@ fn what_does_not_fit_is_said_and_the_old_region_stays_as_it_is() {
         pairs.chunks(BATCH).try_for_each(|pairs| put_all(seat, map, pairs)).unwrap();
     })
     .unwrap();
-    let (new_path, _new) = create("new", 1 << 20);
-    let before = std::fs::read(&old_path).unwrap();
-    let error = run(&old_path, &new_path).unwrap_err();
+    let (new_file, _new) = create(1 << 20);
+    let before = bytes(&old_file);
+    let error = run(&old_file, &new_file).unwrap_err();
     assert_eq!(error.exit(), Exit::Usage);
     assert!(error.to_string().contains("choose a larger --region-size"), "{error}");
-    assert!(std::fs::read(&old_path).unwrap() == before);
-    let (larger_path, _larger) = create("larger", 8 << 20);
-    run(&old_path, &larger_path).unwrap();
+    assert!(bytes(&old_file) == before);
+    let (larger_file, _larger) = create(8 << 20);
+    run(&old_file, &larger_file).unwrap();
     old.slot(SlotIndex(3)).unwrap().owner.store(99, std::sync::atomic::Ordering::SeqCst);
-    let (another_path, _another) = create("another", 8 << 20);
-    assert_eq!(run(&old_path, &another_path).unwrap_err().exit(), Exit::Region);
+    let (another_file, _another) = create(8 << 20);
+    assert_eq!(run(&old_file, &another_file).unwrap_err().exit(), Exit::Region);
 }
