@@ -95,9 +95,9 @@ pub fn reopen<W: Word>(gate: &W, tag: u64) {
     gate.wake_all();
 }
 
-/// Opens the gate whoever has closed it: they are dead, or never were. What is no owner's tag is in nobody's way either.
-pub fn throw_open<W: Word>(gate: &W) {
-    gate.swap(0);
+/// Opens the gate if it still holds `seen`, which is nobody's who lives: a dead one's tag, or no owner's at all.
+pub fn throw_open<W: Word>(gate: &W, seen: u64) {
+    gate.exchange(seen, 0);
     gate.wake_all();
 }
 
@@ -136,7 +136,9 @@ mod tests {
         assert!(enter(&open, &gate, Duration::ZERO));
         for scribble in [CLOSER, 1 << 31, u64::MAX] {
             gate.store(scribble, SeqCst);
-            throw_open(&gate);
+            throw_open(&gate, CLOSER + 1);
+            assert!(!enter(&open, &gate, Duration::ZERO), "{scribble:#x}");
+            throw_open(&gate, scribble);
             assert!(enter(&open, &gate, Duration::ZERO), "{scribble:#x}");
         }
     }

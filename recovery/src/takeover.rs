@@ -74,7 +74,7 @@ pub fn take_over(region: &Region, spool: &Spool, attached: &[Attached]) -> Resul
     let durable = spool.read_sealed()?;
     // Whoever took a checkpoint died with the supervisor, whoever the word names; and attached programs, which may live,
     // only look at it. First, since repair begins transactions.
-    gate::throw_open(&region.header().gate.word);
+    gate::throw_open(&region.header().gate.word, region.header().gate.word.load(SeqCst));
     let taken_over = repair_all(region, Repairer::new(region, spool).with_sealed(durable), attached)?;
     if !attached.iter().any(|client| client.lives) {
         none_is_left(&taken_over)?;

@@ -193,7 +193,7 @@ impl Supervisor {
             child.give_up();
         } else if self.repairs.is_empty() {
             log::error!("the gate is closed by {:#x}, which is nobody, and is opened", closure.0);
-            gate::throw_open(&word.word);
+            gate::throw_open(&word.word, closure.0);
         }
     }
 
