@@ -180,12 +180,9 @@ impl Session {
     ///
     /// # Errors
     /// [`TxnError::Forked`] in a child of the process that attached: it does not have the region. A session that has ended
-    /// since the region is damaged.
+    /// since the region is damaged, or another one is served.
     pub fn region(&mut self) -> std::result::Result<&'static Region, SessionError> {
-        self.check_mark()?;
-        if is_damaged(self.seat.region()) {
-            self.look()?;
-        }
+        self.look()?;
         Ok(self.seat.region())
     }
 

@@ -37,10 +37,23 @@ impl<'a> Recoverer<'a> {
     }
 
     /// Whether the spool has checkpoints, good or bad.
-    pub fn has_checkpoints(&self) -> bool {
-        let entries = std::fs::read_dir(self.spool_dir.join(CHECKPOINTS)).into_iter().flatten().flatten();
-        let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
-        names.into_iter().any(|name| name.contains(".checkpoint"))
+    ///
+    /// # Errors
+    /// What opening and reading their directory reports. To take that for "none" would be to begin anew, and to let go of
+    /// them in time.
+    pub fn has_checkpoints(&self) -> Result<bool> {
+        let directory = self.spool_dir.join(CHECKPOINTS);
+        let doing = || format!("cannot look for checkpoints in {}", directory.display());
+        let entries = match std::fs::read_dir(&directory) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),
+            entries => entries.context(doing)?,
+        };
+        for entry in entries {
+            if entry.context(doing)?.file_name().to_string_lossy().contains(".checkpoint") {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Carries everything from the region in the file `old`, which is at `path`, into the fresh one in `new`.

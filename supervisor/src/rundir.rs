@@ -146,12 +146,12 @@ impl RunDir {
                     gone_back.map_err(|error| error.after(&format!("{}: {why}", path.display())))
                 }
             },
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound && recoverer.has_checkpoints() => {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                if !recoverer.has_checkpoints()? {
+                    return self.fresh_region(length, |_| Ok(()));
+                }
                 log::warn!("there is no region, and the spool has checkpoints");
                 self.go_back(length, recoverer)
-            }
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                self.fresh_region(length, |_| Ok(()))
             }
             Err(error) => Err(Error::region(format!("cannot open {}: {error}", path.display()))),
         }

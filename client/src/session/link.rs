@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use common::error::{Error, Result};
 use common::region::Region;
 use common::sys::channel::{Channel, Received};
+use common::sys::process;
 use common::sys::transport::receive_within;
 use common::tidings::Tidings;
 use common::wire::control::{self, Membership, Request, Response};
@@ -15,9 +16,9 @@ use common::wire::control::{self, Membership, Request, Response};
 use super::SessionError;
 use crate::attach::control_socket;
 
-/// The connection is looked after with each so many transactions, and whenever another instance says in the region that
-/// it is there.
-const LOOK_EVERY: u32 = 1024;
+/// The connection is looked after so often, in milliseconds, and whenever another instance says in the region that it is
+/// there. One that has another region says nothing in this one.
+const LOOK_EVERY_MS: u64 = 10;
 /// Pauses between two attempts to find the next instance.
 const NEXT_TRY: Duration = Duration::from_millis(10);
 
@@ -31,7 +32,8 @@ pub struct Link {
     asked: bool,
     /// The instance's number, as the region had it when the connection was made.
     life: u64,
-    looks: u32,
+    /// When it was last looked after, in milliseconds of the coarse clock.
+    looked: u64,
     last_try: Option<Instant>,
     ended: Option<String>,
     /// Where the recovery of another instance hears of the dead.
@@ -48,23 +50,24 @@ impl Link {
             channel,
             asked: false,
             life,
-            looks: 0,
+            looked: process::coarse_ms(),
             last_try: None,
             ended: None,
             tidings: None,
         }
     }
 
-    /// Before each transaction: is the region still the one that is served, and the connection there? Two loads, as a
-    /// rule. Nobody is waited for.
+    /// Before each transaction: is the region still the one that is served, and the connection there? Two loads and a look
+    /// at the clock, without a system call, as a rule. Nobody is waited for.
     #[inline]
     pub fn look(&mut self, region: &Region) -> std::result::Result<(), SessionError> {
         let supervision = &region.header().supervision;
-        self.looks = self.looks.wrapping_add(1);
-        let due = self.looks.is_multiple_of(LOOK_EVERY) || self.asked || self.channel.is_none();
+        let now = process::coarse_ms();
+        let due = now.wrapping_sub(self.looked) >= LOOK_EVERY_MS || self.asked || self.channel.is_none();
         if !due && supervision.life.load(Relaxed) == self.life && supervision.damaged.load(Relaxed) == 0 {
             return Ok(());
         }
+        self.looked = now;
         self.mend(region)
     }
 

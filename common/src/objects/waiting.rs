@@ -117,6 +117,10 @@ impl<'r> Seat<'r> {
             if left.is_zero() {
                 return Err(TxnError::TimedOut);
             }
+            // Nobody serves from this region any more, and nobody will ring.
+            if self.region.header().supervision.damaged.load(Relaxed) != 0 {
+                return Err(TxnError::Damaged);
+            }
             let object = self.region.object(queue.0.index).ok_or(TxnError::NotFound)?;
             let sleep = || bell::sleep(&object.seq, seen, side, left.min(lock::NAP));
             *woken |= self.sleep_at(queue.0.index, sleep) == Waited::Woken;

@@ -14,6 +14,7 @@ use std::sync::atomic::Ordering::{Acquire, Release, SeqCst};
 use std::sync::atomic::compiler_fence;
 use std::time::Duration;
 
+use rustix::io::Errno;
 use rustix::thread::futex::{Wait, WaitFlags, WaitPtr, WaitvFlags, waitv};
 use rustix::time::{ClockId, Timespec, clock_gettime};
 
@@ -78,8 +79,11 @@ impl Knell {
         let both = [waited_for(futex::low_half(word), seen as u32), waited_for(&self.word, hung)];
         let deadline = deadline_after(limit);
         let sleep = || waitv(&both, WaitvFlags::empty(), Some(&deadline), ClockId::Monotonic);
-        if let Err(rustix::io::Errno::NOSYS | rustix::io::Errno::PERM) = process::wake_at_once(sleep) {
-            futex::wait(word, seen, limit);
+        match process::wake_at_once(sleep) {
+            Ok(_) | Err(Errno::AGAIN | Errno::INTR | Errno::TIMEDOUT) => {}
+            Err(_) => {
+                futex::wait(word, seen, limit);
+            }
         }
     }
 }

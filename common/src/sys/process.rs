@@ -105,6 +105,8 @@ pub fn start_apart(
     let (myself, terms) = (Pid::current(), terms.clone());
     let mut command = own_command(program);
     command.args(arguments).envs(environment.iter().copied()).stdin(Stdio::null()).stdout(Stdio::null());
+    // What a terminal sends to everybody in it is for the caller to pass on, once and in order.
+    command.process_group(0);
     // SAFETY: the closure only calls async-signal-safe functions on integers and on a list that it owns.
     unsafe {
         command.pre_exec(move || {

@@ -62,7 +62,9 @@ impl Checkpoints {
     }
 
     /// The process is of no use any more; its slot goes with the region.
+    /// Whoever waits for it gets the next one.
     pub(super) fn forget(&mut self) -> Option<Child> {
+        self.wanted.append(&mut self.awaited);
         self.at_work.take().map(|at_work| at_work.child)
     }
 }
