@@ -209,13 +209,15 @@ pub fn release<W: Word>(word: &W) {
 }
 
 /// Repair: takes a lock off a dead owner, if it has it. Wakes in any case: the dead one may have given the lock back and
-/// not come to waking anybody.
+/// not come to waking anybody. Wakes two: the first may be one that the kernel has woken already, to tell of the death
+/// (see `sys::knell`), and that no core has had time for yet. It stands in the kernel's queue until it runs.
 pub fn release_dead<W: Word>(word: &W, tag: u64) {
     let mut seen = word.load();
     while names(seen, tag) && !word.exchange(seen, 0) {
         seen = word.load();
     }
     if !planted::has(Bug::WakeForgotten) {
+        word.wake();
         word.wake();
     }
 }

@@ -17,6 +17,7 @@ use crate::region::Region;
 use crate::slots::State;
 use crate::sys::fork_mark::ForkMark;
 use crate::sys::futex::Waited;
+use crate::sys::scheduling;
 use crate::tidings::{self, Tidings};
 use crate::txn::{Transaction, TxnError};
 use crate::undo::UndoLog;
@@ -173,6 +174,7 @@ impl<'r> Seat<'r> {
         self.drop_locks();
         compiler_fence(SeqCst);
         gate::leave(&self.slot.open);
+        scheduling::give_precedence_back();
     }
 
     /// Detaches cleanly: there is nothing to repair. Items that were taken from queues go back first.
@@ -260,7 +262,11 @@ impl<'r> Seat<'r> {
             announce();
         }
         let (region, tidings) = (self.region, self.tidings.as_ref());
-        let sleep = |word: &_, seen, limit| tidings::sleep_on(region, tidings, word, seen, limit);
+        // Until the transaction ends: whoever was kept waiting for a lock keeps others waiting once it has it.
+        let sleep = |word: &_, seen, limit| {
+            scheduling::take_precedence();
+            tidings::sleep_on(region, tidings, word, seen, limit);
+        };
         if !lock::acquire_sleeping(&object.lock, lock::tag(self.owner), patience, sleep) {
             self.slot.held_count.store(count as u32, Release);
             return Err(TxnError::Busy);

@@ -13,7 +13,7 @@ use common::error::{Error, Result};
 use common::ids::{Minute, Owner};
 use common::journal::spool::Spool;
 use common::region::Region;
-use common::sys::file;
+use common::sys::{file, scheduling};
 use common::txn::Seat;
 use common::wire::control::{Checkpointed, Order, Report};
 
@@ -36,7 +36,7 @@ use store::Store;
 pub fn run() -> Result<()> {
     common::logging::init("checkpoint");
     let Some(attachment) = Attachment::receive()? else { return Ok(()) };
-    common::sys::process::raise_priority();
+    scheduling::raise_priority();
     common::sys::process::shed_privileges();
     if !attachment.report(&Report::Ready)? {
         return Ok(());

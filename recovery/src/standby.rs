@@ -10,7 +10,7 @@ use common::ids::Owner;
 use common::journal::spool::Spool;
 use common::log_limit::LogLimit;
 use common::region::Region;
-use common::sys::process;
+use common::sys::{process, scheduling};
 use common::wire::control::{Attached, Order, Report};
 
 use crate::attachment::{Attachment, Word};
@@ -42,7 +42,7 @@ pub enum Stay {
 pub fn run(stay: Stay) -> Result<()> {
     common::logging::init("recovery");
     let Some(attachment) = Attachment::receive()? else { return Ok(()) };
-    process::raise_priority();
+    scheduling::raise_priority();
     process::shed_privileges();
     attachment.warm();
     if !attachment.report(&Report::Ready)? {

@@ -14,6 +14,7 @@ use common::log_limit::LogLimit;
 use common::region::Region;
 use common::sys::file;
 use common::sys::process::{self, Ending};
+use common::sys::scheduling;
 use common::sys::signal::SignalPipe;
 use common::tidings::Tidings;
 use common::wire::control::Access;
@@ -265,7 +266,7 @@ impl Supervisor {
                 repairs.add(owner, true, Duration::ZERO);
             }
         }
-        process::raise_priority();
+        scheduling::raise_priority();
         if starter.is_detached() {
             std::env::set_current_dir("/").context(|| "cannot leave the working directory".to_owned())?;
         }

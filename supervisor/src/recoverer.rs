@@ -32,7 +32,7 @@ pub struct Recoverer<'a> {
 impl<'a> Recoverer<'a> {
     /// The one of an instance with this spool.
     pub fn of(prepared: &'a Prepared, spool: &'a Spool) -> Self {
-        let terms = Terms { identity: prepared.identity.clone(), keeps_priority: false };
+        let terms = Terms { identity: prepared.identity.clone(), ..Terms::default() };
         Self { program: &prepared.recovery, terms, spool, spool_dir: &prepared.spool_dir }
     }
 

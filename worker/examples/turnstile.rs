@@ -13,7 +13,7 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use common::sys::process::wake_at_once;
+use common::sys::scheduling::wake_at_once;
 use rustix::time::{ClockId, clock_gettime};
 use worker::line_service::LineService;
 use worker::objects::{Folder, Map};

@@ -15,7 +15,7 @@ use common::region::Region;
 use common::slots::{Activity, Counter};
 use common::sys::channel::Channel;
 use common::sys::signal::{self, Retirement};
-use common::sys::{clone, process};
+use common::sys::{clone, process, scheduling};
 use common::txn::Seat;
 use common::wire::control::Settings;
 
@@ -73,7 +73,7 @@ fn take_post(
     nix::sys::prctl::set_name(c"worker").context(|| "cannot set the name".to_owned())?;
     logging::rename("worker");
     // Measured with a thousand workers: a quarter more requests a second at 64 connections (scripts/bench/main-job).
-    let _ = process::wake_without_interrupting();
+    let _ = scheduling::wake_without_interrupting();
     test_myself(estate.region, newborn)?;
     let entrance = Entrance::new(&estate.listeners).context(|| "cannot wait for connections".to_owned())?;
     // Before the slot is taken: a service that dies of this is not ready, and is not tried again and again.

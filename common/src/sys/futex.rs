@@ -8,7 +8,7 @@ use std::time::Duration;
 use rustix::thread::futex;
 use rustix::time::{ClockId, clock_gettime};
 
-use super::process;
+use super::scheduling;
 
 /// How a wait ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,7 +24,7 @@ pub fn wait(word: &AtomicU64, seen: u64, limit: Duration) -> Waited {
     let limit =
         futex::Timespec { tv_sec: limit.as_secs().cast_signed(), tv_nsec: limit.subsec_nanos().into() };
     let wait = || futex::wait(low_half(word), futex::Flags::empty(), seen as u32, Some(&limit));
-    match process::wake_at_once(wait) {
+    match scheduling::wake_at_once(wait) {
         Err(error) if io::Error::from(error).kind() == io::ErrorKind::TimedOut => Waited::TimedOut,
         _ => Waited::Woken,
     }
@@ -40,7 +40,7 @@ pub fn wait_as(word: &AtomicU64, bits: NonZeroU32, seen: u64, limit: Duration) -
         tv_nsec: nanoseconds % 1_000_000_000,
     };
     let wait = || futex::wait_bitset(low_half(word), futex::Flags::empty(), seen as u32, Some(&end), bits);
-    match process::wake_at_once(wait) {
+    match scheduling::wake_at_once(wait) {
         Err(error) if io::Error::from(error).kind() == io::ErrorKind::TimedOut => Waited::TimedOut,
         _ => Waited::Woken,
     }

@@ -18,7 +18,7 @@ use rustix::io::Errno;
 use rustix::thread::futex::{Wait, WaitFlags, WaitPtr, WaitvFlags, waitv};
 use rustix::time::{ClockId, Timespec, clock_gettime};
 
-use super::{cerr, futex, process};
+use super::{cerr, futex, scheduling};
 use crate::layout::Knell;
 
 /// The kernel sets this bit when the thread named in the word ends (`FUTEX_OWNER_DIED`).
@@ -79,7 +79,7 @@ impl Knell {
         let both = [waited_for(futex::low_half(word), seen as u32), waited_for(&self.word, hung)];
         let deadline = deadline_after(limit);
         let sleep = || waitv(&both, WaitvFlags::empty(), Some(&deadline), ClockId::Monotonic);
-        match process::wake_at_once(sleep) {
+        match scheduling::wake_at_once(sleep) {
             Ok(_) | Err(Errno::AGAIN | Errno::INTR | Errno::TIMEDOUT) => {}
             Err(_) => {
                 futex::wait(word, seen, limit);

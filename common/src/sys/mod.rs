@@ -13,6 +13,7 @@ pub mod peer;
 pub mod privileges;
 pub mod process;
 pub mod range_lock;
+pub mod scheduling;
 pub mod signal;
 pub mod socket;
 pub mod transport;

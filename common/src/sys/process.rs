@@ -7,7 +7,6 @@ use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
@@ -15,6 +14,7 @@ use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
 use rustix::process::{PidfdFlags, Resource, Rlimit};
 
 use super::privileges::Identity;
+use super::scheduling;
 use crate::ids::Pid;
 
 /// The number under which a child finds its channel to the supervisor.
@@ -46,8 +46,20 @@ impl std::fmt::Display for Ending {
 pub struct Terms {
     /// Whom it runs as; `None` = as this process.
     pub identity: Option<Identity>,
-    /// Whether it keeps the priority of this process, which it could not raise again itself.
-    pub keeps_priority: bool,
+    /// Its priority, which it may be unable to raise itself.
+    pub priority: Priority,
+}
+
+/// The priority of a program that is started by a process which may have raised its own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Priority {
+    /// What this process was started with.
+    #[default]
+    Usual,
+    /// The same, and it may raise it for a while, see [`scheduling::take_precedence`].
+    Raisable,
+    /// This process's own.
+    Kept,
 }
 
 /// Starts a program with `channel` as its descriptor [`CHANNEL_FD`]. Every other descriptor is close-on-exec. It dies
@@ -137,8 +149,11 @@ fn place_channel(raw: RawFd) -> io::Result<()> {
 
 /// In the child between fork and exec. The priority comes first: the user may not be allowed to change it.
 fn settle_terms(terms: &Terms) -> io::Result<()> {
-    if !terms.keeps_priority {
-        restore_priority();
+    if terms.priority != Priority::Kept {
+        scheduling::restore_priority();
+    }
+    if terms.priority == Priority::Raisable {
+        scheduling::permit_precedence();
     }
     if let Some(identity) = &terms.identity {
         identity.assume()?;
@@ -370,80 +385,6 @@ pub fn set_name(name: &OsStr) -> io::Result<()> {
     Ok(nix::sys::prctl::set_name(&name)?)
 }
 
-/// The nice value that this process was started with, once it has changed its own.
-static FORMER_NICE: AtomicI32 = AtomicI32::new(UNCHANGED);
-const UNCHANGED: i32 = i32::MIN;
-
-/// Gives this process the highest priority that is permitted, so that a death is noticed also while every core is
-/// busy. Programs that it starts get the former priority back. Says whether it was permitted.
-pub fn raise_priority() -> bool {
-    let former = rustix::process::getpriority_process(None).unwrap_or(0);
-    let raised = rustix::process::setpriority_process(None, -20).is_ok();
-    if raised {
-        FORMER_NICE.store(former, Ordering::SeqCst);
-    }
-    let _ = schedule(libc::SCHED_OTHER, SHORT_SLICE_NS);
-    raised
-}
-
-/// In the child between fork and exec.
-fn restore_priority() {
-    let former = FORMER_NICE.load(Ordering::SeqCst);
-    if former != UNCHANGED {
-        // SAFETY: sets this process's own nice value; lowering the priority is always permitted.
-        unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, former) };
-    }
-}
-
-/// Waking up, this process does not interrupt the one that runs (`SCHED_BATCH`). A server process that is woken for a
-/// connection by the process that just opened it would otherwise keep interrupting its own clients. Always permitted.
-///
-/// # Errors
-/// What `sched_setscheduler` reports.
-pub fn wake_without_interrupting() -> io::Result<()> {
-    schedule(libc::SCHED_BATCH, 0)?;
-    PATIENT.store(true, Ordering::Relaxed);
-    Ok(())
-}
-
-/// Whether [`wake_without_interrupting`] is in force.
-static PATIENT: AtomicBool = AtomicBool::new(false);
-
-/// Waits so that this process runs as soon as it is woken, whatever [`wake_without_interrupting`] says: for waits for
-/// another process of the same service, which has kept this one waiting long enough.
-pub fn wake_at_once<T>(wait: impl FnOnce() -> T) -> T {
-    let patient = PATIENT.load(Ordering::Relaxed);
-    if patient {
-        let _ = schedule(libc::SCHED_OTHER, SHORT_SLICE_NS);
-    }
-    let waited = wait();
-    if patient {
-        let _ = schedule(libc::SCHED_BATCH, 0);
-    }
-    waited
-}
-
-/// A process that asks for so little at a time is let in at once when it wakes, also while another has not used up its
-/// own slice: the shortest that the kernel grants (from Linux 6.12 on; before, it is ignored).
-const SHORT_SLICE_NS: u64 = 100_000;
-
-/// Gives this process a policy and the length of its slices, 0 = as the kernel likes. Its nice value stays.
-fn schedule(policy: libc::c_int, slice_ns: u64) -> io::Result<()> {
-    let attributes = libc::sched_attr {
-        size: size_of::<libc::sched_attr>() as u32,
-        sched_policy: policy as u32,
-        sched_flags: 0,
-        sched_nice: rustix::process::getpriority_process(None)?,
-        sched_priority: 0,
-        sched_runtime: slice_ns,
-        sched_deadline: 0,
-        sched_period: 0,
-    };
-    // SAFETY: the kernel reads as many bytes as the structure says that it has; pid 0 is this process.
-    let returned = unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const attributes, 0) };
-    super::cerr(returned).map(drop)
-}
-
 /// Raises the soft limit of open descriptors to the hard one and returns it.
 ///
 /// # Errors
@@ -513,18 +454,5 @@ mod tests {
         reap_ended(child);
         assert_eq!(ending_of(child).unwrap(), None);
         assert!(!is_child(child));
-    }
-
-    #[test]
-    fn a_patient_process_is_impatient_while_it_waits_for_another() {
-        // SAFETY: asks for this thread's own policy.
-        let policy = || unsafe { libc::sched_getscheduler(0) };
-        std::thread::spawn(move || {
-            wake_without_interrupting().unwrap();
-            assert_eq!(wake_at_once(policy), libc::SCHED_OTHER);
-            assert_eq!(policy(), libc::SCHED_BATCH);
-        })
-        .join()
-        .unwrap();
     }
 }

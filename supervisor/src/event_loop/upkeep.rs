@@ -5,7 +5,7 @@ use std::path::Path;
 
 use common::error::{Error, Result};
 use common::ids::Pid;
-use common::sys::process::Terms;
+use common::sys::process::{Priority, Terms};
 use common::wire::control::{Settings, Start};
 use nix::sys::signal::Signal;
 
@@ -52,7 +52,7 @@ impl Supervisor {
 
     /// Nor is showing itself.
     fn show(&mut self, now: Clock) {
-        let terms = Terms { identity: self.prepared.identity.clone(), keeps_priority: false };
+        let terms = Terms { identity: self.prepared.identity.clone(), ..Terms::default() };
         let log_level = self.options.log_level.to_string();
         if let Err(error) = self.showing.start_if_due(now, &terms, &log_level, &mut self.control) {
             self.log_failure(now, &error.to_string());
@@ -61,7 +61,7 @@ impl Supervisor {
 
     /// Shipping is not what the instance is for: it goes on without.
     pub(super) fn ship(&mut self, now: Clock) {
-        let terms = Terms { identity: self.prepared.identity.clone(), keeps_priority: false };
+        let terms = Terms { identity: self.prepared.identity.clone(), ..Terms::default() };
         let log_level = self.options.log_level.to_string();
         if let Err(error) = self.shipping.start_if_due(now, &terms, &log_level) {
             self.log_failure(now, &error.to_string());
@@ -93,11 +93,13 @@ impl Supervisor {
         role: &str,
         template: u32,
     ) -> Result<Child> {
-        // Recovery is to notice a death also while every core is busy.
-        let terms = Terms {
-            identity: self.prepared.identity.clone(),
-            keeps_priority: matches!(role, "standby" | "once" | "checkpoint"),
+        let priority = match role {
+            // To notice a death also while every core is busy.
+            "standby" | "once" | "checkpoint" => Priority::Kept,
+            "template" => Priority::Raisable,
+            _ => Priority::Usual,
         };
+        let terms = Terms { identity: self.prepared.identity.clone(), priority };
         let start = Start {
             supervisor: Pid::current(),
             template,

@@ -1,0 +1,154 @@
+//! When this process is given a core: who notices deaths, and who is waited for, at once; who serves, in its turn.
+
+use std::cell::Cell;
+use std::io;
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+
+/// The nice value that this process was started with, once it has changed its own.
+static FORMER_NICE: AtomicI32 = AtomicI32::new(UNCHANGED);
+const UNCHANGED: i32 = i32::MIN;
+
+/// Gives this process the highest priority that is permitted, so that a death is noticed also while every core is
+/// busy. Programs that it starts get the former priority back. Says whether it was permitted.
+pub fn raise_priority() -> bool {
+    let former = rustix::process::getpriority_process(None).unwrap_or(0);
+    let raised = rustix::process::setpriority_process(None, HIGHEST_PRIORITY).is_ok();
+    if raised {
+        FORMER_NICE.store(former, Ordering::SeqCst);
+    }
+    let _ = schedule(libc::SCHED_OTHER, SHORT_SLICE_NS, if raised { HIGHEST_PRIORITY } else { former });
+    raised
+}
+
+/// In the child between fork and exec.
+pub(super) fn restore_priority() {
+    let former = FORMER_NICE.load(Ordering::SeqCst);
+    if former != UNCHANGED {
+        // SAFETY: sets this process's own nice value; lowering the priority is always permitted.
+        unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, former) };
+    }
+}
+
+/// The nice value that a program without privileges may take for a while: nine times the usual share of a core, which
+/// lets everybody else go on if it is not given back.
+const PRECEDING_NICE: i32 = -10;
+
+/// In the child between fork and exec. Where this is not permitted, nothing is lost but the precedence.
+pub(super) fn permit_precedence() {
+    let limit = (20 - PRECEDING_NICE).unsigned_abs().into();
+    let limit = libc::rlimit { rlim_cur: limit, rlim_max: limit };
+    // SAFETY: the kernel reads the structure.
+    unsafe { libc::setrlimit(libc::RLIMIT_NICE, &raw const limit) };
+}
+
+/// Waking up, this process does not interrupt the one that runs (`SCHED_BATCH`). A server process that is woken for a
+/// connection by the process that just opened it would otherwise keep interrupting its own clients. Always permitted.
+///
+/// # Errors
+/// What `sched_setscheduler` reports.
+pub fn wake_without_interrupting() -> io::Result<()> {
+    let usual = rustix::process::getpriority_process(None)?;
+    let raised = |nice: &i32| *nice < usual && schedule(libc::SCHED_OTHER, SHORT_SLICE_NS, *nice).is_ok();
+    let preceding = [HIGHEST_PRIORITY, PRECEDING_NICE].into_iter().find(raised).unwrap_or(usual);
+    schedule(libc::SCHED_BATCH, 0, usual)?;
+    USUAL.store(usual, Ordering::Relaxed);
+    PRECEDING.store(preceding, Ordering::Relaxed);
+    PATIENT.store(true, Ordering::Relaxed);
+    Ok(())
+}
+
+/// Whether [`wake_without_interrupting`] is in force.
+static PATIENT: AtomicBool = AtomicBool::new(false);
+
+/// The nice value of a patient process, and the one with which it waits for another.
+static USUAL: AtomicI32 = AtomicI32::new(0);
+static PRECEDING: AtomicI32 = AtomicI32::new(0);
+
+thread_local! {
+    /// Whether this thread has precedence at the moment.
+    static PRECEDES: Cell<bool> = const { Cell::new(false) };
+}
+
+/// From now on this process runs as soon as it is woken, whatever [`wake_without_interrupting`] says: for who has waited
+/// long enough for another process of the same service, and may keep others waiting. With the highest priority, where
+/// that is permitted (`RLIMIT_NICE`): a process that has used up its share would otherwise have to stand back for
+/// everybody who is ready to run, for milliseconds where that is many. False where it has precedence already.
+pub fn take_precedence() -> bool {
+    if !PATIENT.load(Ordering::Relaxed) || PRECEDES.replace(true) {
+        return false;
+    }
+    let _ = schedule(libc::SCHED_OTHER, SHORT_SLICE_NS, PRECEDING.load(Ordering::Relaxed));
+    true
+}
+
+/// As before [`take_precedence`].
+#[inline]
+pub fn give_precedence_back() {
+    if PRECEDES.get() {
+        become_patient();
+    }
+}
+
+#[cold]
+fn become_patient() {
+    let _ = schedule(libc::SCHED_BATCH, 0, USUAL.load(Ordering::Relaxed));
+    PRECEDES.set(false);
+}
+
+/// Waits with precedence.
+pub fn wake_at_once<T>(wait: impl FnOnce() -> T) -> T {
+    let taken = take_precedence();
+    let waited = wait();
+    if taken {
+        become_patient();
+    }
+    waited
+}
+
+/// The nice value of who may take precedence.
+const HIGHEST_PRIORITY: i32 = -20;
+
+/// A process that asks for so little at a time is let in at once when it wakes, also while another has not used up its
+/// own slice: the shortest that the kernel grants (from Linux 6.12 on; before, it is ignored).
+const SHORT_SLICE_NS: u64 = 100_000;
+
+/// Gives this process a policy, the length of its slices, 0 = as the kernel likes, and a nice value.
+fn schedule(policy: libc::c_int, slice_ns: u64, nice: i32) -> io::Result<()> {
+    let attributes = libc::sched_attr {
+        size: size_of::<libc::sched_attr>() as u32,
+        sched_policy: policy as u32,
+        sched_flags: 0,
+        sched_nice: nice,
+        sched_priority: 0,
+        sched_runtime: slice_ns,
+        sched_deadline: 0,
+        sched_period: 0,
+    };
+    // SAFETY: the kernel reads as many bytes as the structure says that it has; pid 0 is this process.
+    let returned = unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const attributes, 0) };
+    super::cerr(returned).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_patient_process_is_impatient_while_it_waits_for_another() {
+        // SAFETY: asks for this thread's own policy.
+        let policy = || unsafe { libc::sched_getscheduler(0) };
+        std::thread::spawn(move || {
+            wake_without_interrupting().unwrap();
+            assert_eq!(wake_at_once(policy), libc::SCHED_OTHER);
+            assert_eq!(policy(), libc::SCHED_BATCH);
+            assert!(take_precedence());
+            assert!(!take_precedence(), "has it");
+            assert_eq!(wake_at_once(policy), libc::SCHED_OTHER);
+            assert_eq!(policy(), libc::SCHED_OTHER, "kept after a wait");
+            give_precedence_back();
+            assert_eq!(policy(), libc::SCHED_BATCH);
+        })
+        .join()
+        .unwrap();
+    }
+}
