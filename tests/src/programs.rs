@@ -12,12 +12,13 @@ pub const ALL: [&str; 8] =
     ["supervisor", "worker", "recovery", "cclient", "acquired", "block", "data_collector", "exporter"];
 
 /// What is built besides for the tests alone.
-const EXAMPLES: [&str; 10] = [
+const EXAMPLES: [&str; 11] = [
     "--example=puppet",
     "--example=bank",
     "--example=post",
     "--example=limiter",
     "--example=turnstile",
+    "--example=shout",
     "--example=ask",
     "--example=join",
     "--example=visitor",
