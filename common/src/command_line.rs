@@ -5,7 +5,10 @@ use clap::{ArgMatches, Command, CommandFactory, Parser};
 
 use crate::error::{Error, Result};
 
-/// Reads this program's command line. Prints help or the version and ends the program where that was asked for.
+mod manual;
+
+/// Reads this program's command line. Prints help or the version, or writes manual pages and completions, and ends the
+/// program where that was asked for.
 ///
 /// # Errors
 /// A command line that cannot be used (exit 2), in one sentence.
@@ -19,6 +22,10 @@ pub fn read<T: Parser>() -> Result<T> {
 /// # Errors
 /// As [`read`].
 pub fn matches(command: &Command) -> Result<ArgMatches> {
+    if let Some(share) = manual::wanted(std::env::args_os().skip(1))? {
+        manual::write(command, &share)?;
+        std::process::exit(0);
+    }
     match command.clone().try_get_matches() {
         Ok(matches) => Ok(matches),
         Err(error) if !error.use_stderr() => error.exit(),
