@@ -122,7 +122,8 @@ fn sources_of(manifest: &str) -> Vec<String> {
 fn the_package_has_every_program_and_files_that_there_are() {
     let sources = sources_of("supervisor/Cargo.toml");
     for name in programs::ALL {
-        assert!(sources.contains(&format!("target/release/{name}")), "{name} is not in the package");
+        let is_it = |source: &&String| source.ends_with(&format!("/{name}")) && source.contains("package/usr/");
+        assert_eq!(sources.iter().filter(is_it).count(), 1, "{name} is not in the package");
     }
     for (manifest, directory) in [("supervisor/Cargo.toml", "supervisor"), ("capi/Cargo.toml", "capi")] {
         for source in sources_of(manifest).iter().filter(|source| !source.starts_with("target/") && !source.contains('*')) {
