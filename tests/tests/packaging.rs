@@ -23,13 +23,15 @@ fn help(name: &str, commands: &[&str]) -> String {
 /// The long options that a help text defines: those that a line begins with.
 fn options_of(help: &str) -> BTreeSet<String> {
     let defined = help.lines().filter(|line| line.trim_start().starts_with('-'));
-    let words = defined.flat_map(|line| line.split([' ', ',', '[', '=']).take_while(|word| !word.contains('.')));
+    let words =
+        defined.flat_map(|line| line.split([' ', ',', '[', '=']).take_while(|word| !word.contains('.')));
     words.filter(|word| word.starts_with("--") && word.len() > 2).map(str::to_owned).collect()
 }
 
 /// The commands that a help text lists.
 fn commands_of(help: &str) -> Vec<String> {
-    let listed = help.lines().skip_while(|line| *line != "Commands:").skip(1).take_while(|line| !line.is_empty());
+    let listed =
+        help.lines().skip_while(|line| *line != "Commands:").skip(1).take_while(|line| !line.is_empty());
     let names = listed.filter(|line| line.starts_with("  ") && !line.starts_with("   "));
     let names = names.filter_map(|line| line.split_whitespace().next());
     names.filter(|name| *name != "help").map(str::to_owned).collect()
@@ -64,7 +66,10 @@ fn pages_and_completions_have_every_option() {
                 assert!(page.contains(&option), "{title}: the page does not have {option}:\n{page}");
                 assert!(bash.contains(&option), "{title}: bash does not know {option}");
                 assert!(zsh.contains(&option), "{title}: zsh does not know {option}");
-                assert!(fish.contains(&format!("-l {}", &option[2..])), "{title}: fish does not know {option}");
+                assert!(
+                    fish.contains(&format!("-l {}", &option[2..])),
+                    "{title}: fish does not know {option}"
+                );
                 seen += 1;
             }
         }
@@ -93,8 +98,10 @@ fn files_in(directory: &str) -> Vec<PathBuf> {
 
 #[test]
 fn scripts_are_what_their_shells_understand() {
-    let mut scripts: Vec<_> =
-        ["scripts", "scripts/debian", "scripts/init.d", "scripts/prove-package.d"].iter().flat_map(|d| files_in(d)).collect();
+    let mut scripts: Vec<_> = ["scripts", "scripts/debian", "scripts/init.d", "scripts/prove-package.d"]
+        .iter()
+        .flat_map(|d| files_in(d))
+        .collect();
     scripts.push(repository().join(".ci/run"));
     let mut checked = 0;
     for script in scripts.iter().filter(|script| script.exists()) {
@@ -122,11 +129,15 @@ fn sources_of(manifest: &str) -> Vec<String> {
 fn the_package_has_every_program_and_files_that_there_are() {
     let sources = sources_of("supervisor/Cargo.toml");
     for name in programs::ALL {
-        let is_it = |source: &&String| source.ends_with(&format!("/{name}")) && source.contains("package/usr/");
+        let is_it =
+            |source: &&String| source.ends_with(&format!("/{name}")) && source.contains("package/usr/");
         assert_eq!(sources.iter().filter(is_it).count(), 1, "{name} is not in the package");
     }
     for (manifest, directory) in [("supervisor/Cargo.toml", "supervisor"), ("capi/Cargo.toml", "capi")] {
-        for source in sources_of(manifest).iter().filter(|source| !source.starts_with("target/") && !source.contains('*')) {
+        for source in sources_of(manifest)
+            .iter()
+            .filter(|source| !source.starts_with("target/") && !source.contains('*'))
+        {
             assert!(repository().join(directory).join(source).exists(), "{manifest} names {source}");
         }
     }

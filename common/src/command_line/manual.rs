@@ -101,7 +101,8 @@ mod tests {
         let command = Command::new("program").version("1").after_help("More.").subcommands([shown, hidden]);
         write(&command, share.path()).unwrap();
         let pages = fs::read_dir(share.path().join("man/man1")).unwrap();
-        let mut pages: Vec<_> = pages.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        let mut pages: Vec<_> =
+            pages.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
         pages.sort();
         assert_eq!(pages, ["program-look.1", "program.1"]);
         let page = fs::read_to_string(share.path().join("man/man1/program.1")).unwrap();
