@@ -27,8 +27,12 @@ pub struct Options {
     pub message: Message,
     /// When it is enough.
     pub extent: Extent,
+    /// Planned requests per second; without it each connection sends as soon as it is free.
+    pub rate: Option<f64>,
     /// Whether a connection serves more than one request.
     pub keep_alive: bool,
+    /// Whether the reply to a request is the request itself.
+    pub echo: bool,
     /// How long a request may take.
     pub timeout: Option<Duration>,
     /// Threads that wait for readiness.
@@ -37,6 +41,10 @@ pub struct Options {
     pub json: bool,
     /// No lines for people, no progress bar.
     pub quiet: bool,
+    /// Where the distribution of latencies is written.
+    pub hdr: Option<PathBuf>,
+    /// Where it is drawn.
+    pub plot: Option<PathBuf>,
     /// The spool whose journal is held against the replies.
     pub check: Option<PathBuf>,
 }
@@ -70,9 +78,15 @@ struct Arguments {
     /// Send for this long, each connection its next request once the last is answered
     #[arg(long, value_name = "D")]
     duration: Option<Span>,
+    /// Plan R requests per second, whoever is still being served, and count latency from the planned instants
+    #[arg(long, value_name = "R", value_parser = rate)]
+    rate: Option<f64>,
     /// Use a connection for more than one request
     #[arg(long)]
     keep_alive: bool,
+    /// The server answers every line with the line itself, as an echo server does
+    #[arg(long, conflicts_with = "check")]
+    echo: bool,
     /// How long a request may take, connecting included; 0 waits for ever
     #[arg(long, value_name = "D", default_value = "30s")]
     timeout: Span,
@@ -82,6 +96,12 @@ struct Arguments {
     /// Print one JSON object instead of lines for people
     #[arg(long)]
     json: bool,
+    /// Write the latencies' percentiles to this file, as HdrHistogram's tools read them (milliseconds)
+    #[arg(long, value_name = "FILE")]
+    hdr: Option<PathBuf>,
+    /// Draw the latencies by percentile into this file
+    #[arg(long, value_name = "FILE.svg")]
+    plot: Option<PathBuf>,
     /// Read the journal in this spool afterwards and report lost, duplicated and altered messages
     #[arg(long, value_name = "SPOOL_DIR")]
     check: Option<PathBuf>,
@@ -93,6 +113,8 @@ struct Arguments {
 const AFTER_HELP: &str = "\
 A request counts as handled only when its own reply came. Nothing is ever sent twice.
 Durations are written 250ms, 3s or 2m. Exit code: 0 all handled and nothing lost, 1 something failed, 2 wrong usage.
+With --rate, a request that finds all THREADS connections taken waits for one, and its latency counts on. A run in which
+cclient itself could not keep up is refused: exit code 1, and neither --hdr nor --plot is written.
 
 Example: cclient localhost 31337 1000 \"arijort:message for you\"";
 
@@ -119,13 +141,39 @@ impl Arguments {
             threads: usize::try_from(self.threads).unwrap_or(usize::MAX),
             message: self.message,
             extent,
+            rate: self.rate,
             keep_alive: self.keep_alive,
+            echo: self.echo,
             timeout: self.timeout.limit(),
             event_threads: self.event_threads.map_or_else(default_event_threads, usize::from),
             json: self.json,
             quiet: self.quiet,
+            hdr: self.hdr.map(writable("--hdr")).transpose()?,
+            plot: self.plot.map(writable("--plot")).transpose()?,
             check: self.check,
         })
+    }
+}
+
+/// Below once in a quarter of an hour nobody measures; above a thousand in a microsecond nothing sends.
+fn rate(text: &str) -> std::result::Result<f64, String> {
+    match text.parse() {
+        Ok(rate) if (0.001..=1e9).contains(&rate) => Ok(rate),
+        _ => Err("give requests per second, from 0.001 to 1000000000".to_owned()),
+    }
+}
+
+/// Told before the run rather than after it.
+fn writable(option: &'static str) -> impl Fn(PathBuf) -> Result<PathBuf> {
+    move |path| {
+        let place = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+        if path.file_name().is_none() || path.is_dir() || place.is_some_and(|place| !place.is_dir()) {
+            return Err(Error::usage(format!(
+                "{option} {} cannot be written: name a file in a directory that is there",
+                path.display()
+            )));
+        }
+        Ok(path)
     }
 }
 
@@ -166,6 +214,7 @@ mod tests {
         assert_eq!(options.server, "localhost:31337");
         assert_eq!(options.extent, Extent::Requests(1000));
         assert_eq!(options.timeout, Some(Duration::from_secs(30)));
+        assert!(options.rate.is_none() && options.hdr.is_none() && options.plot.is_none());
         assert!(!options.keep_alive && !options.json && !options.quiet && options.check.is_none());
     }
 
@@ -191,6 +240,12 @@ mod tests {
             &["localhost", "1", "1", "a:b", "--requests", "1", "--duration", "1s"],
             &["localhost", "1", "1", "a:b", "--duration", "0"],
             &["localhost", "1", "1", "a:b", "--timeout", "3 parsecs"],
+            &["localhost", "1", "1", "a:b", "--rate", "0"],
+            &["localhost", "1", "1", "a:b", "--rate", "-1"],
+            &["localhost", "1", "1", "a:b", "--rate", "NaN"],
+            &["localhost", "1", "1", "a:b", "--rate", "inf"],
+            &["localhost", "1", "1", "a:b", "--hdr", "/no/such/directory/file"],
+            &["localhost", "1", "1", "a:b", "--plot", "/"],
             &["localhost", "1", "1", "a:b", "--no-such-option"],
         ] {
             let error = options(arguments).unwrap_err();

@@ -8,10 +8,12 @@ use crossbeam_channel::Sender;
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 
+use crate::alarm::Alarm;
 use crate::failure::Failure;
+use crate::pace::Pace;
 use crate::reply::{Scanner, Verdict};
 use crate::request::Requests;
-use crate::schedule::{Schedule, Ticket};
+use crate::schedule::{Schedule, Ticket, Turn};
 use crate::socket::{Peer, Socket};
 use crate::tally::Tally;
 
@@ -51,6 +53,8 @@ const EVENTS_PER_TURN: usize = 1024;
 const RECEIVE_BUFFER: usize = 64 * 1024;
 /// The longest the loop sleeps: progress is reported, and a stop noticed, this often.
 const TICK: Duration = Duration::from_millis(100);
+/// What the alarm's events say instead of a connection's number.
+const ALARM: u64 = u64::MAX;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
@@ -90,6 +94,12 @@ pub struct Engine<'a> {
     connections: Vec<Connection>,
     /// Idle connections that may take the next request.
     ready: VecDeque<usize>,
+    /// When they are to ask for it; before, nothing is due.
+    wake: Instant,
+    /// Since when there has been one all the time, if there is one.
+    free_since: Instant,
+    /// Of the open model: what wakes the thread for the next planned request.
+    alarm: Option<Alarm>,
     /// Idle connections that rest until an instant; the rest is always the same, so the first is due first.
     resting: VecDeque<(Instant, usize)>,
     /// Connections with a request outstanding.
@@ -123,18 +133,27 @@ impl<'a> Engine<'a> {
         let now = Instant::now();
         let epoll =
             Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).context(|| "cannot create an epoll".to_owned())?;
+        let mut tally = Tally::new(job.remember)?;
+        let mut alarm = None;
+        if job.schedule.is_open() {
+            alarm = Some(Alarm::new(&epoll, ALARM)?);
+            tally.pace = Some(Pace::new(now)?);
+        }
         Ok(Self {
             job,
             notes,
             epoll,
             connections: (0..connections).map(|_| Connection::new(now)).collect(),
             ready: (0..connections).collect(),
+            wake: now,
+            free_since: now,
+            alarm,
             resting: VecDeque::new(),
             active: 0,
             preferred_peer: 0,
             next_sweep: now,
             reported: 0,
-            tally: Tally::new(job.remember)?,
+            tally,
             outgoing: Vec::with_capacity(job.requests.longest()),
             expected: Vec::new(),
             received: vec![0; RECEIVE_BUFFER],
@@ -144,17 +163,11 @@ impl<'a> Engine<'a> {
     fn work(mut self) -> Result<Tally> {
         let mut events = vec![EpollEvent::empty(); EVENTS_PER_TURN];
         loop {
-            for _ in 0..STARTS_PER_TURN {
-                let Some(index) = self.ready.pop_front() else { break };
-                self.begin(index);
-            }
+            self.start_what_is_due();
             if self.active == 0 && self.ready.is_empty() && self.resting.is_empty() {
                 return Ok(self.tally);
             }
-            let count = match self.epoll.wait(&mut events, self.sleep()) {
-                Err(Errno::EINTR) => 0,
-                other => other.context(|| "cannot wait for connections".to_owned())?,
-            };
+            let count = self.wait(&mut events)?;
             for event in &events[..count] {
                 self.on_event(event);
             }
@@ -162,24 +175,58 @@ impl<'a> Engine<'a> {
         }
     }
 
-    /// How long to wait for events.
-    fn sleep(&self) -> EpollTimeout {
-        if !self.ready.is_empty() {
-            return EpollTimeout::ZERO;
-        }
+    fn start_what_is_due(&mut self) {
         let now = Instant::now();
+        for _ in 0..STARTS_PER_TURN {
+            if self.wake > now {
+                return;
+            }
+            let Some(index) = self.ready.pop_front() else { return };
+            self.begin(index);
+        }
+    }
+
+    /// Sleeps until something happens or is due.
+    fn wait(&mut self, events: &mut [EpollEvent]) -> Result<usize> {
+        let before = Instant::now();
+        let sleep = self.sleep(before)?;
+        let count = match self.epoll.wait(events, sleep) {
+            Err(Errno::EINTR) => 0,
+            other => other.context(|| "cannot wait for connections".to_owned())?,
+        };
+        if let Some(pace) = &mut self.tally.pace {
+            pace.sleep(before.elapsed());
+        }
+        Ok(count)
+    }
+
+    /// How long to wait for events.
+    fn sleep(&mut self, now: Instant) -> Result<EpollTimeout> {
+        if !self.ready.is_empty() {
+            if self.wake <= now {
+                return Ok(EpollTimeout::ZERO);
+            }
+            if let Some(alarm) = &mut self.alarm {
+                alarm.set(self.wake, now)?;
+            }
+        }
         let rested = self.resting.front().map_or(TICK, |(due, _)| due.saturating_duration_since(now));
         let sleep = self.next_sweep.saturating_duration_since(now).min(rested).min(TICK);
         // Rounded up: waking too early would mean waking twice.
-        EpollTimeout::try_from(sleep + Duration::from_micros(999)).unwrap_or(EpollTimeout::ZERO)
+        Ok(EpollTimeout::try_from(sleep + Duration::from_micros(999)).unwrap_or(EpollTimeout::ZERO))
     }
 
     fn on_event(&mut self, event: &EpollEvent) {
+        if event.data() == ALARM {
+            // It has woken the thread, which is all that it is for.
+            return;
+        }
         // The number came from this thread, through the kernel.
         let index = usize::try_from(event.data()).unwrap_or(usize::MAX);
         let hangup = event.events().intersects(HANGUP);
         match self.connections[index].phase {
-            // It hung up, or talks without being asked; the next request will tell.
+            Phase::Idle if self.job.schedule.is_open() => self.hear_idle(index, hangup),
+            // It hung up, or talks without being asked; the next request, which is due now, will tell.
             Phase::Idle => {}
             Phase::Dialing => self.transmit(index),
             Phase::Sending => {
@@ -199,16 +246,27 @@ impl<'a> Engine<'a> {
     fn begin(&mut self, index: usize) {
         let now = Instant::now();
         let connection = &mut self.connections[index];
-        let Some(ticket) = self.job.schedule.next(now) else {
-            // A socket that was kept has had its last reply.
-            if let Some(socket) = connection.take_socket() {
-                socket.abort();
+        let ticket = match self.job.schedule.next(now) {
+            Turn::Now(ticket) => ticket,
+            Turn::Later(planned) => return self.park(index, planned, now),
+            Turn::Over => {
+                if let Some(pace) = &mut self.tally.pace {
+                    pace.end(now);
+                }
+                return connection.leave();
             }
-            return;
         };
+        let deadline = self.job.timeout.and_then(|timeout| ticket.planned.checked_add(timeout));
+        if let Some(pace) = &mut self.tally.pace {
+            pace.send(ticket.planned, self.free_since, now);
+            if deadline.is_some_and(|deadline| deadline <= now) {
+                self.tally.failed(Failure::NotSent);
+                return self.ready.push_back(index);
+            }
+        }
         self.active += 1;
         connection.ticket = ticket;
-        connection.deadline = self.job.timeout.and_then(|timeout| ticket.planned.checked_add(timeout));
+        connection.deadline = deadline;
         connection.sent = 0;
         connection.first_peer = self.preferred_peer;
         connection.tried = 0;
@@ -217,6 +275,39 @@ impl<'a> Engine<'a> {
             self.transmit(index);
         } else {
             self.dial(index, Failure::Connecting);
+        }
+    }
+
+    /// Nothing is due before `planned`. What has served its one request is not kept open until then.
+    fn park(&mut self, index: usize, planned: Instant, now: Instant) {
+        if self.connections[index].spent {
+            self.connections[index].leave();
+        }
+        self.ready.push_back(index);
+        // Asked again in time even if the plan is stopped.
+        self.wake = planned.min(now + TICK);
+    }
+
+    /// An idle connection that the server has closed is replaced for its next request. What it says unasked is skipped,
+    /// as it would be before the next reply.
+    fn hear_idle(&mut self, index: usize, hangup: bool) {
+        let connection = &mut self.connections[index];
+        let Some(socket) = &connection.socket else { return };
+        let verdict = match socket.receive(&mut self.received) {
+            _ if hangup => Verdict::Failed(Failure::Closed),
+            Ok(0) => Verdict::Failed(Failure::Closed),
+            Ok(count) => {
+                self.job.requests.write_expected(connection.ticket.sequence, &mut self.expected);
+                connection.scanner.feed(&self.received[..count], &self.expected)
+            }
+            Err(Errno::EAGAIN | Errno::EINTR) => Verdict::Pending,
+            Err(cause) => Verdict::Failed(Failure::of_transfer(cause)),
+        };
+        if let Verdict::Failed(failure) = verdict
+            && failure.ends_connection()
+        {
+            connection.scanner.clear();
+            drop(connection.take_socket());
         }
     }
 
@@ -320,6 +411,8 @@ impl<'a> Engine<'a> {
     /// The request is decided. The next one follows at once after a reply, and after its turn otherwise: failures can
     /// come so fast that one connection would use up all requests.
     fn finish(&mut self, index: usize, outcome: std::result::Result<(), Failure>, open: bool) {
+        let now = Instant::now();
+        self.note_free(now);
         let connection = &mut self.connections[index];
         // A connection on which part of a request is still unsent is no good for the next one.
         let reusable = open && self.job.keep_alive && connection.phase == Phase::Waiting;
@@ -329,17 +422,24 @@ impl<'a> Engine<'a> {
         match outcome {
             Ok(()) => {
                 let Ticket { sequence, planned } = connection.ticket;
-                self.tally.handled(sequence, planned.elapsed());
+                self.tally.handled(sequence, now.saturating_duration_since(planned));
                 self.begin(index);
             }
             Err(failure) => {
                 self.tally.failed(failure);
                 if failure.is_of_connecting() && !self.job.rest.is_zero() {
-                    self.resting.push_back((Instant::now() + self.job.rest, index));
+                    self.resting.push_back((now + self.job.rest, index));
                 } else {
                     self.ready.push_back(index);
                 }
             }
+        }
+    }
+
+    /// A connection becomes free.
+    fn note_free(&mut self, now: Instant) {
+        if self.ready.is_empty() {
+            self.free_since = now;
         }
     }
 
@@ -353,6 +453,7 @@ impl<'a> Engine<'a> {
     fn on_time(&mut self) {
         let now = Instant::now();
         while self.resting.front().is_some_and(|(due, _)| *due <= now) {
+            self.note_free(now);
             self.ready.extend(self.resting.pop_front().map(|(_, index)| index));
         }
         if now < self.next_sweep {
@@ -427,6 +528,13 @@ impl Connection {
         }
     }
 
+    /// Gives up a socket that has had its last reply, if one was kept.
+    fn leave(&mut self) {
+        if let Some(socket) = self.take_socket() {
+            socket.abort();
+        }
+    }
+
     fn take_socket(&mut self) -> Option<Socket> {
         self.interest = EpollFlags::empty();
         self.socket.take()
@@ -470,7 +578,7 @@ mod tests {
         let job = Job {
             peers,
             requests: Requests::new(message.parse().unwrap()).unwrap(),
-            schedule: Schedule::new(Goal::Requests(requests)),
+            schedule: Schedule::new(Goal::Requests(requests), None),
             keep_alive: false,
             timeout: Some(Duration::from_secs(60)),
             rest: Duration::ZERO,

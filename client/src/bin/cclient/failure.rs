@@ -21,6 +21,8 @@ pub enum Failure {
     Reset,
     /// No reply in time.
     TimedOut,
+    /// Its time was up before a connection was free, so it was never sent.
+    NotSent,
     /// A line longer than any reply.
     ReplyTooLong,
     /// Any other failure to send or receive.
@@ -45,7 +47,7 @@ use Failure::*;
 
 impl Failure {
     /// Every kind, in the order of its discriminant.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Refused,
         Unreachable,
         NoLocalPort,
@@ -54,6 +56,7 @@ impl Failure {
         Closed,
         Reset,
         TimedOut,
+        NotSent,
         ReplyTooLong,
         Transfer,
         ServerUnauthorized,
@@ -76,6 +79,7 @@ impl Failure {
             Closed => "closed without reply",
             Reset => "connection reset",
             TimedOut => "timed out",
+            NotSent => "not sent in time",
             ReplyTooLong => "reply too long",
             Transfer => "cannot send or receive",
             ServerUnauthorized => "error unauthorized",
@@ -96,6 +100,7 @@ impl Failure {
             NoLocalPort => "use --keep-alive or fewer connections, or widen net.ipv4.ip_local_port_range",
             NoDescriptor => "raise the limit of open files, or use fewer connections",
             TimedOut => "allow more with --timeout, or send less at a time",
+            NotSent => "use more connections or a lower --rate, or allow more with --timeout",
             ServerUnauthorized => "use a name the server knows",
             ServerMalformed | ServerTooLong => "change MESSAGE",
             ServerFull => "let the collector empty the spool, or raise its limit",

@@ -2,16 +2,21 @@
 //! and can hold the journal against it afterwards.
 //!
 //! In reading order: what is asked for (`cli`), what is sent and what comes back (`request`, `reply`, `failure`), when
-//! something is sent (`schedule`), how (`socket`, `engine`, `run`), and what is reported (`tally`, `check`, `report`).
+//! something is sent (`schedule`, `alarm`), how (`socket`, `engine`, `run`), and what is reported (`tally`, `pace`, `check`,
+//! `report`, `distribution`, `plot`).
 
 #![forbid(unsafe_code)]
 
+mod alarm;
 mod bitmap;
 mod check;
 mod cli;
 mod descriptors;
+mod distribution;
 mod engine;
 mod failure;
+mod pace;
+mod plot;
 mod progress;
 mod reply;
 mod report;

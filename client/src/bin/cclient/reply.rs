@@ -87,6 +87,13 @@ fn judge(line: &[u8], expected: &[u8]) -> Verdict {
     if let Some(kind) = error_kind(line) {
         return Verdict::Failed(Failure::of_line(kind));
     }
+    if let [whole @ .., b'\n'] = expected {
+        return if line.strip_suffix(b"\r").unwrap_or(line) == whole {
+            Verdict::Handled
+        } else {
+            Verdict::Pending
+        };
+    }
     match find(line, expected) {
         Some(token) if is_reply_up_to_token(&line[..token]) => Verdict::Handled,
         _ => Verdict::Pending,
@@ -166,6 +173,17 @@ mod tests {
                 .to_owned(),
         ] {
             assert_eq!(all_at_once(&text), Verdict::Handled, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn echoes() {
+        let judged = |line: &[u8]| judge(line, b"arijort:lalala 00ab-7\n");
+        assert_eq!(judged(b"arijort:lalala 00ab-7"), Verdict::Handled);
+        assert_eq!(judged(b"arijort:lalala 00ab-7\r"), Verdict::Handled);
+        assert_eq!(judged(b"error: no"), Verdict::Failed(Failure::ServerOther));
+        for other in [&b""[..], b"arijort:lalala 00ab-71", b"00ab-7", REPLY.as_bytes()] {
+            assert_eq!(judged(other), Verdict::Pending);
         }
     }
 

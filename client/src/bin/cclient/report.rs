@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use crate::check::Findings;
 use crate::cli::Options;
+use crate::pace::Pace;
 use crate::tally::Tally;
 
 /// Everything there is to say about a run.
@@ -23,6 +24,13 @@ pub struct Summary<'a> {
     pub findings: Option<&'a Findings>,
 }
 
+impl Summary<'_> {
+    /// Why the latencies are not to be believed, if they are not.
+    pub fn refusal(&self) -> Option<String> {
+        self.tally.pace.as_ref().and_then(Pace::refusal)
+    }
+}
+
 #[derive(Serialize)]
 struct Json {
     requests: u64,
@@ -31,6 +39,8 @@ struct Json {
     rate: f64,
     latency_us: Latency,
     errors_by_kind: BTreeMap<&'static str, u64>,
+    #[serde(flatten)]
+    pace: Option<JsonPace>,
     #[serde(flatten)]
     findings: Option<JsonFindings>,
 }
@@ -41,6 +51,28 @@ struct Latency {
     p90: u64,
     p99: u64,
     p999: u64,
+    max: u64,
+}
+
+/// Of the open model.
+#[derive(Serialize)]
+struct JsonPace {
+    /// Whether the generator kept up, so that the latencies are the server's.
+    valid: bool,
+    /// By how much requests left after their planned instants.
+    slip_us: Slip,
+    /// Requests that found no connection free at their planned instant.
+    waited: u64,
+    /// Requests that were to leave while the generator was held up, for 10 ms or more.
+    late: u64,
+    /// The share of its time for which the busiest event thread did not wait for events.
+    busy: f64,
+}
+
+#[derive(Serialize)]
+struct Slip {
+    p50: u64,
+    p99: u64,
     max: u64,
 }
 
@@ -97,6 +129,17 @@ fn json(summary: &Summary<'_>) -> Result<String> {
             .into_iter()
             .map(|(kind, count)| (kind.label(), count))
             .collect(),
+        pace: tally.pace.as_ref().map(|pace| JsonPace {
+            valid: pace.refusal().is_none(),
+            slip_us: Slip {
+                p50: microseconds(pace.slip(0.5)),
+                p99: microseconds(pace.slip(0.99)),
+                max: microseconds(pace.longest()),
+            },
+            waited: pace.waited(),
+            late: pace.late(),
+            busy: (pace.busiest() * 1000.0).round() / 1000.0,
+        }),
         findings: summary.findings.map(|findings| JsonFindings {
             lost: findings.lost,
             duplicated: findings.duplicated,
@@ -113,7 +156,10 @@ fn text(summary: &Summary<'_>) -> String {
     let mut text = format!("handled {} requests\n", tally.handled);
     let wall = summary.wall.as_millis();
     let _ = writeln!(text, "wall time {wall} ms, {:.1} requests/s", rate(summary));
-    if tally.handled > 0 {
+    if let Some(pace) = &tally.pace {
+        text.push_str(&pace_text(pace));
+    }
+    if tally.handled > 0 && summary.refusal().is_none() {
         let quantile = |quantile| human(tally.quantile(quantile));
         let _ = writeln!(
             text,
@@ -134,6 +180,27 @@ fn text(summary: &Summary<'_>) -> String {
         let _ = write!(text, "{findings}");
     }
     text
+}
+
+fn pace_text(pace: &Pace) -> String {
+    format!(
+        "schedule slip p50 {}, p99 {}, max {}; {} waited for a free connection; generator busy {:.0} %\n",
+        human(pace.slip(0.5)),
+        human(pace.slip(0.99)),
+        human(pace.longest()),
+        pace.waited(),
+        pace.busiest() * 100.0
+    )
+}
+
+/// What a drawing of the latencies is called.
+pub fn title(options: &Options, summary: &Summary<'_>) -> String {
+    let connections = if options.keep_alive { "kept connections" } else { "connections at once" };
+    let model = match options.rate {
+        Some(rate) => format!("{rate} requests/s planned"),
+        None => format!("{:.0} requests/s, as fast as they are answered", rate(summary)),
+    };
+    format!("{}, {model}, {} {connections}", options.server, options.threads)
 }
 
 fn rate(summary: &Summary<'_>) -> f64 {

@@ -38,6 +38,7 @@ impl FromStr for Message {
 pub struct Requests {
     message: Message,
     run: String,
+    echoed: bool,
 }
 
 impl Requests {
@@ -51,7 +52,12 @@ impl Requests {
     }
 
     fn with_run(message: Message, run: u64) -> Self {
-        Self { message, run: format!("{run:016x}") }
+        Self { message, run: format!("{run:016x}"), echoed: false }
+    }
+
+    /// The same, and whether the reply to each is the request itself.
+    pub fn echoed(self, echoed: bool) -> Self {
+        Self { echoed, ..self }
     }
 
     /// Bytes of the longest request.
@@ -74,7 +80,11 @@ impl Requests {
     }
 
     /// Writes what the reply to request `sequence` must contain after the start of the message: `TOKEN" from user USER`.
+    /// Of a server that echoes it is the request itself, which ends with its newline and is the whole line.
     pub fn write_expected(&self, sequence: u64, buffer: &mut Vec<u8>) {
+        if self.echoed {
+            return self.write(sequence, buffer);
+        }
         buffer.clear();
         buffer.extend_from_slice(self.run.as_bytes());
         write!(buffer, "-{sequence}\" from user ").unwrap_or_else(|_| unreachable!("writing to memory"));
@@ -129,6 +139,8 @@ mod tests {
         assert_eq!(buffer.len(), requests("a:b").longest());
         requests("a:b").write_expected(5, &mut buffer);
         assert_eq!(buffer, b"0000000000000abc-5\" from user a");
+        requests("a:b").echoed(true).write_expected(5, &mut buffer);
+        assert_eq!(buffer, b"a:b 0000000000000abc-5\n");
     }
 
     #[test]

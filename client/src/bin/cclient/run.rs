@@ -11,11 +11,13 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use crate::check::{Findings, Spool};
 use crate::cli::{Extent, Options};
 use crate::descriptors;
+use crate::distribution;
 use crate::engine::{Engine, Job, Note};
+use crate::plot;
 use crate::progress::Progress;
 use crate::report::{self, Summary};
 use crate::request::Requests;
-use crate::schedule::{Goal, Schedule};
+use crate::schedule::{Goal, Plan, Schedule};
 use crate::socket::Peer;
 use crate::tally::Tally;
 
@@ -34,13 +36,16 @@ pub fn run(options: &Options) -> Result<()> {
     report::announce(options)?;
     let interrupted = catch_signals()?;
     let peers = options.address.resolve()?.into_iter().map(Peer::from).collect();
-    let requests = Requests::new(options.message.clone())?;
+    let requests = Requests::new(options.message.clone())?.echoed(options.echo);
 
     let started = Instant::now();
     let job = Job {
         peers,
         requests,
-        schedule: Schedule::new(goal(options.extent, started)?),
+        schedule: Schedule::new(
+            goal(options.extent, started)?,
+            options.rate.map(|rate| Plan { started, rate }),
+        ),
         keep_alive: options.keep_alive,
         timeout: options.timeout,
         rest: if matches!(options.extent, Extent::Lasting(_)) { REST } else { Duration::ZERO },
@@ -57,7 +62,21 @@ pub fn run(options: &Options) -> Result<()> {
     };
     let summary = Summary { tally: &tally, wall, findings: findings.as_ref() };
     report::print(options, &summary)?;
+    if summary.refusal().is_none() {
+        draw(options, &summary)?;
+    }
     verdict(options, &summary, interrupted.load(Ordering::Relaxed))
+}
+
+/// Writes the files of latencies that were asked for.
+fn draw(options: &Options, summary: &Summary<'_>) -> Result<()> {
+    if let Some(path) = &options.hdr {
+        distribution::write(path, summary.tally.latency())?;
+    }
+    if let Some(path) = &options.plot {
+        plot::write(path, &report::title(options, summary), summary.tally.latency())?;
+    }
+    Ok(())
 }
 
 /// No more connections than there are requests.
@@ -139,6 +158,12 @@ fn collect(
 /// The one sentence about what went wrong, if anything did.
 fn verdict(options: &Options, summary: &Summary<'_>, interrupted: bool) -> Result<()> {
     let mut wrong = Vec::new();
+    if let Some(why) = summary.refusal() {
+        wrong.push(format!(
+            "the run is not valid, the generator itself was saturated: {why}: use a lower --rate or more --event-threads, \
+             or leave it a processor of its own"
+        ));
+    }
     let errors = summary.tally.errors();
     if let Some((failure, count)) = summary.tally.errors_by_kind().first() {
         let total = errors + summary.tally.handled;

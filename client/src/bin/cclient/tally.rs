@@ -7,6 +7,7 @@ use hdrhistogram::Histogram;
 
 use crate::bitmap::Bitmap;
 use crate::failure::Failure;
+use crate::pace::Pace;
 
 /// Three digits up to an hour; what takes longer counts as an hour here, and `max` holds the truth.
 const LONGEST: Duration = Duration::from_secs(3600);
@@ -20,15 +21,16 @@ pub struct Tally {
     latency: Histogram<u64>,
     max: Duration,
     acknowledged: Option<Bitmap>,
+    /// How well the open model's plan was kept; nothing in the closed model.
+    pub pace: Option<Pace>,
 }
 
 impl Tally {
     /// Nothing yet. Which requests were acknowledged is remembered only if someone is going to ask.
     pub fn new(remember: bool) -> Result<Self> {
-        let latency = Histogram::new_with_bounds(1, nanoseconds(LONGEST), 3)
-            .map_err(|cause| Error::failure(format!("cannot make the histogram of latencies: {cause}")))?;
         let acknowledged = remember.then(Bitmap::default);
-        Ok(Self { handled: 0, failed: [0; _], latency, max: Duration::ZERO, acknowledged })
+        let (latency, max) = (histogram()?, Duration::ZERO);
+        Ok(Self { handled: 0, failed: [0; _], latency, max, acknowledged, pace: None })
     }
 
     /// A request got its reply.
@@ -56,9 +58,12 @@ impl Tally {
         if let (Some(all), Some(added)) = (&mut self.acknowledged, &other.acknowledged) {
             all.merge(added);
         }
-        self.latency
-            .add(&other.latency)
-            .map_err(|cause| Error::failure(format!("cannot add up the latencies: {cause}")))
+        match (&mut self.pace, &other.pace) {
+            (Some(all), Some(added)) => all.merge(added)?,
+            (all @ None, Some(added)) => *all = Some(added.clone()),
+            (_, None) => {}
+        }
+        merge_histograms(&mut self.latency, &other.latency)
     }
 
     /// Requests that failed.
@@ -84,13 +89,30 @@ impl Tally {
         self.max
     }
 
+    /// The latencies of the handled requests, in nanoseconds.
+    pub fn latency(&self) -> &Histogram<u64> {
+        &self.latency
+    }
+
     /// The requests that got their reply, if they were to be remembered.
     pub fn acknowledged(&self) -> Option<&Bitmap> {
         self.acknowledged.as_ref()
     }
 }
 
-fn nanoseconds(duration: Duration) -> u64 {
+/// An empty histogram of nanoseconds.
+pub fn histogram() -> Result<Histogram<u64>> {
+    Histogram::new_with_bounds(1, nanoseconds(LONGEST), 3)
+        .map_err(|cause| Error::failure(format!("cannot make a histogram of times: {cause}")))
+}
+
+/// Adds what was counted in another one.
+pub fn merge_histograms(all: &mut Histogram<u64>, added: &Histogram<u64>) -> Result<()> {
+    all.add(added).map_err(|cause| Error::failure(format!("cannot add up the times: {cause}")))
+}
+
+/// The duration as histograms count it.
+pub fn nanoseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
