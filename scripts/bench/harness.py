@@ -31,7 +31,7 @@ class Failed(Exception):
 class Server:
     """A started server: `ms` is the time from exec to its first line on stdout, `port` is in it."""
 
-    def __init__(self, command, ready):
+    def __init__(self, command, ready, patience=60):
         # A session of its own: ^C must reach us alone, and a daemon has one too.
         self.log = tempfile.TemporaryFile("w+")
         began = time.monotonic()
@@ -40,7 +40,7 @@ class Server:
             stderr=self.log, text=True, start_new_session=True)
         self.pid = self.process.pid
         try:
-            self.line = self._first_line(timeout=60)
+            self.line = self._first_line(timeout=patience)
             self.ms = (time.monotonic() - began) * 1e3
             found = re.match(ready, self.line)
             if not found:
@@ -86,9 +86,10 @@ def name_of(pid):
 
 
 @contextlib.contextmanager
-def ours(*options, workers=WORKERS, pool=None, prefix=()):
+def ours(*options, workers=WORKERS, pool=None, prefix=(), programs=None, patience=60):
     """The supervisor with a new run directory in memory and a new spool on disk. `pool` is a dynamic pool's options
-    instead of a fixed number of workers."""
+    instead of a fixed number of workers; `programs` is the directory of another build."""
+    programs = programs or RELEASE
     pool = pool or ("--workers", workers)
     with contextlib.ExitStack() as undo:
         run_dir = tempfile.mkdtemp(prefix="holdfast-bench-", dir="/dev/shm")
@@ -96,12 +97,24 @@ def ours(*options, workers=WORKERS, pool=None, prefix=()):
         spool_dir = tempfile.mkdtemp(prefix="holdfast-bench-", dir="/var/tmp")
         undo.callback(shutil.rmtree, spool_dir, ignore_errors=True)
         server = Server(
-            [*prefix, RELEASE / "supervisor", *pool, "--listen", "tcp:127.0.0.1:0",
+            [*prefix, programs / "supervisor", *pool, "--listen", "tcp:127.0.0.1:0",
              "--run-dir", run_dir, "--spool-dir", spool_dir, *options],
-            rf"Running with \d+ workers on .*tcp:127\.0\.0\.1:(?P<port>\d+)")
+            rf"Running with \d+ workers on .*tcp:127\.0\.0\.1:(?P<port>\d+)", patience)
         undo.callback(server.stop)
         server.run_dir, server.spool_dir = pathlib.Path(run_dir), pathlib.Path(spool_dir)
+        server.programs = programs
         yield server
+
+
+@contextlib.contextmanager
+def floor(keep_alive=False, workers=WORKERS, prefix=()):
+    """The bare pre-forking server, floor.c."""
+    command = [*prefix, TARGET / "bench" / "floor", 0, workers] + (["--keep-alive"] if keep_alive else [])
+    server = Server(command, r"Forked .* on tcp:127\.0\.0\.1:(?P<port>\d+) in (?P<ms>[\d.]+) ms")
+    try:
+        yield server
+    finally:
+        server.stop()
 
 
 def cclient_command(port, connections, *options):
@@ -127,7 +140,7 @@ def report_of(stdout, stderr):
 
 
 def status(server):
-    done = subprocess.run([RELEASE / "supervisor", "status", "--json", "--run-dir", server.run_dir],
+    done = subprocess.run([server.programs / "supervisor", "status", "--json", "--run-dir", server.run_dir],
                           text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     if done.returncode:
         raise Failed(f"supervisor status: {done.stderr.strip()}")
@@ -142,6 +155,104 @@ def wait_for(what, condition, seconds=10):
         time.sleep(0.02)
 
 
+class MemoryGroup:
+    """A control group of its own around one server.
+
+    Its charge holds what the processes own (private pages, and the kernel's page tables, stacks,
+    descriptors), whatever else the machine does meanwhile. File pages are taken off on both sides:
+    they are the region (tmpfs is counted there), the programs' text and the journal, all of which
+    the kernel shares or can drop. Where no group can be made (not root), the fall in MemAvailable
+    is used, corrected by the rise in Shmem; other programs disturb that, hence the median.
+    """
+
+    def __init__(self):
+        self.path, above = None, control_group("memory")
+        if not above:
+            return
+        path = above / f"holdfast-bench-{os.getpid()}"
+        try:
+            path.mkdir()
+        except OSError:
+            return
+        usage = [path / name for name in ("memory.usage_in_bytes", "memory.current")]
+        self.usage = next((file for file in usage if file.exists()), None)
+        if self.usage:
+            self.path = path
+        else:
+            path.rmdir()
+
+    def prefix(self):
+        """What to put before a command so that it starts inside the group."""
+        if not self.path:
+            return ()
+        return ("/bin/sh", "-c", 'echo $$ > "$0" && exec "$@"', self.path / "cgroup.procs")
+
+    def used(self):
+        if self.path:
+            pairs = dict(line.split() for line in (self.path / "memory.stat").read_text().splitlines())
+            return int(self.usage.read_text()) - int(pairs.get("cache", pairs.get("file", 0)))
+        info = dict(re.findall(r"(\w+): +(\d+)", pathlib.Path("/proc/meminfo").read_text()))
+        return -1024 * (int(info["MemAvailable"]) + int(info["Shmem"]))
+
+    def split(self):
+        """Bytes that the processes have of their own, and bytes that the kernel keeps for them."""
+        if not self.path:
+            raise Failed("there is no control group for memory here: only root can have one")
+        pairs = dict(line.split() for line in (self.path / "memory.stat").read_text().splitlines())
+        own = int(pairs.get("rss", pairs.get("anon", 0)))
+        kernel = self.path / "memory.kmem.usage_in_bytes"
+        return own, int(kernel.read_text() if kernel.exists() else pairs["kernel"])
+
+    def close(self):
+        if self.path:
+            remove_group(self.path)
+
+
+@contextlib.contextmanager
+def capped(processes):
+    """This process and all that it starts, in a control group that cannot have more processes than so many, where there
+    can be one: forks that run away take a machine down."""
+    former, group = control_group("pids"), None
+    if former:
+        group = former / f"holdfast-bench-{os.getpid()}"
+        try:
+            group.mkdir()
+            (group / "pids.max").write_text(str(processes))
+            (group / "cgroup.procs").write_text(str(os.getpid()))
+        except OSError:
+            with contextlib.suppress(OSError):
+                group.rmdir()
+            group = None
+    if not group:
+        print("no limit of processes can be set here: only the servers' own bounds hold", flush=True)
+    try:
+        yield
+    finally:
+        if group:
+            (former / "cgroup.procs").write_text(str(os.getpid()))
+            remove_group(group)
+
+
+def control_group(controller):
+    """Where this process's groups of a controller are: the directory in which new ones can be made, if there is one."""
+    for line in pathlib.Path("/proc/self/cgroup").read_text().splitlines():
+        _, controllers, inside = line.split(":", 2)
+        base = {controller: f"/sys/fs/cgroup/{controller}", "": "/sys/fs/cgroup"}.get(controllers)
+        path = pathlib.Path(base + inside.rstrip("/")) if base else None
+        if path and path.is_dir():
+            return path
+    return None
+
+
+def remove_group(group):
+    for _ in range(100):
+        try:
+            group.rmdir()
+            return
+        except OSError:  # the dead leave with a delay
+            time.sleep(0.05)
+
+
 # ---- results -----------------------------------------------------------------------------------
 
 
@@ -150,11 +261,12 @@ class Table:
         self.missed = []
         print(f"{'':34}{'ours':>14}{'floor':>14}  {'ratio (min..max)':22}{'target':>10}", flush=True)
 
-    def row(self, name, ours, floor="", ratio="", target="", ok=True):
+    def row(self, name, ours, floor="", ratio="", target="", ok=True, **figures):
         verdict = "ok" if ok else "MISSED"
         print(f"{name:34}{ours:>14}{floor:>14}  {ratio:22}{target:>10}  {verdict}", flush=True)
         if not ok:
             self.missed.append(name)
+        keep(name=name, ours=ours, theirs=floor, spread=ratio, target=target, ok=ok, **figures)
 
     def pairs(self, name, pairs, unit, at_least=None, at_most=None):
         """One line for [(ours, floor)] of several rounds, judged by the median ratio."""
@@ -164,7 +276,16 @@ class Table:
         target = f">= {at_least}" if at_least else f"<= {at_most}" if at_most else ""
         mine, theirs = (statistics.median(side) for side in zip(*pairs))
         self.row(name, f"{mine:,.0f} {unit}", f"{theirs:,.0f} {unit}",
-                 f"{ratio:.2f} ({min(ratios):.2f}..{max(ratios):.2f})", target, ok)
+                 f"{ratio:.2f} ({min(ratios):.2f}..{max(ratios):.2f})", target, ok,
+                 ratio_value=ratio, least=min(ratios), most=max(ratios),
+                 more=bool(at_least) or (not at_most and unit.endswith("/s")))
+
+
+def keep(**row):
+    """Writes a row where scripts/bench/all reads them, if it runs this."""
+    if "HOLDFAST_BENCH_ROWS" in os.environ:
+        with open(os.environ["HOLDFAST_BENCH_ROWS"], "a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
 
 
 def in_turn(rounds, mine, theirs):
@@ -177,6 +298,16 @@ def in_turn(rounds, mine, theirs):
             first, second = mine(), theirs()
         pairs.append((first, second))
     return pairs
+
+
+def in_rotation(rounds, takes):
+    """[[take() of each round] for each take]; who goes first changes with every round."""
+    taken = [[] for _ in takes]
+    for number in range(rounds):
+        for step in range(len(takes)):
+            which = (number + step) % len(takes)
+            taken[which].append(takes[which]())
+    return taken
 
 
 # ---- running -----------------------------------------------------------------------------------

@@ -35,6 +35,7 @@ fn draw(title: &str, latency: &Histogram<u64>) -> Drawn<String> {
         let mut chart = ChartBuilder::on(&root)
             .caption(title, (FONT, 16))
             .margin(16)
+            .margin_right(32)
             .x_label_area_size(44)
             .y_label_area_size(72)
             .build_cartesian_2d(across, up)?;

@@ -13,6 +13,8 @@ use crate::table::{Table, Target, in_turn, median};
 use crate::{Effort, ours};
 
 const SMALLEST: u64 = 100;
+/// More than an entry takes of a region, its share of the buckets and of the region's tables included.
+const BYTES_OF_ENTRY: u64 = 320;
 
 /// Both maps at one size, the same keys in both.
 struct Pair<'r> {
@@ -24,7 +26,9 @@ struct Pair<'r> {
 
 pub fn run(table: &mut Table, effort: Effort) {
     processes::pin(0);
-    let region = Region::create(&ours::memory_file(), 512 << 20).expect("a region");
+    // All the sizes together are a ninth more than the largest.
+    let size = (effort.entries * BYTES_OF_ENTRY).next_multiple_of(4096).max(512 << 20);
+    let region = Region::create(&ours::memory_file(), size).expect("a region");
     let mut seat = ours::seat(&region, 0, 1);
     let sizes: Vec<u64> = std::iter::successors(Some(SMALLEST), |size| Some(size * 10))
         .take_while(|size| *size <= effort.entries)

@@ -5,6 +5,7 @@ mod keys;
 mod lmdb;
 mod ours;
 mod processes;
+mod store;
 mod table;
 mod together;
 mod uncontended;
@@ -29,20 +30,31 @@ const QUICK: Effort = Effort { rounds: 11, slice_ms: 5, entries: 100_000 };
 
 type Section = fn(&mut Table, Effort);
 
-const SECTIONS: [(&str, Section); 3] =
-    [("uncontended", uncontended::run), ("together", together::run), ("growth", growth::run)];
+const SECTIONS: [(&str, Section); 4] = [
+    ("uncontended", uncontended::run),
+    ("together", together::run),
+    ("growth", growth::run),
+    ("store", store::run),
+];
+
+const USAGE: &str = "[--quick] [--entries=N] [uncontended] [together] [growth] [store]";
 
 fn main() -> ExitCode {
     let (options, wanted): (Vec<_>, Vec<_>) =
         std::env::args().skip(1).partition(|word| word.starts_with('-'));
-    let known = |name: &String| SECTIONS.iter().any(|(section, _)| section == name);
-    if let Some(wrong) =
-        options.iter().find(|option| *option != "--quick").or(wanted.iter().find(|name| !known(name)))
-    {
-        eprintln!("region: there is no {wrong}; [--quick] [uncontended] [together] [growth]");
-        return ExitCode::from(2);
+    let (mut effort, mut most) = (FULL, None);
+    for option in &options {
+        let entries = option.strip_prefix("--entries=").and_then(|number| number.parse().ok());
+        match entries {
+            _ if option == "--quick" => effort = QUICK,
+            Some(100..=100_000_000) => most = entries,
+            _ => return unknown(option),
+        }
     }
-    let effort = if options.is_empty() { FULL } else { QUICK };
+    effort.entries = most.unwrap_or(effort.entries);
+    if let Some(wrong) = wanted.iter().find(|name| !SECTIONS.iter().any(|(section, _)| section == name)) {
+        return unknown(wrong);
+    }
     processes::prefer();
     let mut table = Table::default();
     for (name, run) in SECTIONS {
@@ -51,4 +63,9 @@ fn main() -> ExitCode {
         }
     }
     table.verdict()
+}
+
+fn unknown(word: &str) -> ExitCode {
+    eprintln!("region: there is no {word}; {USAGE}");
+    ExitCode::from(2)
 }

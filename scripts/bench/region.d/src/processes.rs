@@ -35,6 +35,16 @@ pub fn pin(core: usize) {
     }
 }
 
+/// Lets the calling process, and those that it starts, run on every core again.
+pub fn unpin() {
+    // SAFETY: all bits of the set are set; the kernel reads it, and takes those that stand for cores.
+    unsafe {
+        let mut set: libc::cpu_set_t = std::mem::zeroed();
+        (0..libc::CPU_SETSIZE as usize).for_each(|core| libc::CPU_SET(core, &mut set));
+        libc::sched_setaffinity(0, size_of_val(&set), &raw const set);
+    }
+}
+
 /// Repeats an operation for a slice of time; nanoseconds that one took. The caches are warmed first, and whoever else
 /// wants the core has it for as long afterwards.
 pub fn ns_per_operation(effort: Effort, mut operation: impl FnMut()) -> f64 {

@@ -1,5 +1,7 @@
 //! The figures: medians of both sides, and of the rounds' ratios, each with what it must be.
 
+use std::fs::OpenOptions;
+use std::io::Write;
 use std::process::ExitCode;
 
 /// What a ratio must be.
@@ -70,6 +72,11 @@ impl Table {
             "{what:28} {figures:44} {:22} {wanted:8} {verdict}",
             format!("{ratio:.2} ({least:.2}..{most:.2})")
         );
+        let (ours, theirs) = figures.split_once(", ").unwrap_or((figures, ""));
+        keep(&format!(
+            "{{\"name\":{what:?},\"ours\":{ours:?},\"theirs\":{theirs:?},\"spread\":\"{ratio:.2} ({least:.2}..{most:.2})\",\
+             \"ratio_value\":{ratio},\"target\":{wanted:?},\"ok\":{met}}}"
+        ));
     }
 
     /// The exit status: 0 every target met, 1 one missed.
@@ -80,6 +87,14 @@ impl Table {
         println!("missed: {}", self.missed.join(", "));
         ExitCode::FAILURE
     }
+}
+
+/// Writes a row where `scripts/bench/all` reads them, if it runs this.
+fn keep(row: &str) {
+    let Some(path) = std::env::var_os("HOLDFAST_BENCH_ROWS") else { return };
+    let mut file =
+        OpenOptions::new().append(true).create(true).open(path).expect("the file of rows can be written");
+    writeln!(file, "{row}").expect("the file of rows can be written");
 }
 
 /// The median of what was measured in several rounds.
