@@ -1,7 +1,6 @@
 """Limits of the machine that a measurement of many processes needs raised, and put back as they were afterwards."""
 
 import contextlib
-import os
 import pathlib
 import resource
 
@@ -38,12 +37,15 @@ def raised(processes, connections):
     former = {}
     for what, value in ((resource.RLIMIT_NPROC, 2 * processes + 10_000), (resource.RLIMIT_NOFILE, 4 * connections + 4000)):
         soft, hard = former[what] = resource.getrlimit(what)
-        if soft != resource.RLIM_INFINITY and soft < value:
-            most = value if os.geteuid() == 0 or hard == resource.RLIM_INFINITY else min(hard, value)
-            try:
-                resource.setrlimit(what, (most, max(hard, most) if hard != resource.RLIM_INFINITY else hard))
-            except (OSError, ValueError) as why:
-                missing.append(f"a limit of {soft} cannot be raised to {value}: {why}")
+        if soft == resource.RLIM_INFINITY or soft >= value:
+            continue
+        try:
+            resource.setrlimit(what, (value, max(hard, value) if hard != resource.RLIM_INFINITY else hard))
+        except (OSError, ValueError):
+            # Not root, or root without the right to do it: as far as it goes.
+            resource.setrlimit(what, (hard, hard))
+            kind = "processes" if what == resource.RLIMIT_NPROC else "descriptors"
+            missing.append(f"the limit of {kind} is {hard:,} and cannot be raised to {value:,}")
     try:
         yield missing
     finally:
