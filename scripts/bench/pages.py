@@ -54,7 +54,7 @@ class Page:
     def _former(self):
         text = self.path.read_text() if self.path.exists() else ""
         found = re.findall(r"<!-- begin (\S+) -->\n(.*?)<!-- end -->\n", text, re.DOTALL)
-        return {key: part for key, part in found if key in self.order}
+        return {key: part.rstrip("\n") + "\n" for key, part in found if key in self.order}
 
     def section(self, key, title, commands, words):
         """Begins a section; everything after belongs to it, until it is `done`."""
@@ -112,7 +112,7 @@ replaces its own.
 
 {words.strip()}
 """
-        parts = [f"<!-- begin {key} -->\n{self.sections[key]}<!-- end -->\n" for key in self.order if key in self.sections]
+        parts = [f"<!-- begin {key} -->\n{self.sections[key]}\n<!-- end -->\n" for key in self.order if key in self.sections]
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.path.write_text("\n".join([head, *parts]))
         print(f"wrote {self.path}", flush=True)
