@@ -77,44 +77,12 @@ pub enum Bug {
     CountedTwice,
     /// A slab is put into its slot's list without a note of where the one before it led to.
     SlabLinkNotLogged,
-}
-
-impl Bug {
-    /// Whether it is in what queues, blobs and folders in folders do, and maps and counters do not.
-    pub const fn is_at_the_mill(self) -> bool {
-        matches!(
-            self,
-            Self::BellForgotten
-                | Self::InFlightForgotten
-                | Self::TakeNotLogged
-                | Self::EndsNotLogged
-                | Self::BatonDropped
-                | Self::RenamedInTwo
-                | Self::RangeNotLogged
-                | Self::DeletedQuietly
-        )
-    }
-
-    /// Whether it is in how a checkpoint is gone back to.
-    pub const fn is_of_restoring(self) -> bool {
-        matches!(self, Self::RestoredInPlace | Self::CountedTwice)
-    }
-
-    /// Whether it is one of the blocks', which the region's proofs do not look for.
-    pub const fn is_of_blocks(self) -> bool {
-        matches!(
-            self,
-            Self::StampKept
-                | Self::ShownBeforeWritten
-                | Self::CopyTrusted
-                | Self::PinTrusted
-                | Self::NamedBeforeWritten
-        )
-    }
+    /// A repair that is anticipated releases the locks, and leaves the log to the repair.
+    AnticipatedByHalf,
 }
 
 /// Every one of them.
-pub const ALL: [Bug; 36] = [
+pub const ALL: [Bug; 37] = [
     Bug::LogAfterChange,
     Bug::ChangeNotLogged,
     Bug::ReleasedBeforeEmpty,
@@ -151,6 +119,7 @@ pub const ALL: [Bug; 36] = [
     Bug::RestoredInPlace,
     Bug::CountedTwice,
     Bug::SlabLinkNotLogged,
+    Bug::AnticipatedByHalf,
 ];
 
 /// Whether this mistake is planted.

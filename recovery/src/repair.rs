@@ -127,6 +127,10 @@ impl<'r> Repairer<'r> {
     pub fn anticipate(&self, owner: Owner) -> Result<Option<Fate>, Setback> {
         let Some(corpse) = self.corpse(owner)?.filter(Corpse::is_ending) else { return Ok(None) };
         corpse.validate()?;
+        if planted::has(Bug::AnticipatedByHalf) {
+            corpse.release_locks();
+            return Ok(Some(Fate::None));
+        }
         corpse.settle().map(Some)
     }
 

@@ -14,6 +14,8 @@ use common::txn::Seat;
 use common::wire::control::Sync;
 use recovery::takeover::take_over;
 
+use crate::images::Image;
+
 /// Bytes of the regions: the smallest there is.
 pub const LENGTH: u64 = 1 << 20;
 
@@ -129,6 +131,12 @@ impl Arena {
     /// Makes the open minute's file hold these bytes.
     pub fn set_journal(&self, bytes: &[u8]) -> Result<(), String> {
         std::fs::write(data_path(&self.path, self.minute()), bytes).map_err(|error| error.to_string())
+    }
+
+    /// Makes region and journal what an image says.
+    pub fn show(&self, base: &[u64], image: &Image) -> Result<(), String> {
+        self.restore(base, &image.delta);
+        self.set_journal(&image.journal.bytes)
     }
 
     /// Every word of the region.

@@ -142,6 +142,8 @@ fn write(place: &Path, deaths: usize, old: &[u8], new: &[u8]) -> Result<u64, Str
     let scene = Scene::new(place, old)?;
     let writer = scene.writer(new)?;
     let (mut steps, mut turns) = (0_u64, BTreeSet::from([0]));
+    // After how many instructions each system call was made.
+    let mut calls = Vec::new();
     let mut observer = Observer::new(&scene, old, new);
     let mut header = scene.header();
     let at = |steps: u64, error: String| format!("after {steps} instructions: {error}");
@@ -153,8 +155,10 @@ fn write(place: &Path, deaths: usize, old: &[u8], new: &[u8]) -> Result<u64, Str
         }
         writer.step_by_halves(&next)?;
         steps += 1;
+        let called = next != Next::Plain;
+        calls.extend(called.then_some(steps));
         let now = scene.header();
-        if now != header {
+        if now != header || called {
             turns.insert(steps);
             header = now;
             observer.look_anew().map_err(|error| at(steps, error))?;
@@ -168,19 +172,31 @@ fn write(place: &Path, deaths: usize, old: &[u8], new: &[u8]) -> Result<u64, Str
     turns.extend((0..steps).step_by((steps as usize / deaths).max(1)));
     let mut executed = steps;
     for turn in turns {
-        executed += die(place, turn, old, new).map_err(|error| format!("killed {}", at(turn, error)))?;
+        let made = calls.partition_point(|call| *call <= turn);
+        let moment = Moment { calls: made, steps: turn - made.checked_sub(1).map_or(0, |last| calls[last]) };
+        executed += die(place, moment, old, new).map_err(|error| format!("killed {}", at(turn, error)))?;
     }
     Ok(executed)
 }
 
-/// A producer is killed after so many instructions. Consumers see what was there or what it published, the next producer
-/// goes on, and nothing is left.
-fn die(place: &Path, turn: u64, old: &[u8], new: &[u8]) -> Result<u64, String> {
+/// A place in what a process does: so many system calls, and so many instructions after the last of them.
+#[derive(Clone, Copy)]
+struct Moment {
+    calls: usize,
+    steps: u64,
+}
+
+/// A producer is killed at some moment. Consumers see what was there or what it published, the next producer goes on, and
+/// nothing is left.
+fn die(place: &Path, moment: Moment, old: &[u8], new: &[u8]) -> Result<u64, String> {
     let scene = Scene::new(place, old)?;
     let mut witness = Observer::new(&scene, old, new);
     witness.look()?;
     let writer = scene.writer(new)?;
-    let executed = advance(&writer, turn as usize)? as u64;
+    for _ in 0..moment.calls {
+        writer.make_next_call()?.then_some(()).ok_or("it makes fewer system calls than it did")?;
+    }
+    let executed = advance(&writer, moment.steps as usize)? as u64;
     drop(writer);
     witness.look()?;
     Observer::new(&scene, old, new).look()?;

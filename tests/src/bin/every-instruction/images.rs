@@ -4,19 +4,44 @@ use std::collections::HashMap;
 use std::rc::Rc;
 
 use crate::arena::{ACTOR, Arena, HOLDER};
+use crate::difference::{Delta, Difference, Key};
+use crate::stores::Watched;
 use crate::tracee::{Next, Tracee};
-use crate::watch::{Delta, Watch};
+use crate::watch::Watch;
 
 /// After so many instructions the whole region is compared, also where nobody should write.
 const EVERYWHERE: u64 = 4096;
 
 /// Region and journal at one moment.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug)]
 pub struct Image {
     /// Where the region differs from the one that the operation began with.
     pub delta: Delta,
     /// What the minute's file holds.
-    pub journal: Rc<Vec<u8>>,
+    pub journal: Journal,
+}
+
+/// What the minute's file holds.
+#[derive(Clone, Debug)]
+pub struct Journal {
+    pub bytes: Rc<Vec<u8>>,
+    key: Key,
+}
+
+impl Journal {
+    /// It holds this.
+    pub fn new(bytes: Vec<u8>) -> Self {
+        Self { key: Key::of_file(&bytes), bytes: Rc::new(bytes) }
+    }
+
+    fn overlaid(&self, bytes: &[u8], offset: usize) -> Self {
+        let mut whole = self.bytes.to_vec();
+        if whole.len() < offset + bytes.len() {
+            whole.resize(offset + bytes.len(), 0);
+        }
+        whole[offset..offset + bytes.len()].copy_from_slice(bytes);
+        Self::new(whole)
+    }
 }
 
 /// How the process is disturbed while it is stepped through.
@@ -33,22 +58,37 @@ pub struct Disturbance<'a> {
 pub struct Reel {
     /// The images.
     pub images: Vec<Image>,
+    /// Their keys.
+    pub keys: Vec<Key>,
     /// Which of them followed which.
     pub sequence: Vec<usize>,
-    /// How many instructions were executed.
+    /// How many instructions were executed one by one.
     pub steps: u64,
-    numbers: HashMap<Image, usize>,
+    /// How many stores were seen one by one.
+    pub stores: u64,
+    numbers: HashMap<Key, usize>,
 }
 
 impl Reel {
-    fn add(&mut self, delta: Delta, journal: &Rc<Vec<u8>>) {
-        let image = Image { delta, journal: Rc::clone(journal) };
+    fn add(&mut self, difference: &Difference<'_>, journal: &Journal) {
+        let key = difference.key().with(journal.key);
         let next = self.images.len();
-        let number = *self.numbers.entry(image.clone()).or_insert(next);
+        let number = *self.numbers.entry(key).or_insert(next);
         if number == next {
-            self.images.push(image);
+            self.images.push(Image { delta: difference.delta(), journal: journal.clone() });
+            self.keys.push(key);
         }
         self.sequence.push(number);
+    }
+
+    /// Whether another one has the same images, which follow each other in the same way.
+    pub fn is_as(&self, other: &Self) -> bool {
+        let sequence = |reel: &Self| {
+            let mut sequence = reel.sequence.clone();
+            sequence.dedup();
+            sequence
+        };
+        self.keys == other.keys && sequence(self) == sequence(other)
     }
 }
 
@@ -64,8 +104,8 @@ pub fn record(
 ) -> Result<Reel, String> {
     let mut watch = Watch::new(arena, &[ACTOR, HOLDER], base, &begun.delta);
     let mut reel = Reel::default();
-    let mut journal = Rc::clone(&begun.journal);
-    reel.add(watch.delta(), &journal);
+    let mut journal = begun.journal.clone();
+    reel.add(watch.difference(), &journal);
     loop {
         let next = tracee.next()?;
         if next == Next::Mark {
@@ -73,7 +113,7 @@ pub fn record(
         }
         if let Next::Write { bytes, offset } = &next {
             for length in prefixes(bytes.len(), every_prefix) {
-                reel.add(watch.delta(), &Rc::new(overlaid(&journal, &bytes[..length], *offset as usize)));
+                reel.add(watch.difference(), &journal.overlaid(&bytes[..length], *offset as usize));
             }
         }
         tracee.step(&next, &mut || {
@@ -85,28 +125,35 @@ pub fn record(
         }
         let written = matches!(next, Next::Write { .. });
         if written {
-            journal = Rc::new(arena.journal());
+            journal = Journal::new(arena.journal());
         }
         if watch.look() || written {
             disturbance.after_change.inspect(|disturb| disturb(arena));
             watch.look();
-            reel.add(watch.delta(), &journal);
+            reel.add(watch.difference(), &journal);
         }
     }
     watch.look_everywhere()?;
-    reel.add(watch.delta(), &journal);
+    reel.add(watch.difference(), &journal);
+    Ok(reel)
+}
+
+/// Has a child do what it does, and takes an image after each of its stores. It must not write into the journal.
+pub fn watch(child: &mut Watched, arena: &Arena, base: &[u64], begun: &Image) -> Result<Reel, String> {
+    child.work()?;
+    if arena.journal() != *begun.journal.bytes {
+        return Err("it has written into the journal, which nobody has seen".to_owned());
+    }
+    let mut difference = Difference::new(base, &begun.delta);
+    let mut reel = Reel { stores: child.stores(), ..Reel::default() };
+    reel.add(&difference, &begun.journal);
+    for change in child.changes() {
+        change.into_iter().for_each(|(index, value)| difference.change(index, value));
+        reel.add(&difference, &begun.journal);
+    }
     Ok(reel)
 }
 
 fn prefixes(length: usize, every: bool) -> Vec<usize> {
     if every { (0..=length).collect() } else { vec![0, 1, length / 2, length.saturating_sub(1), length] }
-}
-
-fn overlaid(journal: &[u8], bytes: &[u8], offset: usize) -> Vec<u8> {
-    let mut journal = journal.to_vec();
-    if journal.len() < offset + bytes.len() {
-        journal.resize(offset + bytes.len(), 0);
-    }
-    journal[offset..offset + bytes.len()].copy_from_slice(bytes);
-    journal
 }

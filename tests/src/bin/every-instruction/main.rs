@@ -3,10 +3,10 @@
 //! wholly what was before the operation or wholly what is after it; so must each image that a death of the repairer
 //! leaves.
 //!
-//! In reading order: what is proved ([`shop`], [`mill`], [`operations`]), how its images are got ([`tracee`], [`watch`],
-//! [`images`]), how they are tried ([`arena`], [`model`], [`accounting`], [`sleepers`], [`removal`],
-//! [`marks`], [`trial`]), and the whole
-//! ([`proof`], [`pairs`], [`blocks`], [`restoring`], [`planted`], [`program`]).
+//! In reading order: what is proved ([`shop`], [`mill`], [`operations`]), how its images are got ([`tracee`], [`stores`],
+//! [`difference`], [`watch`], [`images`]), how they are tried ([`arena`], [`model`], [`accounting`], [`sleepers`],
+//! [`removal`], [`marks`], [`anticipation`], [`trial`], [`repairs`]), and the whole ([`proof`], [`pairs`], [`blocks`],
+//! [`restoring`], [`rows`], [`planted`], [`workers`], [`program`]).
 
 #[cfg(target_arch = "x86_64")]
 mod program;
@@ -22,6 +22,12 @@ mod operations;
 
 #[cfg(target_arch = "x86_64")]
 mod tracee;
+
+#[cfg(target_arch = "x86_64")]
+mod difference;
+
+#[cfg(target_arch = "x86_64")]
+mod stores;
 
 #[cfg(target_arch = "x86_64")]
 mod watch;
@@ -48,7 +54,13 @@ mod removal;
 mod marks;
 
 #[cfg(target_arch = "x86_64")]
+mod anticipation;
+
+#[cfg(target_arch = "x86_64")]
 mod trial;
+
+#[cfg(target_arch = "x86_64")]
+mod repairs;
 
 #[cfg(target_arch = "x86_64")]
 mod proof;
@@ -66,7 +78,13 @@ mod tree;
 mod restoring;
 
 #[cfg(target_arch = "x86_64")]
+mod rows;
+
+#[cfg(target_arch = "x86_64")]
 mod planted;
+
+#[cfg(target_arch = "x86_64")]
+mod workers;
 
 #[cfg(target_arch = "x86_64")]
 fn main() -> std::process::ExitCode {

@@ -1,35 +1,83 @@
 //! The proof of the proof: mistakes are planted in the code, one after the other, and each must be found.
 
 #[cfg(feature = "planted")]
-use common::planted::{ALL, Bug, plant};
+pub use with_the_feature::{count, find};
 
-/// Plants each mistake whose name contains `filter` and prints what finds it; an error where one is not found. `find`
-/// gives the first failure of the proofs that should find it, or of all of them.
 #[cfg(feature = "planted")]
-pub fn find_all(filter: &str, find: fn(Option<Bug>) -> Option<String>) -> Result<(), String> {
-    if let Some(failure) = find(None) {
-        return Err(format!("it fails though nothing is planted: {failure}"));
-    }
-    let mut missed = Vec::new();
-    for bug in ALL.into_iter().filter(|bug| format!("{bug:?}").contains(filter)) {
-        plant(Some(bug));
-        match find(Some(bug)) {
-            Some(found) => println!("{:<22} found: {found}", format!("{bug:?}")),
-            None => {
-                println!("{:<22} NOT FOUND", format!("{bug:?}"));
-                missed.push(bug);
-            }
+mod with_the_feature {
+    use common::planted::{ALL, Bug, plant};
+
+    use crate::proof::Tally;
+    use crate::rows::{Extent, Row, all};
+    use crate::workers::Answer;
+
+    /// What finds each mistake: the row that the short form does. The whole form does all of them, up to the first that
+    /// fails.
+    fn finder(bug: Bug) -> &'static str {
+        match bug {
+            _ => "",
         }
     }
-    plant(None);
-    if missed.is_empty() { Ok(()) } else { Err(format!("{} planted mistakes were not found", missed.len())) }
+
+    /// How many mistakes there are whose name contains `filter`, and before them the question whether anything is found
+    /// where nothing is planted.
+    pub fn count(filter: &str) -> usize {
+        1 + chosen(filter).len()
+    }
+
+    fn chosen(filter: &str) -> Vec<Bug> {
+        ALL.into_iter().filter(|bug| format!("{bug:?}").contains(filter)).collect()
+    }
+
+    /// Plants one of them, or nothing, and tells what finds it.
+    pub fn find(number: usize, filter: &str, extent: Extent) -> Answer {
+        let bugs = chosen(filter);
+        let bug = number.checked_sub(1).and_then(|number| bugs.get(number).copied());
+        let mut rows = all(Extent::Short);
+        if extent == Extent::Short {
+            rows.retain(|row| bugs.iter().any(|bug| finder(*bug) == row.name()));
+        }
+        if let (Extent::Short, Some(bug)) = (extent, bug) {
+            rows.retain(|row| finder(bug) == row.name());
+        }
+        plant(bug);
+        let found = first_failure(&rows);
+        plant(None);
+        let name = bug.map_or("nothing planted".to_owned(), |bug| format!("{bug:?}"));
+        let line = match (bug, &found) {
+            (Some(_), Some(found)) => format!("{name:<22} found: {found}"),
+            (Some(_), None) => format!("{name:<22} NOT FOUND"),
+            (None, Some(found)) => format!("{name:<22} FAILED: {found}"),
+            (None, None) => format!("{name:<22} nothing found by the {} rows", rows.len()),
+        };
+        Answer { line, failed: bug.is_some() != found.is_some(), tally: Tally::default() }
+    }
+
+    fn first_failure(rows: &[Row]) -> Option<String> {
+        let mut failures = rows.iter().filter_map(|row| {
+            let error = row.prove(Extent::Short).err()?;
+            Some(format!("{}: {error}", row.name()))
+        });
+        failures.next()
+    }
 }
 
 #[cfg(not(feature = "planted"))]
-use common::planted::Bug;
+pub use without_the_feature::{count, find};
 
-/// Without the feature there is nothing to be planted.
 #[cfg(not(feature = "planted"))]
-pub fn find_all(_filter: &str, _find: fn(Option<Bug>) -> Option<String>) -> Result<(), String> {
-    Err("--planted needs a build with the feature `planted`; see scripts/test".to_owned())
+mod without_the_feature {
+    use crate::rows::Extent;
+    use crate::workers::Answer;
+
+    /// Without the feature there is nothing to be planted.
+    pub fn count(_filter: &str) -> usize {
+        0
+    }
+
+    /// Is never asked for.
+    pub fn find(_number: usize, _filter: &str, _extent: Extent) -> Answer {
+        let line = "nothing can be planted".to_owned();
+        Answer { line, failed: true, tally: crate::proof::Tally::default() }
+    }
 }

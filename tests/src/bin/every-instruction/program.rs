@@ -1,57 +1,84 @@
 //! The program: its options, and its table.
 
-use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use common::planted::Bug;
-
-use crate::blocks;
-use crate::operations::{self, Act, Operation};
-use crate::pairs;
 use crate::planted;
-use crate::proof::{Course, Depth, Tally, prove};
-use crate::restoring;
+use crate::proof::Tally;
+use crate::rows::{self, Extent, HEAD, Row};
+use crate::workers::{self, Answer};
 
-const USAGE: &str = "every-instruction [--short] [--planted] [FILTER]
+const USAGE: &str = "every-instruction [--short] [--planted] [--jobs N] [--from N] [--rows N] [FILTER]
 Proves that a process may die at any instruction of any operation whose name contains FILTER.
-  --short     samples: less than two minutes
-  --planted   plants the mistakes whose name contains FILTER, and proves that the proof finds each; needs a build
-              with the feature `planted`";
+  --short     samples: less than three minutes on two processors
+  --planted   plants the mistakes whose name contains FILTER, and proves that the proof finds each: with --short by the
+              row that is known to find it; needs a build with the feature `planted`
+  --jobs N    so many rows at a time; as many as there are processors otherwise
+  --from N    begins with this row of the table, counted from 0
+  --rows N    ends after so many";
 
 /// What is asked for.
 #[derive(Debug, Default)]
-pub struct Options {
+struct Options {
     short: bool,
     planted: bool,
+    jobs: Option<usize>,
+    from: usize,
+    rows: Option<usize>,
+    /// Which of the workers this is, if it is one.
+    worker: Option<usize>,
     filter: String,
 }
 
 impl Options {
-    fn read() -> Result<Self, String> {
+    fn read(arguments: &[String]) -> Result<Self, String> {
         let mut options = Self::default();
-        for argument in std::env::args().skip(1) {
-            match argument.as_str() {
+        let mut arguments = arguments.iter();
+        while let Some(argument) = arguments.next() {
+            let (name, value) = argument
+                .split_once('=')
+                .map_or((argument.as_str(), None), |(name, value)| (name, Some(value)));
+            let mut number = || {
+                value
+                    .or_else(|| arguments.next().map(String::as_str))
+                    .and_then(|value| value.parse().ok())
+                    .ok_or(USAGE)
+            };
+            match name {
                 "--short" => options.short = true,
                 "--planted" => options.planted = true,
+                "--jobs" => options.jobs = Some(number()?),
+                "--from" => options.from = number()?,
+                "--rows" => options.rows = Some(number()?),
+                "--worker" => options.worker = Some(number()?),
                 _ if argument.starts_with('-') => return Err(USAGE.to_owned()),
-                _ => options.filter = argument,
+                _ => options.filter.clone_from(argument),
             }
         }
         Ok(options)
     }
-}
 
-/// Where regions are in memory.
-fn place() -> PathBuf {
-    let memory = Path::new("/dev/shm");
-    if memory.is_dir() { memory.to_owned() } else { std::env::temp_dir() }
+    fn extent(&self) -> Extent {
+        if self.short { Extent::Short } else { Extent::Whole }
+    }
+
+    fn jobs(&self) -> usize {
+        self.jobs.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from))
+    }
+
+    /// The rows that are to be proved.
+    fn chosen(&self) -> Vec<Row> {
+        let named = rows::all(self.extent()).into_iter().filter(|row| row.name().contains(&self.filter));
+        named.skip(self.from).take(self.rows.unwrap_or(usize::MAX)).collect()
+    }
 }
 
 /// Does what is asked for.
 pub fn run() -> ExitCode {
-    let outcome = Options::read().and_then(|options| {
-        pin()?;
-        if options.planted { planted::find_all(&options.filter, first_failure) } else { prove_all(&options) }
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let outcome = Options::read(&arguments).and_then(|options| match options.worker {
+        Some(worker) => work(worker, &options),
+        None if options.planted => find_planted(&options, &arguments),
+        None => prove_all(&options, &arguments),
     });
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -62,164 +89,42 @@ pub fn run() -> ExitCode {
     }
 }
 
-/// Keeps this process and its children on one processor: a step is two changes between them, which are faster there.
-fn pin() -> Result<(), String> {
-    let mut set = nix::sched::CpuSet::new();
-    let here = nix::sched::sched_getcpu().unwrap_or(0);
-    set.set(here)
-        .and_then(|()| nix::sched::sched_setaffinity(nix::unistd::Pid::from_raw(0), &set))
-        .map_err(|error| format!("cannot stay on one processor: {error}"))
+fn work(worker: usize, options: &Options) -> Result<(), String> {
+    if options.planted {
+        return workers::serve(worker, |number| planted::find(number, &options.filter, options.extent()));
+    }
+    let rows = options.chosen();
+    workers::serve(worker, |number| {
+        let outcome = rows[number].prove(options.extent());
+        let line = rows[number].line(&outcome);
+        Answer { line, failed: outcome.is_err(), tally: outcome.unwrap_or_default() }
+    })
 }
 
-fn prove_all(options: &Options) -> Result<(), String> {
-    let mut failures = 0;
+fn prove_all(options: &Options, arguments: &[String]) -> Result<(), String> {
+    let rows = options.chosen();
+    println!("{HEAD}");
+    let answers = workers::share_out(rows.len(), options.jobs(), arguments)?;
     let mut sum = Tally::default();
-    println!(
-        "{:<40}{:<14}{:>9}{:>8}{:>9}{:>12}{:>9}",
-        "operation", "course", "steps", "images", "repairs", "steps", "images"
-    );
-    for operation in operations::all() {
-        if !operation.name.contains(&options.filter) || options.short && operation.long {
-            continue;
-        }
-        for course in courses(&operation, options.short) {
-            let outcome = prove(&place(), &operation, course, depth(options.short));
-            failures += u32::from(outcome.is_err());
-            print_row(&operation, course, &outcome);
-            sum.add(&outcome.unwrap_or_default());
-        }
-    }
-    println!("{}", columns("all", "", &sum));
-    for (name, pair) in pairs::ALL.iter().filter(|(name, _)| name.contains(&options.filter)) {
-        match pair(&place(), stops(options.short)) {
-            Ok(steps) => println!("{name:<54}{steps:>9}  as it should be"),
-            Err(error) => {
-                failures += 1;
-                println!("{name:<54} FAILED: {error}");
-            }
-        }
-    }
-    for (name, proof) in blocks::ALL.iter().filter(|(name, _)| name.contains(&options.filter)) {
-        match proof(&place(), deaths(options.short)) {
-            Ok(steps) => println!("{name:<48}{steps:>9}  old or new, and whole"),
-            Err(error) => {
-                failures += 1;
-                println!("{name:<48} FAILED: {error}");
-            }
-        }
-    }
-    for (name, proof) in restoring::ALL.iter().filter(|(name, _)| name.contains(&options.filter)) {
-        match proof(&place(), samples(options.short)) {
-            Ok(steps) => println!("{name:<48}{steps:>9}  what was before, or what was gone back to"),
-            Err(error) => {
-                failures += 1;
-                println!("{name:<48} FAILED: {error}");
-            }
-        }
-    }
-    if failures == 0 { Ok(()) } else { Err(format!("{failures} proofs have failed")) }
-}
-
-/// The first proof that fails, and how: of blocks if the mistake is one of theirs; else of two processes, then of what
-/// contains every kind of step, at the mill if it is one of what is there.
-fn first_failure(bug: Option<Bug>) -> Option<String> {
-    if bug.is_none_or(Bug::is_of_blocks) {
-        for (name, proof) in blocks::ALL {
-            if let Err(error) = proof(&place(), deaths(true)) {
-                return Some(format!("{name}: {error}"));
-            }
-        }
-        if bug.is_some() {
-            return None;
-        }
-    }
-    if bug.is_none_or(Bug::is_of_restoring) {
-        for (name, proof) in restoring::ALL {
-            if let Err(error) = proof(&place(), samples(true)) {
-                return Some(format!("{name}: {error}"));
-            }
-        }
-        if bug.is_some() {
-            return None;
-        }
-    }
-    let wanted = |at_the_mill: bool| bug.is_none_or(|bug| bug.is_at_the_mill() == at_the_mill);
-    for (number, (name, pair)) in pairs::ALL.into_iter().enumerate() {
-        if !wanted(number < pairs::OF_THE_MILL) {
-            continue;
-        }
-        if let Err(error) = pair(&place(), stops(true)) {
-            return Some(format!("{name}: {error}"));
-        }
-    }
-    let is_rich = |operation: &Operation| {
-        operation.contended || operation.records || operation.telling || operation.captures
-    };
-    let rich = operations::all().into_iter().filter(is_rich);
-    let rich = rich.filter(|operation| wanted(operation.telling));
-    for (number, operation) in rich.enumerate() {
-        let awaited = number == 0 || operation.telling && matches!(operation.act, Act::Change(_));
-        let courses = match (number, awaited) {
-            (0, _) => &[Course::Commit, Course::Awaited, Course::Gated][..],
-            (_, true) => &[Course::Commit, Course::Awaited],
-            _ => &[Course::Commit],
-        };
-        for course in courses {
-            if let Err(error) = prove(&place(), &operation, *course, depth(true)) {
-                return Some(format!("{} ({course}): {error}", operation.name));
-            }
-        }
-    }
-    None
-}
-
-fn depth(short: bool) -> Depth {
-    if short { Depth { nested: 6, every_prefix: false } } else { Depth { nested: 400, every_prefix: true } }
-}
-
-/// After how many of its instructions one of two processes is stopped.
-fn stops(short: bool) -> usize {
-    if short { 100 } else { usize::MAX }
-}
-
-/// After how many of its instructions a producer of blocks is killed, or a reader stopped.
-fn deaths(short: bool) -> usize {
-    if short { 12 } else { 4000 }
-}
-
-/// How thoroughly going back to a checkpoint is proved.
-fn samples(short: bool) -> restoring::Depth {
-    if short { restoring::Depth::Calls } else { restoring::Depth::Samples(500) }
-}
-
-fn courses(operation: &Operation, short: bool) -> Vec<Course> {
-    let mut courses = vec![Course::Commit];
-    if let Act::Change(_) = operation.act
-        && operation.error.is_none()
-    {
-        courses.push(Course::RollBack);
-        if operation.contended || !short {
-            courses.extend([Course::Awaited, Course::Held, Course::Gated]);
-        } else if operation.telling {
-            courses.push(Course::Awaited);
-        }
-        if operation.name == "put in place" {
-            courses.push(Course::HeldTooLong);
-        }
-    }
-    courses
-}
-
-fn print_row(operation: &Operation, course: Course, outcome: &Result<Tally, String>) {
-    match outcome {
-        Ok(tally) => println!("{}", columns(operation.name, &course.to_string(), tally)),
-        Err(error) => println!("{:<40}{course:<14} FAILED: {error}", operation.name),
+    let operations = rows.iter().zip(&answers).filter(|(row, _)| matches!(row, Row::Operation(..)));
+    operations.for_each(|(_, answer)| sum.add(&answer.tally));
+    println!("{}", rows::columns("all operations", "", &sum));
+    match answers.iter().filter(|answer| answer.failed).count() {
+        0 => Ok(()),
+        failures => Err(format!("{failures} proofs have failed")),
     }
 }
 
-fn columns(name: &str, course: &str, tally: &Tally) -> String {
-    let Tally { steps, images, repairs, repair_steps, repair_images } = tally;
-    format!(
-        "{name:<40}{course:<14}{steps:>9}{images:>8}{repairs:>9}{repair_steps:>12}{repair_images:>9}  all repaired"
-    )
+fn find_planted(options: &Options, arguments: &[String]) -> Result<(), String> {
+    let count = planted::count(&options.filter);
+    if count == 0 {
+        return Err("--planted needs a build with the feature `planted`; see scripts/test".to_owned());
+    }
+    let answers = workers::share_out(count, options.jobs(), arguments)?;
+    match answers.iter().filter(|answer| answer.failed).count() {
+        0 => Ok(()),
+        failures => Err(format!(
+            "{failures} planted mistakes were not found, or something was though nothing was planted"
+        )),
+    }
 }

@@ -1,23 +1,22 @@
-//! The proof of one operation: it is stepped through, every image that it leaves is tried, and so is every image that a
-//! repair of such an image leaves.
+//! The proof of one operation: it is stepped through, and every image that it leaves is tried.
 
 use std::cell::Cell;
-use std::collections::HashMap;
 use std::path::Path;
-use std::rc::Rc;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 
 use common::bell::{self, Side};
 use common::lock::{self, WAITERS};
 use common::objects::Kind;
 use common::txn::TxnError;
-use recovery::repair::Repairer;
+use serde::{Deserialize, Serialize};
 
+use crate::anticipation::Corpse;
 use crate::arena::{ACTOR, Arena};
-use crate::images::{Disturbance, Image, Reel, record};
+use crate::images::{Disturbance, Image, Journal, Reel, record};
 use crate::marks;
 use crate::model::Model;
 use crate::operations::{Act, Actor, Operation};
+use crate::repairs::try_repairs;
 use crate::shop::{self, Shop};
 use crate::sleepers::SLEEPERS;
 use crate::tracee::{Tracee, mark};
@@ -38,6 +37,8 @@ pub enum Course {
     Awaited,
     /// A checkpoint keeps it from beginning, and opens the gate while it sleeps.
     Gated,
+    /// It is committed, and where it dies its repair is anticipated.
+    Anticipated,
 }
 
 impl std::fmt::Display for Course {
@@ -49,6 +50,7 @@ impl std::fmt::Display for Course {
             Self::HeldTooLong => "held too long",
             Self::Awaited => "lock awaited",
             Self::Gated => "gate closed",
+            Self::Anticipated => "anticipated",
         })
     }
 }
@@ -56,22 +58,24 @@ impl std::fmt::Display for Course {
 /// How thoroughly.
 #[derive(Clone, Copy, Debug)]
 pub struct Depth {
-    /// Of how many images the repair is stepped through.
+    /// Of how many images the repair is taken apart as well.
     pub nested: usize,
     /// Whether every beginning of what is written into the journal is tried.
     pub every_prefix: bool,
 }
 
 /// What was done.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub struct Tally {
     /// Instructions of the operation.
     pub steps: u64,
     /// Distinct images.
     pub images: usize,
-    /// Repairs that were stepped through, and their instructions.
+    /// Repairs that were taken apart: how many of their instructions were executed one by one, and how many of their stores
+    /// were seen one by one.
     pub repairs: usize,
     pub repair_steps: u64,
+    pub stores: u64,
     /// Distinct images of those, beside the operation's own.
     pub repair_images: usize,
 }
@@ -83,6 +87,7 @@ impl Tally {
         self.images += other.images;
         self.repairs += other.repairs;
         self.repair_steps += other.repair_steps;
+        self.stores += other.stores;
         self.repair_images += other.repair_images;
     }
 }
@@ -111,9 +116,11 @@ pub fn prove(place: &Path, operation: &Operation, course: Course, depth: Depth) 
     if !operation.captures {
         marks::take_away(&traced.region);
     }
+    let corpse = if course == Course::Anticipated { Some(Corpse::new()?) } else { None };
+    corpse.as_ref().map_or(Ok(()), |corpse| corpse.was_the_actor(&traced.region))?;
     let base = traced.copy();
     checked.copy_from(&traced)?;
-    let begun = Image { delta: Vec::new(), journal: Rc::new(traced.journal()) };
+    let begun = Image { delta: Vec::new(), journal: Journal::new(traced.journal()) };
     let waited = Cell::new(false);
     let let_go = |arena: &Arena| {
         waited.set(true);
@@ -133,12 +140,11 @@ pub fn prove(place: &Path, operation: &Operation, course: Course, depth: Depth) 
         reel.images.iter().try_for_each(|image| marks::check(&traced.region, &base, image))?;
     }
     let (after, goes_on) = (after.recount(), operation.goes_on);
-    let captures = operation.captures;
-    let court = Court { arena: &checked, base: &base, before, after, away, shop, goes_on, captures };
+    let (captures, anticipated) = (operation.captures, corpse.is_some());
+    let court =
+        Court { arena: &checked, base: &base, before, after, away, shop, goes_on, captures, anticipated };
     let verdicts = try_all(&court, &reel, course)?;
-    let mut tally = Tally { steps: reel.steps, images: reel.images.len(), ..Tally::default() };
-    try_repairs(&court, &traced, &reel, &verdicts, depth, &mut tally)?;
-    Ok(tally)
+    try_repairs(&court, &traced, &reel, &verdicts, depth, operation.records)
 }
 
 /// The actor's life, in a child.
@@ -208,63 +214,4 @@ fn try_all(court: &Court<'_>, reel: &Reel, course: Course) -> Result<Vec<Verdict
         return Err("it does not begin before and end after".to_owned());
     }
     Ok(verdicts)
-}
-
-/// Steps through repairs, and tries what a death of the repairer leaves.
-fn try_repairs(
-    court: &Court<'_>,
-    traced: &Arena,
-    reel: &Reel,
-    verdicts: &[Verdict],
-    depth: Depth,
-    tally: &mut Tally,
-) -> Result<(), String> {
-    let stride = reel.images.len().div_ceil(depth.nested.max(1)).max(1);
-    let chosen: Vec<_> = (0..reel.images.len()).rev().step_by(stride).take(depth.nested).collect();
-    if chosen.is_empty() {
-        return Ok(());
-    }
-    let mut known: HashMap<Image, Verdict> =
-        reel.images.iter().cloned().zip(verdicts.iter().copied()).collect();
-    let repairer = Tracee::fork(|| repair_for_ever(traced))?;
-    for (turn, number) in chosen.into_iter().enumerate() {
-        let say = |error| format!("in the repair of image {number} of {}: {error}", reel.images.len());
-        let (image, verdict) = (&reel.images[number], verdicts[number]);
-        if turn > 0 {
-            repairer.go_on().map_err(say)?;
-        }
-        traced.restore(court.base, &image.delta);
-        traced.set_journal(&image.journal)?;
-        let inner = record(&repairer, traced, court.base, image, depth.every_prefix, &Disturbance::default());
-        let inner = inner.map_err(say)?;
-        tally.repairs += 1;
-        tally.repair_steps += inner.steps;
-        for (place, image) in inner.images.into_iter().enumerate() {
-            let inner_verdict = match known.get(&image) {
-                Some(verdict) => *verdict,
-                None => court
-                    .judge(&image, Company::Alone)
-                    .map_err(|error| say(format!("its image {place}: {error}")))?,
-            };
-            if inner_verdict != verdict {
-                return Err(say("a second repair decides otherwise".to_owned()));
-            }
-            if !court.captures {
-                marks::check(&traced.region, court.base, &image).map_err(say)?;
-            }
-            known.insert(image, inner_verdict);
-        }
-    }
-    tally.repair_images = known.len() - reel.images.len();
-    Ok(())
-}
-
-fn repair_for_ever(arena: &Arena) {
-    loop {
-        mark();
-        if let Err(setback) = Repairer::new(&arena.region, &arena.spool).repair(ACTOR, true) {
-            eprintln!("a repair fails: {setback:?}");
-            return;
-        }
-    }
 }

@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use common::objects::Map;
 use common::region::Region;
+use common::slots::State;
 use common::undo::{LogState, UndoLog};
 use recovery::repair::Repairer;
 use recovery::verify;
@@ -50,6 +51,8 @@ pub struct Court<'a> {
     pub goes_on: bool,
     /// Whether the operation is a checkpoint.
     pub captures: bool,
+    /// Whether repairs are anticipated: others may come between that and the repair.
+    pub anticipated: bool,
 }
 
 /// What readers see before the repair.
@@ -62,12 +65,21 @@ struct Glimpse {
 impl Court<'_> {
     /// Tries one image.
     pub fn judge(&self, image: &Image, company: Company) -> Result<Verdict, String> {
-        self.try_image(image, company).map(|(verdict, _)| verdict)
+        self.try_image(image, company, self.anticipated).map(|(verdict, _)| verdict)
+    }
+
+    /// Tries one that a repairer has left who has died. Whoever comes next may anticipate the repair again, or not.
+    pub fn judge_again(&self, image: &Image) -> Result<Verdict, String> {
+        let verdict = self.try_image(image, Company::Alone, false)?.0;
+        if self.anticipated && self.try_image(image, Company::Alone, true)?.0 != verdict {
+            return Err("it depends on who repairs it".to_owned());
+        }
+        Ok(verdict)
     }
 
     /// Tries one whose verdict is known while somebody removes what the dead one was using.
     pub fn judge_among_removals(&self, image: &Image, known: Verdict) -> Result<(), String> {
-        match self.try_image(image, Company::Remover)? {
+        match self.try_image(image, Company::Remover, self.anticipated)? {
             (verdict, true) if verdict != known => {
                 Err("whether it is committed depends on others".to_owned())
             }
@@ -76,13 +88,20 @@ impl Court<'_> {
     }
 
     /// The verdict, and whether before and after can be told apart.
-    fn try_image(&self, image: &Image, company: Company) -> Result<(Verdict, bool), String> {
+    fn try_image(
+        &self,
+        image: &Image,
+        company: Company,
+        anticipated: bool,
+    ) -> Result<(Verdict, bool), String> {
         let region = &self.arena.region;
-        self.arena.restore(self.base, &image.delta);
-        self.arena.set_journal(&image.journal)?;
+        self.arena.show(self.base, image)?;
         let glimpse = Glimpse::catch(region)?;
         let decided = self.is_decided(image);
         let mut expected = [self.before.clone(), self.after.clone()];
+        if anticipated {
+            self.anticipate()?;
+        }
         if matches!(company, Company::Survivor | Company::Remover) {
             // Whoever has closed the gate and lives opens it; who died with it closed keeps everybody out, until repaired.
             shop::open_gate(self.arena);
@@ -123,6 +142,22 @@ impl Court<'_> {
         Ok((verdict, told_apart))
     }
 
+    /// What holds others up is done before the repair, and nothing that only the repair does.
+    fn anticipate(&self) -> Result<(), String> {
+        let region = &self.arena.region;
+        let fate = Repairer::new(region, &self.arena.spool).anticipate(ACTOR);
+        if !fate.as_ref().is_ok_and(Option::is_some) {
+            return Err(format!("the repair is not anticipated: {fate:?}"));
+        }
+        let slot = region.slot(ACTOR.slot).ok_or("no such slot")?;
+        let holds = slot.held_count.load(Relaxed) != 0
+            || !UndoLog::of(region, ACTOR.slot).is_some_and(|log| log.is_empty());
+        if holds || slot.standing().1 == Some(State::Free) {
+            return Err("anticipated, it left something to wait for, or the slot to somebody else".to_owned());
+        }
+        Ok(())
+    }
+
     fn repair(&self, company: Company) -> Result<(), String> {
         let repairer = Repairer::new(&self.arena.region, &self.arena.spool);
         let repair = || repairer.repair(ACTOR, true).map(drop).map_err(|setback| format!("{setback:?}"));
@@ -140,7 +175,7 @@ impl Court<'_> {
     fn is_decided(&self, image: &Image) -> Option<Verdict> {
         let log = UndoLog::of(&self.arena.region, ACTOR.slot)?;
         let recorded = self.before.records.len() < self.after.records.len();
-        let whole = recorded && whole_records(&image.journal) == self.after.records.len();
+        let whole = recorded && whole_records(&image.journal.bytes) == self.after.records.len();
         match log.state()? {
             LogState::Freeing => Some(Verdict::After),
             LogState::Active if whole => Some(Verdict::After),

@@ -1,6 +1,5 @@
 //! Sees after each instruction what of a region has changed.
 
-use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -9,36 +8,32 @@ use common::layout::{HEADER_SIZE, Header, Tally};
 use common::limits::{PAGE_SIZE, UNDO_LOG_SIZE};
 
 use crate::arena::{Arena, WORDS};
+use crate::difference::{Delta, Difference};
 
 /// So many pages that nobody has yet are watched with those that somebody has: a slab is prepared before it is taken.
 const AHEAD: u64 = 3;
-
-/// What differs from a base, by word.
-pub type Delta = Vec<(u32, u64)>;
 
 /// A region and what was last seen of it.
 pub struct Watch<'a> {
     arena: &'a Arena,
     owners: Vec<Owner>,
     ranges: Vec<Range<usize>>,
-    base: &'a [u64],
     seen: Vec<u64>,
-    delta: BTreeMap<u32, u64>,
+    difference: Difference<'a>,
 }
 
 impl<'a> Watch<'a> {
     /// Looks at what these owners and everybody's tables hold. The region is as `base` with `delta` laid over it.
     pub fn new(arena: &'a Arena, owners: &[Owner], base: &'a [u64], delta: &Delta) -> Self {
-        let seen = arena.copy();
-        let delta = delta.iter().copied().collect();
-        let mut watch = Self { arena, owners: owners.to_vec(), ranges: Vec::new(), base, seen, delta };
+        let (seen, difference) = (arena.copy(), Difference::new(base, delta));
+        let mut watch = Self { arena, owners: owners.to_vec(), ranges: Vec::new(), seen, difference };
         watch.ranges = watch.ranges_now();
         watch
     }
 
     /// What differs from the base now.
-    pub fn delta(&self) -> Delta {
-        self.delta.iter().map(|(index, value)| (*index, *value)).collect()
+    pub fn difference(&self) -> &Difference<'a> {
+        &self.difference
     }
 
     /// Looks at what operations change; whether something has.
@@ -70,13 +65,8 @@ impl<'a> Watch<'a> {
         }
         for (index, word) in range.zip(words) {
             let value = word.load(Relaxed);
-            if value == std::mem::replace(&mut self.seen[index], value) {
-                continue;
-            }
-            if value == self.base[index] {
-                self.delta.remove(&(index as u32));
-            } else {
-                self.delta.insert(index as u32, value);
+            if value != std::mem::replace(&mut self.seen[index], value) {
+                self.difference.change(index as u32, value);
             }
         }
         true
