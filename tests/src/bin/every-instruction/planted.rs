@@ -15,7 +15,38 @@ mod with_the_feature {
     /// fails.
     fn finder(bug: Bug) -> &'static str {
         match bug {
-            _ => "",
+            Bug::LogAfterChange
+            | Bug::ChangeNotLogged
+            | Bug::ReleasedBeforeEmpty
+            | Bug::SequenceRestored
+            | Bug::FreedForgotten
+            | Bug::SharedFreeList
+            | Bug::HeldAfterLock
+            | Bug::ReleasedBeforeUndo
+            | Bug::SequenceLeftOdd
+            | Bug::MarkForgotten => "put a new key (commit)",
+            Bug::WakeForgotten => "put a new key (lock awaited)",
+            Bug::GateIgnored => "put a new key (gate closed)",
+            Bug::AnticipatedByHalf => "put a new key (anticipated)",
+            Bug::MiniIgnored | Bug::FreeingUndone => "put out of place (commit)",
+            Bug::SlabLinkNotLogged => "puts that take two slabs (commit)",
+            Bug::FreedAtOnce => "remove another slot's block (commit)",
+            Bug::ShownBeforeCommit => "two maps and two counters (commit)",
+            Bug::ForwardIgnored => "a message of a user with a row (commit)",
+            Bug::GateLeftClosed => "a checkpoint (commit)",
+            Bug::EndsNotLogged => "push an item (commit)",
+            Bug::BellForgotten => "push an item (lock awaited)",
+            Bug::InFlightForgotten | Bug::TakeNotLogged => "take an item (commit)",
+            Bug::RangeNotLogged => "a blob's range out of place (commit)",
+            Bug::RenamedInTwo => "rename a queue into another folder (commit)",
+            Bug::BatonDropped | Bug::DeletedQuietly => "those who wait at a queue, and who changes it",
+            Bug::ReadOnce => "a reader, and a writer in place",
+            Bug::GenerationUnchecked => "a writer waits, the map is deleted",
+            Bug::ShownBeforeWritten => "a block is written",
+            Bug::NamedBeforeWritten => "a block is made",
+            Bug::StampKept | Bug::CopyTrusted => "a reader, and writers of a block",
+            Bug::PinTrusted => "a pin, and writers of a large block",
+            Bug::RestoredInPlace | Bug::CountedTwice => "a damaged region is gone back from",
         }
     }
 

@@ -136,14 +136,14 @@ pub fn prove(place: &Path, operation: &Operation, course: Course, depth: Depth) 
     if course == Course::Gated && !waited.get() {
         return Err("it has not waited before the closed gate".to_owned());
     }
-    if !operation.captures {
-        reel.images.iter().try_for_each(|image| marks::check(&traced.region, &base, image))?;
-    }
     let (after, goes_on) = (after.recount(), operation.goes_on);
     let (captures, anticipated) = (operation.captures, corpse.is_some());
     let court =
         Court { arena: &checked, base: &base, before, after, away, shop, goes_on, captures, anticipated };
     let verdicts = try_all(&court, &reel, course)?;
+    if !operation.captures {
+        reel.images.iter().try_for_each(|image| marks::check(&traced.region, &base, image))?;
+    }
     try_repairs(&court, &traced, &reel, &verdicts, depth, operation.records)
 }
 
