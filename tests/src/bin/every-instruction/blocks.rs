@@ -196,7 +196,7 @@ fn die(place: &Path, moment: Moment, old: &[u8], new: &[u8]) -> Result<u64, Stri
     for _ in 0..moment.calls {
         writer.make_next_call()?.then_some(()).ok_or("it makes fewer system calls than it did")?;
     }
-    let executed = advance(&writer, moment.steps as usize)? as u64;
+    let executed = advance(&writer, moment.steps as usize, |_, _| ())? as u64;
     drop(writer);
     witness.look()?;
     Observer::new(&scene, old, new).look()?;
@@ -221,13 +221,15 @@ fn die(place: &Path, moment: Moment, old: &[u8], new: &[u8]) -> Result<u64, Stri
     }
 }
 
-/// Executes so many instructions, or as many as there are up to the next mark: how many.
-fn advance(tracee: &Tracee, count: usize) -> Result<usize, String> {
+/// Executes so many instructions, or as many as there are up to the next mark: how many. `before` is told of each, after how
+/// many others.
+fn advance(tracee: &Tracee, count: usize, mut before: impl FnMut(usize, &Next)) -> Result<usize, String> {
     for done in 0..count {
         let next = tracee.next()?;
         if next == Next::Mark {
             return Ok(done);
         }
+        before(done, &next);
         tracee.step_by_halves(&next)?;
     }
     Ok(count)
@@ -240,13 +242,17 @@ fn read(place: &Path, stops: usize, length: usize, way: Way) -> Result<u64, Stri
     let scene = Scene::new(place, &content(1))?;
     let mut producer = scene.blocks.producer("b", Options::default()).map_err(said)?;
     let reader = Tracee::fork(|| read_for_ever(&scene.blocks, length, way))?;
-    let undisturbed = advance(&reader, usize::MAX)?;
+    let mut turns = BTreeSet::new();
+    let undisturbed = advance(&reader, usize::MAX, |done, next| {
+        // There may be little between what it finds and what it does about it.
+        turns.extend((*next != Next::Plain).then_some(done));
+    })?;
     let mut steps = undisturbed as u64;
     reader.go_on()?;
     let mut version = 1;
-    let every = (undisturbed / stops).max(1);
-    for (stop, half) in (0..=undisturbed).step_by(every).flat_map(|stop| [(stop, false), (stop, true)]) {
-        steps += advance(&reader, stop)? as u64;
+    turns.extend((0..=undisturbed).step_by((undisturbed / stops).max(1)));
+    for (stop, half) in turns.into_iter().flat_map(|stop| [(stop, false), (stop, true)]) {
+        steps += advance(&reader, stop, |_, _| ())? as u64;
         for _ in 0..OTHERS {
             version += 1;
             producer.publish(&content(version), LIMIT).map_err(said)?;

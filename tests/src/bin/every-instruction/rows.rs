@@ -25,10 +25,10 @@ pub enum Row {
 }
 
 /// The table's head.
-pub const HEAD: &str = concat!(
-    "                                                       its instructions   repairs of it: of which  all     further\n",
-    "operation                               course            steps  images   repairs    steps    stores   images"
-);
+pub const HEAD: &str = "\
+Of each operation: instructions executed one by one, and distinct images. Of repairs of these: how many were taken apart,
+instructions executed one by one, stores seen one by one, and distinct images beside the operation's.
+operation                               course            steps  images   repairs    steps    stores   images";
 
 /// All of them.
 pub fn all(extent: Extent) -> Vec<Row> {
