@@ -244,7 +244,7 @@ pub fn end_change<W: Word>(seq: &W) {
 
 /// Reads what the sequence word covers, once. `None` where it was being changed meanwhile: what `read` gave was no
 /// state of the object then.
-#[inline]
+#[inline(always)]
 pub fn read_once<W: Word, T>(seq: &W, read: impl FnOnce() -> T) -> Option<T> {
     let before = seq.load();
     if before & 1 == 1 {

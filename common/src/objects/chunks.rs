@@ -58,7 +58,7 @@ impl<'r> Shape<'r> {
         Ok(Offset(Page(self.root).place(self.region, number)?.word.load(Relaxed)))
     }
 
-    #[inline]
+    #[inline(always)]
     pub(crate) fn read(&self, from: u64, bytes: &mut [u8]) -> Result<(), Broken> {
         let (start, length) = ((from % CHUNK as u64) as usize, bytes.len());
         // A blob of nothing has no chunk to look into.
@@ -70,8 +70,6 @@ impl<'r> Shape<'r> {
             if (start | length).is_multiple_of(WORD) {
                 return self.read_words(part, bytes);
             }
-            part.copy(part.words(self.region, self.chunk(part.number)?)?, bytes);
-            return Ok(());
         }
         self.read_parts(from, bytes)
     }
@@ -89,8 +87,8 @@ impl<'r> Shape<'r> {
         Ok(())
     }
 
-    /// The same where the range lies in several chunks.
-    #[cold]
+    /// The same where it begins or ends within a word, or lies in several chunks.
+    #[inline(never)]
     fn read_parts(&self, from: u64, bytes: &mut [u8]) -> Result<(), Broken> {
         let mut done = 0;
         for part in parts(from, bytes.len()) {

@@ -46,7 +46,7 @@ impl std::error::Error for ReadError {}
 pub(crate) struct Broken;
 
 /// Gives what `read` made of an object at one moment between two changes.
-#[inline]
+#[inline(always)]
 pub(crate) fn read<T>(
     region: &Region,
     handle: Handle,
