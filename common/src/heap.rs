@@ -89,12 +89,24 @@ pub fn most_blocks(region: &Region) -> u64 {
     u64::from(region.geometry().page_count) * (PAGE_SIZE / u64::from(SIZES[0]))
 }
 
+/// Where the blocks begin on a page of each class.
+const FIRSTS: [u16; SIZES.len()] = {
+    let mut firsts = [0; SIZES.len()];
+    let mut class = 0;
+    while class < SIZES.len() {
+        firsts[class] = first_block(CAPACITIES[class]) as u16;
+        class += 1;
+    }
+    firsts
+};
+
 /// Where the blocks of a page begin, behind so many states.
 const fn first_block(count: u16) -> usize {
     (count as usize * size_of::<AtomicU16>()).next_multiple_of(GRAIN)
 }
 
 /// Blocks on a page of this class; `None` for a class that does not share a page.
+#[inline]
 pub fn capacity(class: u32) -> Option<u16> {
     CAPACITIES.get(class as usize).copied()
 }
@@ -114,6 +126,12 @@ pub struct Block<'r> {
 
 /// The block that begins at `offset`; `None` where none does.
 pub fn block_at(region: &Region, offset: Offset) -> Option<Block<'_>> {
+    find_block(region, offset).map(|(.., block)| block)
+}
+
+/// The same with the page that it begins on.
+#[inline]
+fn find_block(region: &Region, offset: Offset) -> Option<(u32, &Slab, Block<'_>)> {
     let (index, within) = region.page_of(offset)?;
     let slab = region.slab(index)?;
     if slab.owner.load(Relaxed) == 0 {
@@ -121,14 +139,17 @@ pub fn block_at(region: &Region, offset: Offset) -> Option<Block<'_>> {
     }
     let class = slab.class.load(Relaxed);
     if class == WHOLE_PAGES && within == 0 {
-        return whole_pages(region, index, slab);
+        return Some((index, slab, whole_pages(region, index, slab)?));
     }
-    let size = usize::from(*SIZES.get(class as usize)?);
-    let from_first = (within as usize).checked_sub(first_block(capacity(class)?))?;
-    if !from_first.is_multiple_of(size) {
+    let size = u32::from(*SIZES.get(class as usize)?);
+    let from_first = (within as u32).checked_sub(FIRSTS[class as usize].into())?;
+    let number = from_first / size;
+    if number * size != from_first || number >= CAPACITIES[class as usize].into() {
         return None;
     }
-    shared_block(region, index, class, u16::try_from(from_first / size).ok()?)
+    let state_offset = Offset(offset.0 - within + u64::from(number) * size_of::<AtomicU16>() as u64);
+    let state = region.quarter(state_offset)?;
+    Some((index, slab, Block { offset, size: size as usize, state_offset, state }))
 }
 
 /// The block of whole pages that begins with the page at `index`.
@@ -142,6 +163,7 @@ pub fn whole_pages<'r>(region: &'r Region, index: u32, slab: &'r Slab) -> Option
 }
 
 /// The block number `number` on a page of this class.
+#[inline]
 pub fn shared_block(region: &Region, index: u32, class: u32, number: u16) -> Option<Block<'_>> {
     let (size, count) = (usize::from(*SIZES.get(class as usize)?), capacity(class)?);
     if number >= count {
@@ -149,7 +171,7 @@ pub fn shared_block(region: &Region, index: u32, class: u32, number: u16) -> Opt
     }
     let page = region.page_offset(index).0;
     let state_offset = Offset(page + u64::from(number) * size_of::<AtomicU16>() as u64);
-    let offset = Offset(page + (first_block(count) + usize::from(number) * size) as u64);
+    let offset = Offset(page + (usize::from(FIRSTS[class as usize]) + usize::from(number) * size) as u64);
     Some(Block { offset, size, state_offset, state: region.quarter(state_offset)? })
 }
 
@@ -214,6 +236,17 @@ pub(crate) struct Cursor {
     block: u16,
 }
 
+/// A slab that a cursor stands in, so that its next block is found without looking everything up again.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Stand<'r> {
+    /// The slab's index and 1.
+    link: u32,
+    entry: &'r Slab,
+    /// Where its page begins.
+    page: Offset,
+    states: &'r [AtomicU16],
+}
+
 /// Where else a process looks: slabs by their index and 1, for each class. They may have changed hands meanwhile.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Hints {
@@ -223,35 +256,54 @@ pub(crate) struct Hints {
     turn: [u32; SLAB_LISTS],
 }
 
+/// The blocks that a transaction has freed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Freed<'r> {
+    /// None.
+    None,
+    /// One, whose state this is.
+    One(&'r AtomicU16),
+    /// So many that the log is asked which.
+    Several,
+}
+
 impl<'r> Transaction<'_, 'r> {
     /// Allocates a block of at least `bytes`. Its contents are what its last owner left.
     pub(crate) fn allocate(&mut self, bytes: usize) -> Result<Offset, TxnError> {
         if let Some(taken) = planted_list::take(self, bytes)? {
             return Ok(taken);
         }
-        let block = match CLASS_BY_GRAINS.get(bytes.div_ceil(GRAIN)) {
+        let class = CLASS_BY_GRAINS.get(bytes.div_ceil(GRAIN));
+        let block = match class {
             Some(&class) => self.seat.free_shared_block(class.into())?,
             None => self.seat.free_whole_pages(bytes.div_ceil(PAGE_SIZE as usize))?,
         };
         self.seat.log.note_state(block.state_offset, block.state)?;
         block.state.store(USED, Relaxed);
-        // What is written into it before it is linked is not logged.
-        self.seat.region.mark(block.offset, block.size);
+        // What is written into it before it is linked is not logged, so its pages are marked here. A page that is shared
+        // has been, with the state, which stands on it.
+        if class.is_none() {
+            self.seat.region.mark(block.offset, block.size);
+        }
         Ok(block.offset)
     }
 
     /// Frees a block, once the transaction commits. The caller holds the lock of the object that it belongs to.
     pub(crate) fn free(&mut self, offset: Offset) -> Result<(), TxnError> {
         let region = self.seat.region;
-        let block = block_at(region, offset).ok_or(TxnError::Damaged)?;
+        let (page, slab, block) = find_block(region, offset).ok_or(TxnError::Damaged)?;
         if block.state.load(Relaxed) != USED {
             return Err(TxnError::Damaged);
         }
         self.seat.log.note_state(block.state_offset, block.state)?;
         let freed = if planted::has(Bug::FreedAtOnce) { FREE } else { pending(self.seat.owner.slot) };
         block.state.store(freed, Relaxed);
-        self.freed = true;
-        self.seat.note_freed(offset);
+        let freed = &mut self.seat.progress.freed;
+        *freed = match *freed {
+            Freed::None => Freed::One(block.state),
+            Freed::One(_) | Freed::Several => Freed::Several,
+        };
+        self.seat.note_freed(page, slab);
         planted_list::give(self, &block)
     }
 }

@@ -29,7 +29,9 @@ const LOOKS: u32 = 16;
 
 /// The pauses between two looks double up to so many. Each look takes the lock's cache line from the holder, who needs
 /// it for the sequence word and the object's body and to give the lock back: who looks all the time makes what he waits
-/// for several times as long.
+/// for several times as long. And who waits a little longer finds that the other has done several changes meanwhile, with
+/// all that they need in his own caches, and then does as many himself.
+const FIRST_PAUSE: u32 = 16;
 const LONGEST_PAUSE: u32 = 32;
 
 /// A word that processes share.
@@ -174,7 +176,7 @@ fn acquire_from_another<W: Word>(
         if seen & WAITERS != 0 {
             break;
         }
-        (0..LONGEST_PAUSE.min(1 << look)).for_each(|_| W::pause());
+        (0..LONGEST_PAUSE.min(FIRST_PAUSE << look)).for_each(|_| W::pause());
     }
     if patience.is_zero() {
         return false;

@@ -116,11 +116,13 @@ impl Region {
     ///
     /// # Panics
     /// Never: a region is longer than its header.
+    #[inline]
     pub fn header(&self) -> &Header {
         self.mapping.at(Offset(0)).expect("a region is longer than its header")
     }
 
     /// The slot at `index`, if the region has it.
+    #[inline]
     pub fn slot(&self, index: SlotIndex) -> Option<&Slot> {
         if index.0 >= self.geometry.slot_count {
             return None;
@@ -165,6 +167,7 @@ impl Region {
     }
 
     /// The entry of the object table at `index`, if there is one.
+    #[inline]
     pub fn object(&self, index: u32) -> Option<&Object> {
         if index >= self.geometry.object_count {
             return None;
@@ -173,11 +176,13 @@ impl Region {
     }
 
     /// Where an entry of the object table lies.
+    #[inline]
     pub fn object_offset(&self, index: u32) -> Offset {
         Offset(self.geometry.objects + u64::from(index) * size_of::<Object>() as u64)
     }
 
     /// The slab table's entry for the heap's page at `index`, if there is one.
+    #[inline]
     pub fn slab(&self, index: u32) -> Option<&Slab> {
         if index >= self.geometry.page_count {
             return None;
@@ -186,16 +191,19 @@ impl Region {
     }
 
     /// Where an entry of the slab table lies.
+    #[inline]
     pub fn slab_offset(&self, index: u32) -> Offset {
         Offset(self.geometry.slabs + u64::from(index) * size_of::<Slab>() as u64)
     }
 
     /// Where the heap's page at `index` lies.
+    #[inline]
     pub fn page_offset(&self, index: u32) -> Offset {
         Offset(self.geometry.heap + u64::from(index) * PAGE_SIZE)
     }
 
     /// The heap's page that `offset` lies in, and how far within it.
+    #[inline]
     pub fn page_of(&self, offset: Offset) -> Option<(u32, u64)> {
         let within = offset.0.checked_sub(self.geometry.heap)?;
         let page = within / PAGE_SIZE;
@@ -218,31 +226,42 @@ impl Region {
     }
 
     /// The word at `offset`; `None` where it would leave the region or is not aligned.
+    #[inline]
     pub fn word(&self, offset: Offset) -> Option<&AtomicU64> {
         self.mapping.at(offset)
     }
 
     /// The half word at `offset`; `None` where it would leave the region or is not aligned.
+    #[inline]
     pub fn half(&self, offset: Offset) -> Option<&AtomicU32> {
         self.mapping.at(offset)
     }
 
     /// The quarter word at `offset`; `None` where it would leave the region or is not aligned.
+    #[inline]
     pub fn quarter(&self, offset: Offset) -> Option<&AtomicU16> {
         self.mapping.at(offset)
     }
 
+    /// `count` quarter words from `offset` on; `None` where they would leave the region or are not aligned.
+    pub fn quarters(&self, offset: Offset, count: usize) -> Option<&[AtomicU16]> {
+        self.mapping.slice(offset, count)
+    }
+
     /// `count` words from `offset` on; `None` where they would leave the region or are not aligned.
+    #[inline]
     pub fn words(&self, offset: Offset, count: usize) -> Option<&[AtomicU64]> {
         self.mapping.slice(offset, count)
     }
 
     /// Where a slot lies.
+    #[inline]
     pub fn slot_offset(&self, index: SlotIndex) -> Offset {
         Offset(HEADER_SIZE + u64::from(index.0) * SLOT_SIZE)
     }
 
     /// Where the parts lie.
+    #[inline]
     pub fn geometry(&self) -> Geometry {
         self.geometry
     }
@@ -268,12 +287,18 @@ impl Region {
             return;
         }
         let last = (offset.0 + (bytes as u64).saturating_sub(1)) / PAGE_SIZE;
-        for page in offset.0 / PAGE_SIZE..=last {
+        let mut page = offset.0 / PAGE_SIZE;
+        loop {
             if let Some(mark) = self.mapping.at::<AtomicU8>(Offset(self.geometry.marks + page))
                 && mark.load(Relaxed) == 0
             {
                 mark.store(1, Relaxed);
             }
+            // What is no longer than a word is aligned, and lies on one page.
+            if bytes <= size_of::<u64>() || page >= last {
+                return;
+            }
+            page += 1;
         }
     }
 

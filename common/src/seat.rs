@@ -6,7 +6,7 @@ use std::sync::atomic::compiler_fence;
 use std::time::Duration;
 
 use crate::gate;
-use crate::heap::{Cursor, Hints};
+use crate::heap::{Cursor, Hints, SIZES, Stand};
 use crate::ids::Owner;
 use crate::layout::{Knell, Object, SLAB_LISTS, Slot, Tally};
 use crate::limits::MAX_HELD;
@@ -19,7 +19,7 @@ use crate::sys::fork_mark::ForkMark;
 use crate::sys::futex::Waited;
 use crate::sys::scheduling;
 use crate::tidings::{self, Tidings};
-use crate::txn::{Transaction, TxnError};
+use crate::txn::{Progress, Transaction, TxnError};
 use crate::undo::UndoLog;
 
 /// How long the lock of a deleted object is waited for: somebody may be at deleting it, and will free it himself.
@@ -44,10 +44,13 @@ pub struct Seat<'r> {
     pub(crate) mini: UndoLog<'r>,
     pub(crate) owner: Owner,
     pub(crate) cursors: [Cursor; SLAB_LISTS],
+    pub(crate) stands: [Option<Stand<'r>>; SIZES.len()],
     pub(crate) hints: Hints,
     /// Where to look for a free entry of the object table.
     pub(crate) next_object: u32,
     pub(crate) tally: &'r Tally,
+    /// Of the transaction that is under way, or was the last one.
+    pub(crate) progress: Progress<'r>,
     held: Held<'r>,
     /// Where recovery hears of a dead holder of a lock that this seat waits for.
     tidings: Option<Tidings>,
@@ -116,9 +119,11 @@ impl<'r> Seat<'r> {
             mini: UndoLog::mini_of(region, owner.slot)?,
             owner,
             cursors: [Cursor::default(); SLAB_LISTS],
+            stands: [None; SIZES.len()],
             hints: Hints::default(),
             next_object: 0,
             tally: region.tally(owner.slot)?,
+            progress: Progress::BEGUN,
             held: Held { count: 0, highest: 0, locks: [None; MAX_HELD] },
             tidings: None,
             knell: None,
@@ -152,6 +157,7 @@ impl<'r> Seat<'r> {
     ///
     /// # Errors
     /// [`TxnError::Busy`] where one has for too long; [`TxnError::Disturbed`] where the log is not empty or the slot is not this owner's; [`TxnError::Forked`].
+    #[inline]
     pub fn begin(&mut self) -> Result<Transaction<'_, 'r>, TxnError> {
         if !self.mark.is_mine() {
             return Err(TxnError::Forked);
@@ -183,6 +189,15 @@ impl<'r> Seat<'r> {
         crate::slots::detach(self.slot, crate::slots::owner_word(self.owner.generation, State::Live));
     }
 
+    /// Frees what the transaction that has ended has deleted.
+    #[cold]
+    pub(crate) fn free_dropped(&mut self) {
+        // The record is of that transaction. Still in force, it would complete the half of one that frees.
+        self.slot.intent.clear();
+        // Whatever keeps it from being freed now, it is not found any more, and is freed another time.
+        let _ = self.free_deleted();
+    }
+
     /// Frees what deleted objects still hold, in as many transactions as it takes.
     ///
     /// # Errors
@@ -200,7 +215,7 @@ impl<'r> Seat<'r> {
         let mut done = false;
         while !done {
             let mut txn = self.begin()?;
-            txn.patience = FREEING_PATIENCE;
+            txn.seat.progress.patience = FREEING_PATIENCE;
             match txn.attempt(|txn| txn.drop_some(index, object)) {
                 // Another has come first.
                 Err(TxnError::NotFound) => break,
@@ -234,10 +249,7 @@ impl<'r> Seat<'r> {
         if self.held.count + 1 >= MAX_HELD {
             return Err(TxnError::TooManyLocks);
         }
-        self.take_lock(index, object, patience)?;
-        if let Some(hold) = &mut self.held.locks[self.held.count - 1] {
-            hold.has_bell = kind == Kind::Queue;
-        }
+        self.take_lock(index, object, patience, kind)?;
         self.held.highest = self.held.highest.max(index);
         Ok(())
     }
@@ -250,6 +262,7 @@ impl<'r> Seat<'r> {
         index: u32,
         object: &'r Object,
         patience: Duration,
+        kind: Kind,
     ) -> Result<(), TxnError> {
         let count = self.held.count;
         let Some(entry) = self.slot.held.get(count) else { return Err(TxnError::TooManyLocks) };
@@ -274,7 +287,7 @@ impl<'r> Seat<'r> {
         if planted::has(Bug::HeldAfterLock) {
             announce();
         }
-        self.held.locks[count] = Some(Hold { index, object, has_bell: false });
+        self.held.locks[count] = Some(Hold { index, object, has_bell: kind == Kind::Queue });
         self.held.count = count + 1;
         Ok(())
     }
@@ -304,10 +317,14 @@ impl<'r> Seat<'r> {
         self.held.highest = 0;
     }
 
-    /// A lock that is held turns out to be a queue's: giving it back may have to wake somebody.
-    pub(crate) fn mind_bell(&mut self, index: u32) {
-        let held = self.held.locks[..self.held.count].iter_mut().flatten();
-        held.filter(|hold| hold.index == index).for_each(|hold| hold.has_bell = true);
+    /// The object whose lock is held, if it is, to be used as one of this kind. It may have been taken for what was there
+    /// before: if it turns out to be a queue's, giving it back may have to wake somebody.
+    #[inline]
+    pub(crate) fn holds_as(&mut self, index: u32, kind: Kind) -> Option<&'r Object> {
+        let mut held = self.held.locks[..self.held.count].iter_mut().flatten();
+        let hold = held.find(|hold| hold.index == index)?;
+        hold.has_bell |= kind == Kind::Queue;
+        Some(hold.object)
     }
 
     pub(crate) fn holds(&self, index: u32) -> Option<&'r Object> {

@@ -94,6 +94,8 @@ pub(crate) struct Rows(u64);
 const _: () = assert!(USER_ROWS == u64::BITS as usize, "a bit for each row");
 
 impl Rows {
+    pub(crate) const NONE: Self = Self(0);
+
     #[inline]
     pub(crate) fn add(&mut self, row: Row) {
         self.0 |= 1 << row.0;

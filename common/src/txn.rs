@@ -115,9 +115,14 @@ impl From<ReadError> for TxnError {
 #[derive(Debug)]
 pub struct Transaction<'s, 'r> {
     pub(crate) seat: &'s mut Seat<'r>,
+}
+
+/// How far the transaction of a seat has come. It stands in the seat, so that a transaction is no more than a reference.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Progress<'r> {
     open: bool,
-    /// Whether blocks are to become free with the commit.
-    pub(crate) freed: bool,
+    /// Which blocks are to become free with the commit.
+    pub(crate) freed: heap::Freed<'r>,
     /// Whether objects were deleted.
     pub(crate) dropped: bool,
     /// Whether counters were changed.
@@ -128,17 +133,23 @@ pub struct Transaction<'s, 'r> {
     pub(crate) patience: Duration,
 }
 
+impl Progress<'_> {
+    /// Of one that has just begun.
+    pub(crate) const BEGUN: Self = Self {
+        open: true,
+        freed: heap::Freed::None,
+        dropped: false,
+        counted: false,
+        rows: tally::Rows::NONE,
+        patience: lock::PATIENCE,
+    };
+}
+
 impl<'s, 'r> Transaction<'s, 'r> {
+    #[inline]
     pub(crate) fn on(seat: &'s mut Seat<'r>) -> Self {
-        Self {
-            seat,
-            open: true,
-            freed: false,
-            dropped: false,
-            counted: false,
-            rows: tally::Rows::default(),
-            patience: lock::PATIENCE,
-        }
+        seat.progress = Progress::BEGUN;
+        Self { seat }
     }
 }
 
@@ -155,7 +166,7 @@ impl<'r> Transaction<'_, 'r> {
         if planted::has(Bug::ShownBeforeCommit) {
             slot.published.word(counter).store(value, Relaxed);
         }
-        self.counted = true;
+        self.seat.progress.counted = true;
         self.attempt(|txn| Ok(txn.seat.log.change(offset, word, value)?))
     }
 
@@ -186,27 +197,25 @@ impl<'r> Transaction<'_, 'r> {
     ///
     /// # Errors
     /// [`TxnError::RolledBack`] where an operation has failed before.
-    pub fn commit(mut self) -> Result<(), TxnError> {
+    #[inline]
+    pub fn commit(self) -> Result<(), TxnError> {
         self.check_open()?;
-        self.open = false;
+        self.seat.progress.open = false;
         if planted::has(Bug::ReleasedBeforeEmpty) {
             self.seat.drop_locks();
         }
-        if self.freed {
-            self.seat.log.commit_freeing(self.seat.region, self.seat.owner.slot);
-        } else {
-            self.seat.log.commit();
+        match self.seat.progress.freed {
+            heap::Freed::None => self.seat.log.commit(),
+            heap::Freed::One(state) => self.seat.log.commit_freeing_one(state),
+            heap::Freed::Several => self.seat.log.commit_freeing(self.seat.region, self.seat.owner.slot),
         }
-        if self.counted {
+        if self.seat.progress.counted {
             self.seat.slot.publish();
         }
-        self.rows.each(|row| self.seat.tally.publish(row));
+        self.seat.progress.rows.each(|row| self.seat.tally.publish(row));
         self.seat.end_transaction();
-        if self.dropped {
-            // The record is of this transaction. Still in force, it would complete the half of one that frees.
-            self.seat.slot.intent.clear();
-            // Whatever keeps it from being freed now, it is not found any more, and is freed another time.
-            let _ = self.seat.free_deleted();
+        if self.seat.progress.dropped {
+            self.seat.free_dropped();
         }
         Ok(())
     }
@@ -225,13 +234,14 @@ impl<'r> Transaction<'_, 'r> {
         outcome
     }
 
+    #[inline]
     fn check_open(&self) -> Result<(), TxnError> {
-        if self.open { Ok(()) } else { Err(TxnError::RolledBack) }
+        if self.seat.progress.open { Ok(()) } else { Err(TxnError::RolledBack) }
     }
 
     #[cold]
     fn roll_back(&mut self) {
-        self.open = false;
+        self.seat.progress.open = false;
         self.seat.log.undo(self.seat.region);
         self.seat.end_transaction();
     }
@@ -242,17 +252,21 @@ impl<'r> Transaction<'_, 'r> {
     /// its holder may be waiting for one of ours.
     #[inline]
     pub(crate) fn lock(&mut self, handle: Handle, kind: Kind) -> Result<&'r Object, TxnError> {
-        let held = self.seat.holds(handle.index);
-        let object = held.or_else(|| self.seat.region.object(handle.index)).ok_or(TxnError::NotFound)?;
-        if held.is_none() {
-            let patience = if self.seat.is_in_order(handle.index) { self.patience } else { Duration::ZERO };
-            self.seat.take_object_lock(handle.index, object, patience, kind)?;
-        } else if kind == Kind::Queue {
-            // It may have been taken for what was here before.
-            self.seat.mind_bell(handle.index);
-        }
+        let object = match self.seat.holds_as(handle.index, kind) {
+            Some(object) => object,
+            None => self.take_lock_of(handle.index, kind)?,
+        };
         let same = object.identity.load(Acquire) == handle.identity(kind);
         if same || planted::has(Bug::GenerationUnchecked) { Ok(object) } else { Err(TxnError::NotFound) }
+    }
+
+    #[inline]
+    fn take_lock_of(&mut self, index: u32, kind: Kind) -> Result<&'r Object, TxnError> {
+        let object = self.seat.region.object(index).ok_or(TxnError::NotFound)?;
+        let patience =
+            if self.seat.is_in_order(index) { self.seat.progress.patience } else { Duration::ZERO };
+        self.seat.take_object_lock(index, object, patience, kind)?;
+        Ok(object)
     }
 
     /// Takes the lock of an entry of the object table if nobody has it.
@@ -345,9 +359,10 @@ impl<'r> Transaction<'_, 'r> {
 }
 
 impl Drop for Transaction<'_, '_> {
+    #[inline]
     fn drop(&mut self) {
         // In a child of the owner's process there is nothing to put back: it is the parent's.
-        if self.open && self.seat.is_mine() {
+        if self.seat.progress.open && self.seat.is_mine() {
             self.roll_back();
         }
     }

@@ -141,6 +141,7 @@ impl<'r> UndoLog<'r> {
     ///
     /// # Errors
     /// [`LogFull`].
+    #[inline]
     pub fn note_state(&self, offset: Offset, state: &AtomicU16) -> Result<(), LogFull> {
         self.append(offset, STATE, 1, |_| state.load(Relaxed).into())
     }
@@ -154,7 +155,7 @@ impl<'r> UndoLog<'r> {
         old: impl Fn(usize) -> u64,
     ) -> Result<(), LogFull> {
         let used = self.used();
-        let Some((header, kept)) = self.area.get(used..=used + count).and_then(<[_]>::split_last) else {
+        let Some((header, kept)) = self.area.get(used..used + count + 1).and_then(<[_]>::split_last) else {
             return Err(LogFull);
         };
         for (index, place) in kept.iter().enumerate() {
@@ -179,13 +180,28 @@ impl<'r> UndoLog<'r> {
 
     /// The commit of a transaction that freed blocks: it stands from FREEING on.
     pub fn commit_freeing(&self, region: &Region, slot: SlotIndex) {
-        compiler_fence(SeqCst);
-        self.word.store(FREEING | self.used() as u64, Release);
-        compiler_fence(SeqCst);
+        self.begin_freeing();
         if planted::has(Bug::FreedForgotten) {
             return self.commit();
         }
         self.finish_freeing(region, slot);
+    }
+
+    /// The same for its owner who knows that it freed this block and no other.
+    #[inline]
+    pub(crate) fn commit_freeing_one(&self, state: &AtomicU16) {
+        self.begin_freeing();
+        if !planted::has(Bug::FreedForgotten) {
+            state.store(heap::FREE, Release);
+        }
+        self.commit();
+    }
+
+    #[inline]
+    fn begin_freeing(&self) {
+        compiler_fence(SeqCst);
+        self.word.store(FREEING | self.used() as u64, Release);
+        compiler_fence(SeqCst);
     }
 
     /// Makes the blocks free that the log's transaction freed, and ends with the log EMPTY. A block that is not

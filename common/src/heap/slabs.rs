@@ -1,17 +1,18 @@
 //! A slot's slabs: where its next FREE block is, and the mini-transactions by which pages become a slab of the slot and
 //! nobody's again.
 
-use std::sync::atomic::AtomicU32;
 use std::sync::atomic::Ordering::{Acquire, Relaxed};
+use std::sync::atomic::{AtomicU16, AtomicU32};
 
 use super::{
-    Block, CONTINUED, Cursor, FREE, HEAP_OBJECT, NEXT_PAGE, PAGES_IN_USE, WHOLE_PAGES, capacity,
-    shared_block, whole_pages,
+    Block, CONTINUED, Cursor, FIRSTS, FREE, HEAP_OBJECT, NEXT_PAGE, PAGES_IN_USE, SIZES, Stand, WHOLE_PAGES,
+    capacity, shared_block, whole_pages,
 };
-use crate::ids::Offset;
+use crate::ids::{Offset, SlotIndex};
 use crate::layout::{Object, Slab, Slot};
 use crate::limits::MAX_BLOCK_PAGES;
 use crate::lock;
+use crate::objects::Kind;
 use crate::planted::{self, Bug};
 use crate::region::Region;
 use crate::txn::{Seat, TxnError};
@@ -27,7 +28,52 @@ impl<'r> Seat<'r> {
     /// The list is used as a ring: what follows the slab that is full is the oldest, which the items of a queue leave first,
     /// whoever takes them; and another slab is put in between. So a queue that is filled and emptied needs no more slabs
     /// than its items do.
+    #[inline]
     pub(super) fn free_shared_block(&mut self, class: u32) -> Result<Block<'r>, TxnError> {
+        match self.next_block(class) {
+            Some(block) => Ok(block),
+            None => {
+                let block = self.other_shared_block(class);
+                self.stands[class as usize] = self.stand(class);
+                block
+            }
+        }
+    }
+
+    /// The block at the cursor, if it is FREE, as nearly always.
+    #[inline]
+    fn next_block(&mut self, class: u32) -> Option<Block<'r>> {
+        let (cursor, stand) =
+            (self.cursors.get_mut(class as usize)?, self.stands.get(class as usize)?.as_ref()?);
+        // At the first block of a slab there is more to be looked at.
+        if stand.link != cursor.slab || cursor.block == 0 || !stand.entry.is_of(self.owner.slot, class) {
+            return None;
+        }
+        let number = cursor.block;
+        let state = stand.states.get(usize::from(number)).filter(|state| state.load(Acquire) == FREE)?;
+        cursor.block = number + 1;
+        let size = usize::from(SIZES[class as usize]);
+        let within = usize::from(FIRSTS[class as usize]) + usize::from(number) * size;
+        let state_within = usize::from(number) * size_of::<AtomicU16>();
+        Some(Block {
+            offset: Offset(stand.page.0 + within as u64),
+            size,
+            state_offset: Offset(stand.page.0 + state_within as u64),
+            state,
+        })
+    }
+
+    /// Remembers the slab that the cursor stands in.
+    fn stand(&mut self, class: u32) -> Option<Stand<'r>> {
+        let (region, link) = (self.region, self.cursors.get(class as usize)?.slab);
+        let entry = self.own_slab(link, class).ok()?;
+        let page = region.page_offset(link - 1);
+        let states = region.quarters(page, capacity(class)?.into())?;
+        Some(Stand { link, entry, page, states })
+    }
+
+    #[inline(never)]
+    fn other_shared_block(&mut self, class: u32) -> Result<Block<'r>, TxnError> {
         if let Some(block) = self.search(class, SEARCHED)? {
             return Ok(block);
         }
@@ -111,10 +157,9 @@ impl<'r> Seat<'r> {
         })
     }
 
-    /// A block of one of this slot's own slabs will be free.
-    pub(super) fn note_freed(&mut self, offset: Offset) {
-        let Some((index, _)) = self.region.page_of(offset) else { return };
-        let Some(slab) = self.slab_of(index) else { return };
+    /// A block on this page will be free: if the page is this slot's own, it is one to look at.
+    #[inline]
+    pub(super) fn note_freed(&mut self, index: u32, slab: &Slab) {
         if slab.owner.load(Relaxed) == self.owner.slot.0 + 1
             && let Some(freed) = self.hints.freed.get_mut(slab.class.load(Relaxed) as usize)
         {
@@ -176,10 +221,10 @@ impl<'r> Seat<'r> {
     }
 
     /// The slab whose index and 1 is `link`, if it is this slot's and of this class, as a link of its list should be.
+    #[inline]
     pub(super) fn own_slab(&self, link: u32, class: u32) -> Result<&'r Slab, TxnError> {
         let slab = link.checked_sub(1).and_then(|index| self.slab_of(index)).ok_or(TxnError::Damaged)?;
-        let own = slab.owner.load(Relaxed) == self.owner.slot.0 + 1 && slab.class.load(Relaxed) == class;
-        own.then_some(slab).ok_or(TxnError::Damaged)
+        slab.is_of(self.owner.slot, class).then_some(slab).ok_or(TxnError::Damaged)
     }
 
     /// A slot keeps one empty slab of a class; of two in a row the second goes back, once the heap is half taken. Before,
@@ -306,7 +351,7 @@ impl<'r> Seat<'r> {
         work: impl FnOnce(&mut Self, &'r Object) -> Result<T, TxnError>,
     ) -> Result<T, TxnError> {
         let heap = self.region.object(HEAP_OBJECT).ok_or(TxnError::Damaged)?;
-        self.take_lock(HEAP_OBJECT, heap, lock::PATIENCE)?;
+        self.take_lock(HEAP_OBJECT, heap, lock::PATIENCE, Kind::Heap)?;
         let done = work(self, heap);
         match done {
             Ok(_) => self.mini.commit(),
@@ -314,6 +359,14 @@ impl<'r> Seat<'r> {
         }
         self.drop_last_lock();
         done
+    }
+}
+
+impl Slab {
+    /// Whether it is this slot's and of this class.
+    #[inline]
+    fn is_of(&self, slot: SlotIndex, class: u32) -> bool {
+        self.owner.load(Relaxed) == slot.0 + 1 && self.class.load(Relaxed) == class
     }
 }
 

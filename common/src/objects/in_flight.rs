@@ -184,7 +184,7 @@ impl<'r> Transaction<'_, 'r> {
             let object = txn.lock(taken.queue.0, Kind::Queue)?;
             let node = Node::at(txn.region(), taken.offset)?;
             txn.seat.log.note_words(node.offset, &node.head[NEXT..=PREVIOUS])?;
-            txn.link_item(taken.queue.0.index, object, taken.end, taken.offset)?;
+            txn.link_item(taken.queue.0.index, object, taken.end, taken.offset, node.head)?;
             txn.set_in_flight(taken.place, 0, 0)
         })
     }
@@ -201,7 +201,7 @@ impl Seat<'_> {
         items.sort_by_key(|taken| std::cmp::Reverse(taken.serial));
         for taken in &items {
             let mut txn = self.begin()?;
-            txn.patience = patience;
+            txn.seat.progress.patience = patience;
             match txn.put_back(taken) {
                 Ok(()) => txn.commit()?,
                 Err(TxnError::NotFound) => {

@@ -145,21 +145,22 @@ impl<'r> Transaction<'_, 'r> {
         head[LENGTH].store(item.len() as u64, Relaxed);
         head[SERIAL].store(0, Relaxed);
         pairs(bytes, item).for_each(|(word, bytes)| word.store(bytes, Relaxed));
-        self.link_item(index, object, end, offset)
+        self.link_item(index, object, end, offset, head)
     }
 
-    /// Makes a block an item of a queue, under its lock. Nobody else knows the block: whether its own links have to be
-    /// logged is for the caller to say.
+    /// Makes a block an item of a queue, under its lock. Nobody else knows the block: whether its own links, the first words
+    /// of `head`, have to be logged is for the caller to say.
+    #[inline]
     pub(crate) fn link_item(
         &mut self,
         index: u32,
         object: &'r Object,
         end: End,
         offset: Offset,
+        head: &[AtomicU64],
     ) -> Result<(), TxnError> {
         let count = object.body[COUNT].load(Relaxed);
         let neighbour = object.body[end.word()].load(Relaxed);
-        let head = self.fresh(offset, BYTES)?;
         head[end.inward()].store(if count == 0 { 0 } else { neighbour }, Relaxed);
         head[end.outward()].store(0, Relaxed);
         self.note_items(index, object)?;

@@ -237,7 +237,7 @@ impl Transaction<'_, '_> {
         // A counter has no blocks to be freed.
         let then = if kind == Kind::Counter { Kind::Free } else { kind.deleted() };
         self.set_identity(handle.index, object, handle.identity(then))?;
-        self.dropped |= then.is_dropping();
+        self.seat.progress.dropped |= then.is_dropping();
         Ok(true)
     }
 

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use crate::bell::Side;
 use crate::layout::Object;
-use crate::objects::buckets::append;
+use crate::objects::buckets::copy;
 pub use crate::objects::items::blocks;
 use crate::objects::items::{CAPACITY, COUNT, FIRST, LAST, NEXT, Node, PREVIOUS, each};
 use crate::objects::reading::{self, ReadError};
@@ -211,13 +211,13 @@ impl LockedQueue<'_, '_, '_> {
     /// As [`LockedQueue::pop_front`].
     #[inline]
     pub fn pop_into(&mut self, end: End, item: &mut Vec<u8>) -> Result<bool, TxnError> {
-        item.clear();
         if self.is_empty() {
+            item.clear();
             return Ok(false);
         }
         self.txn.attempt(|txn| {
             let node = txn.unlink_item(self.queue.0.index, self.object, end)?;
-            append(node.bytes, node.length, item);
+            copy(node.bytes, node.length, 0, item);
             txn.free(node.offset)
         })?;
         Ok(true)

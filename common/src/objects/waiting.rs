@@ -19,11 +19,11 @@ const LOOKS: u32 = 200;
 const LONGEST_PAUSE: u32 = 32;
 
 /// What a look at a queue under its lock gave.
-enum Look {
+enum Look<T> {
     /// There is what is waited for. The lock is held still.
     Ready,
-    /// There is not; the sequence word at that moment. Nothing is held.
-    NotYet(u64),
+    /// There is not; what was done about it. Nothing is held.
+    NotYet(T),
 }
 
 impl<'r> Seat<'r> {
@@ -77,27 +77,33 @@ impl<'r> Seat<'r> {
         self.begin_with(queue, Side::Room, deadline)
     }
 
+    #[inline]
     fn begin_with(
         &mut self,
         queue: Queue,
         side: Side,
         deadline: Instant,
     ) -> Result<Transaction<'_, 'r>, TxnError> {
-        // A child that was forked must not touch its parent's slot, not even to say that nothing came.
-        if !self.is_mine() {
-            return Err(TxnError::Forked);
+        // Mostly it is there already: so no look without the lock, which would take the object from whoever changes it.
+        if !matches!(self.look(queue, side, deadline, |_| ())?, Look::Ready) {
+            self.wait_for(queue, side, deadline)?;
         }
+        Ok(Transaction::on(self))
+    }
+
+    #[cold]
+    fn wait_for(&mut self, queue: Queue, side: Side, deadline: Instant) -> Result<(), TxnError> {
         let mut woken = false;
         let outcome = self.wait_until_ready(queue, side, deadline, &mut woken);
-        if let Err(error) = outcome {
+        // A child that was forked must not touch its parent's slot, not even to say that nothing came.
+        if outcome.is_err() && self.is_mine() {
             self.stay_awake();
             // What it was woken for is for the next one.
             if let (true, Some(object)) = (woken, self.region.object(queue.0.index)) {
                 object.seq.wake_for(side, 1);
             }
-            return Err(error);
         }
-        Ok(Transaction::on(self))
+        outcome
     }
 
     fn wait_until_ready(
@@ -109,7 +115,8 @@ impl<'r> Seat<'r> {
     ) -> Result<(), TxnError> {
         self.look_often(queue, side)?;
         loop {
-            let seen = match self.look(queue, side, deadline)? {
+            let announce = |object: &Object| bell::announce(&object.body[SLEEPERS], &object.seq, side);
+            let seen = match self.look(queue, side, deadline, announce)? {
                 Look::Ready => return Ok(()),
                 Look::NotYet(seen) => seen,
             };
@@ -140,25 +147,45 @@ impl<'r> Seat<'r> {
         Ok(())
     }
 
-    fn look(&mut self, queue: Queue, side: Side, deadline: Instant) -> Result<Look, TxnError> {
+    /// Looks at the queue under its lock, and where it is not ready does `otherwise` before the lock is given back.
+    #[inline]
+    fn look<T>(
+        &mut self,
+        queue: Queue,
+        side: Side,
+        deadline: Instant,
+        otherwise: impl FnOnce(&Object) -> T,
+    ) -> Result<Look<T>, TxnError> {
         let mut txn = self.begin()?;
-        // An own bound, so that a lock that somebody keeps is not waited for beyond the deadline.
-        let left = deadline.saturating_duration_since(Instant::now());
-        txn.patience = left.clamp(Duration::from_millis(1), lock::PATIENCE);
-        let object = txn.lock(queue.0, Kind::Queue).map_err(|error| match error {
-            // Whoever has the lock may have it for longer than there was time.
-            TxnError::Busy if deadline <= Instant::now() => TxnError::TimedOut,
-            other => other,
-        })?;
+        txn.seat.progress.patience = Duration::ZERO;
+        let object = match txn.lock(queue.0, Kind::Queue) {
+            // The time is asked for only by who has to wait.
+            Err(TxnError::Busy) => txn.lock_until(queue, deadline)?,
+            locked => locked?,
+        };
         if is_ready(object, side) {
             // Goes on in the transaction that the caller gets.
             std::mem::forget(txn);
             return Ok(Look::Ready);
         }
-        let seen = bell::announce(&object.body[SLEEPERS], &object.seq, side);
+        let done = otherwise(object);
         debug_assert!(object.seq.load(Acquire).is_multiple_of(2), "nothing is changed");
         drop(txn);
-        Ok(Look::NotYet(seen))
+        Ok(Look::NotYet(done))
+    }
+}
+
+impl<'r> Transaction<'_, 'r> {
+    /// Takes a queue's lock with a bound of its own, so that one that somebody keeps is not waited for beyond the deadline.
+    #[cold]
+    fn lock_until(&mut self, queue: Queue, deadline: Instant) -> Result<&'r Object, TxnError> {
+        let left = deadline.saturating_duration_since(Instant::now());
+        self.seat.progress.patience = left.clamp(Duration::from_millis(1), lock::PATIENCE);
+        self.lock(queue.0, Kind::Queue).map_err(|error| match error {
+            // Whoever has the lock may have it for longer than there was time.
+            TxnError::Busy if deadline <= Instant::now() => TxnError::TimedOut,
+            other => other,
+        })
     }
 }
 

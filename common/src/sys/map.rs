@@ -72,11 +72,13 @@ impl Mapping {
     }
 
     /// The `T` at `offset`; `None` where it would leave the mapping or is not aligned.
+    #[inline]
     pub fn at<T: Shared>(&self, offset: Offset) -> Option<&T> {
         self.slice(offset, 1).map(|slice: &[T]| &slice[0])
     }
 
     /// `count` of `T` from `offset` on; `None` where they would leave the mapping or are not aligned.
+    #[inline]
     pub fn slice<T: Shared>(&self, offset: Offset, count: usize) -> Option<&[T]> {
         let start = usize::try_from(offset.0).ok()?;
         let bytes = size_of::<T>().checked_mul(count)?;

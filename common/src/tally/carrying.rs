@@ -79,7 +79,7 @@ impl Transaction<'_, '_> {
     pub(crate) fn add_sent(&mut self, row: Row, sent: Sent) -> Result<(), TxnError> {
         let offset = row.offset(self.seat.region, self.seat.owner.slot);
         let counted = &self.seat.tally.cells[row.index()].counted;
-        self.rows.add(row);
+        self.seat.progress.rows.add(row);
         self.attempt(|txn| {
             for (index, (word, amount)) in counted.iter().zip([sent.messages, sent.bytes]).enumerate() {
                 let offset = Offset(offset.0 + (index * size_of::<u64>()) as u64);

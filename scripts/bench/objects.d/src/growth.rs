@@ -7,7 +7,7 @@ use common::objects::{Blob, Queue};
 use common::region::Region;
 use common::txn::Seat;
 
-use crate::ours::{self, Ours};
+use crate::ours::{self, Ours, some_day};
 use crate::processes::{ns_per_operation, pin, unpin};
 use crate::table::{Table, Target, median};
 use crate::{Effort, ITEM};
@@ -97,7 +97,7 @@ impl<'r> Pair<'r> {
         let mut seat = ours.seat(0);
         let mut deque = VecDeque::new();
         for number in 0..entries {
-            ours::push(&mut seat, queue, &[number as u8; ITEM]).expect("push");
+            ours::push(&mut seat, queue, some_day(), &[number as u8; ITEM]).expect("push");
             deque.push_back(Box::new([number as u8; ITEM]));
         }
         seat.leave();
@@ -111,12 +111,13 @@ impl<'r> Pair<'r> {
     /// A push behind the last and a pop of the first.
     fn push_and_pop(&mut self, seat: &mut Seat<'_>, turn: usize) -> Figures {
         let (queue, deque, mut item) = (self.queue, &mut self.deque, Vec::new());
+        let deadline = some_day();
         both(
             self.effort,
             turn,
             || {
-                ours::push(seat, queue, black_box(&[3; ITEM])).expect("push");
-                ours::pop(seat, queue, &mut item).expect("pop");
+                ours::push(seat, queue, deadline, black_box(&[3; ITEM])).expect("push");
+                ours::pop(seat, queue, deadline, &mut item).expect("pop");
             },
             || {
                 deque.push_back(Box::new(black_box([3; ITEM])));

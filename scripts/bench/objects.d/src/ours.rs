@@ -61,32 +61,23 @@ impl Ours {
     }
 }
 
-fn soon() -> Instant {
-    Instant::now() + Duration::from_secs(10)
+/// A deadline for who only wants to wait.
+pub fn some_day() -> Instant {
+    Instant::now() + Duration::from_secs(3600)
 }
 
 /// Pushes one item in a transaction of its own, and waits for room where there is none.
 #[inline]
-pub fn push(seat: &mut Seat<'_>, queue: Queue, item: &[u8]) -> Result<(), TxnError> {
-    let mut txn = seat.begin()?;
-    if txn.queue(queue)?.push_back(item)? {
-        return txn.commit();
-    }
-    drop(txn);
-    let mut txn = seat.begin_with_room(queue, soon())?;
+pub fn push(seat: &mut Seat<'_>, queue: Queue, deadline: Instant, item: &[u8]) -> Result<(), TxnError> {
+    let mut txn = seat.begin_with_room(queue, deadline)?;
     txn.queue(queue)?.push_back(item)?;
     txn.commit()
 }
 
 /// Pops one likewise.
 #[inline]
-pub fn pop(seat: &mut Seat<'_>, queue: Queue, item: &mut Vec<u8>) -> Result<(), TxnError> {
-    let mut txn = seat.begin()?;
-    if txn.queue(queue)?.pop_into(End::Front, item)? {
-        return txn.commit();
-    }
-    drop(txn);
-    let mut txn = seat.begin_with_item(queue, soon())?;
+pub fn pop(seat: &mut Seat<'_>, queue: Queue, deadline: Instant, item: &mut Vec<u8>) -> Result<(), TxnError> {
+    let mut txn = seat.begin_with_item(queue, deadline)?;
     txn.queue(queue)?.pop_into(End::Front, item)?;
     txn.commit()
 }
@@ -94,14 +85,11 @@ pub fn pop(seat: &mut Seat<'_>, queue: Queue, item: &mut Vec<u8>) -> Result<(), 
 /// Pushes until told to stop. Whoever consumes pops more than one item afterwards, so nobody waits for ever.
 pub fn produce(ours: &Ours, queue: Queue, index: u32, generation: u32, item: &[u8], stop: &AtomicU32) {
     let mut seat = ours.seat_of(index, generation);
+    let mut deadline = Instant::now();
     while !is_told(stop) {
-        let mut txn = seat.begin_with_room(queue, Instant::now() + Duration::from_millis(200));
-        if let Ok(txn) = &mut txn {
-            txn.queue(queue).expect("queue").push_back(item).expect("push");
-        }
-        match txn {
-            Ok(txn) => txn.commit().expect("commit"),
-            Err(TxnError::TimedOut) => {}
+        match push(&mut seat, queue, deadline, item) {
+            Ok(()) => {}
+            Err(TxnError::TimedOut) => deadline = Instant::now() + Duration::from_millis(200),
             Err(error) => panic!("{error}"),
         }
     }

@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::process::Command;
 
-use crate::ours::{self, Ours};
+use crate::ours::{self, Ours, some_day};
 use crate::processes::{beside, ns_per_operation};
 use crate::table::{Side, Table, Target, in_turn, ratios};
 use crate::{Effort, ITEM};
@@ -24,10 +24,9 @@ pub fn run(table: &mut Table, effort: Effort) {
                 beside(
                     |stop| ours::produce(&ours, queue, 1, generation.get(), &[7; ITEM], stop),
                     || {
-                        let (mut seat, mut item) = (ours.seat(2), Vec::new());
-                        let ns = ns_per_operation(effort, || {
-                            ours::pop(&mut seat, queue, &mut item).expect("pop");
-                        });
+                        let (mut seat, mut item, deadline) = (ours.seat(2), Vec::new(), some_day());
+                        let pop = || ours::pop(&mut seat, queue, deadline, &mut item).expect("pop");
+                        let ns = ns_per_operation(effort, pop);
                         seat.leave();
                         ns
                     },
