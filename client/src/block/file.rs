@@ -4,7 +4,7 @@
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;
 use std::sync::atomic::AtomicU64;
-use std::sync::atomic::Ordering::{Acquire, Relaxed};
+use std::sync::atomic::Ordering::{Acquire, Relaxed, SeqCst};
 use std::sync::atomic::fence;
 use std::sync::{Mutex, PoisonError};
 
@@ -201,7 +201,8 @@ impl Block {
         Err(Failure::Busy("the block is being overwritten all the time".to_owned()))
     }
 
-    /// Keeps writers from a buffer. False where one is at it.
+    /// Keeps writers from a buffer, if it still holds then what is looked for. False where one of another version of this
+    /// library is at it.
     pub fn pin(&self, buffer: u64) -> Result<bool> {
         let mut pins = self.pins.lock().unwrap_or_else(PoisonError::into_inner);
         let pinned = &mut pins[buffer as usize];
@@ -210,6 +211,8 @@ impl Block {
             locked.doing(|| "cannot pin a block".to_owned())?
         };
         *pinned += u32::from(taken);
+        // Whoever pins looks then whether the content is still there, see `place::choose`.
+        fence(SeqCst);
         Ok(taken)
     }
 

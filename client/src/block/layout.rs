@@ -11,8 +11,9 @@
 //! Everything before the head never changes once the file has its name, but the last two. A file is never made smaller
 //! while anybody may have it open, so that no access to a mapping of it can fail.
 //!
-//! A writer holds the block's lock (or its group's). It takes a buffer that is not current, sets its stamp to 0, writes
-//! content and length, sets the stamp to the new version, and then the head. Whoever dies before the last of these
+//! A writer holds the block's lock (or its group's). It takes a buffer that is not current, sets its stamp to 0, looks whether
+//! somebody has pinned it (then it takes another), writes content and length, sets the stamp to the new version, and then
+//! the head. Whoever dies before the last of these
 //! stores has changed nothing that a reader takes for current. A reader takes version and buffer from the head, and
 //! what it copies is that version if the buffer's stamp is, before and afterwards.
 //!
@@ -63,7 +64,7 @@ pub const REMOVAL_LOCK: Range<u64> = byte(1);
 /// Held while the file has no name of a block yet.
 pub const MAKER_LOCK: Range<u64> = byte(2);
 
-/// Held, shared, by those who use a buffer's content in place, and alone by who writes it.
+/// Held, shared, by those who use a buffer's content in place. Who is about to write to it looks whether somebody has it.
 pub const fn pin_lock(buffer: u64) -> Range<u64> {
     byte(16 + buffer)
 }

@@ -1,11 +1,11 @@
 //! Where new content goes: a buffer that nobody reads, or a file that nobody knows yet.
 
-use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
+use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
 use std::sync::atomic::fence;
 use std::time::{Duration, Instant};
 
 use common::planted::{self, Bug};
-use common::sys::file::{self, Lock};
+use common::sys::file;
 use common::sys::{futex, range_lock};
 
 use super::failure::{Doing, Failure, Result};
@@ -33,13 +33,13 @@ pub fn choose(block: &Block, limit: Duration) -> Result<u64> {
     if current >= geometry.buffers {
         return Err(damaged());
     }
-    let buffer =
-        if geometry.is_large() { unpinned(block, current, limit)? } else { (current + 1) % geometry.buffers };
-    if planted::has(Bug::StampKept) {
-        return Ok(buffer);
-    }
-    block.word(stamp_of(buffer)).store(0, Relaxed);
-    fence(Release);
+    let buffer = if geometry.is_large() {
+        unpinned(block, current, limit)?
+    } else {
+        let next = (current + 1) % geometry.buffers;
+        empty(block, next);
+        next
+    };
     if planted::has(Bug::ShownBeforeWritten) {
         let version = block.head().version() + 1;
         block.word(stamp_of(buffer)).store(version, Relaxed);
@@ -48,14 +48,24 @@ pub fn choose(block: &Block, limit: Duration) -> Result<u64> {
     Ok(buffer)
 }
 
-/// A buffer that nobody has pinned, locked against pins. One more gets memory where all that have are pinned.
+/// Says that what a buffer held is not there any more. It is not current: nobody looks for it there, but for who has looked at
+/// the head a while ago.
+#[inline]
+fn empty(block: &Block, buffer: u64) {
+    if !planted::has(Bug::StampKept) {
+        block.word(stamp_of(buffer)).store(0, Relaxed);
+        fence(Release);
+    }
+}
+
+/// A buffer that nobody has pinned, emptied. One more gets memory where all that have are pinned.
 fn unpinned(block: &Block, current: u64, limit: Duration) -> Result<u64> {
     let geometry = block.geometry();
     let began = Instant::now();
     loop {
         let backed = block.word(AT_BACKED).load(Acquire).clamp(FIRST_BUFFERS, geometry.buffers);
         for buffer in (1..backed).map(|step| (current + step) % backed).filter(|buffer| *buffer != current) {
-            if lock(block, buffer)? {
+            if empty_unless_pinned(block, buffer)? {
                 return Ok(buffer);
             }
         }
@@ -70,9 +80,14 @@ fn unpinned(block: &Block, current: u64, limit: Duration) -> Result<u64> {
     }
 }
 
-fn lock(block: &Block, buffer: u64) -> Result<bool> {
-    let locked = range_lock::try_lock(block.file(), &pin_lock(buffer), Lock::Exclusive);
-    locked.doing(|| "cannot lock a buffer of the block".to_owned())
+/// Empties a buffer and then looks whether it is pinned; who pins it looks for its content after that. So either this one
+/// sees the pin, or that one sees that there is nothing any more: both write first and read then, with a full fence between.
+/// That costs a producer one call of the kernel for each content; a lock of its own would have to be given back too.
+fn empty_unless_pinned(block: &Block, buffer: u64) -> Result<bool> {
+    empty(block, buffer);
+    fence(SeqCst);
+    range_lock::is_free(block.file(), &pin_lock(buffer))
+        .doing(|| "cannot see whether a buffer of the block is pinned".to_owned())
 }
 
 fn back(block: &Block, buffer: u64) -> Result<()> {
@@ -85,20 +100,9 @@ fn back(block: &Block, buffer: u64) -> Result<()> {
 
 /// Says that a buffer holds this version now. It is not current yet.
 #[inline]
-pub fn seal(block: &Block, buffer: u64, version: u64, length: u64) -> Result<()> {
+pub fn seal(block: &Block, buffer: u64, version: u64, length: u64) {
     block.word(length_of(buffer)).store(length, Relaxed);
     block.word(stamp_of(buffer)).store(version, Release);
-    abandon(block, buffer)
-}
-
-/// Lets consumers pin it again.
-#[inline]
-pub fn abandon(block: &Block, buffer: u64) -> Result<()> {
-    if !block.geometry().is_large() {
-        return Ok(());
-    }
-    range_lock::unlock(block.file(), &pin_lock(buffer))
-        .doing(|| "cannot unlock a buffer of the block".to_owned())
 }
 
 /// Makes it current and wakes who waits; whether the file may have lost its name.

@@ -3,7 +3,7 @@
 mod holding;
 
 use std::sync::atomic::Ordering::AcqRel;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use common::ids::Offset;
 use common::planted::{self, Bug};
@@ -38,6 +38,8 @@ pub struct Producer {
     options: Options,
     group: Option<Group>,
     block: Option<Block>,
+    /// When the block was seen to have the name.
+    named: Option<Instant>,
     held: Held,
     draft: Option<Draft>,
 }
@@ -71,7 +73,7 @@ impl Producer {
             None => None,
         };
         let name = name.to_owned();
-        Ok(Self { blocks, name, options, group, block: None, held: Held::No, draft: None })
+        Ok(Self { blocks, name, options, group, block: None, named: None, held: Held::No, draft: None })
     }
 
     /// The block's name.
@@ -187,12 +189,9 @@ impl Producer {
     /// Forgets the content that was begun, if any.
     #[inline]
     pub fn abandon(&mut self) {
-        let Some(draft) = self.draft.take() else { return };
-        if let (Place::Buffer(buffer), Some(block)) = (draft.place, &self.block) {
-            // It fails for nothing that an open file with a lock can have.
-            let _ = place::abandon(block, buffer);
+        if self.draft.take().is_some() {
+            self.give_back_unless_kept();
         }
-        self.give_back_unless_kept();
     }
 
     /// Writes under the lock that a group holds.
@@ -240,7 +239,7 @@ impl Producer {
     fn show(&mut self, buffer: u64, length: u64) -> Result<u64> {
         let block = self.block.as_ref().ok_or(Failure::Order("begin"))?;
         let version = block.head().version() + 1;
-        place::seal(block, buffer, version, length)?;
+        place::seal(block, buffer, version, length);
         if place::show(block, buffer, version) && !self.still_named()? {
             self.forget();
             return Err(Failure::Removed(self.name.clone()));
@@ -296,6 +295,7 @@ impl Producer {
         if planted::has(Bug::NamedBeforeWritten) {
             fill(&fresh, version, length)?;
         }
+        self.named = None;
         // The old one's locks go with it.
         self.block = Some(fresh.into_block()?);
         Ok(version)
@@ -305,7 +305,7 @@ impl Producer {
 /// Says in a file that has no name yet that its first buffer holds this version.
 fn fill(fresh: &Fresh, version: u64, length: u64) -> Result<()> {
     let block = fresh.block()?;
-    place::seal(block, 0, version, length)?;
+    place::seal(block, 0, version, length);
     place::show(block, 0, version);
     Ok(())
 }

@@ -49,6 +49,18 @@ pub fn lock(file: &impl AsFd, bytes: &Range<u64>, lock: Lock, limit: Duration) -
     }
 }
 
+/// Whether nobody else has a lock on these bytes, at this moment. Nothing is taken.
+///
+/// # Errors
+/// What fcntl reports.
+pub fn is_free(file: &impl AsFd, bytes: &Range<u64>) -> io::Result<bool> {
+    let mut what = describe(bytes, libc::F_WRLCK)?;
+    // SAFETY: the kernel reads and writes the structure; the descriptor is open as long as the borrow.
+    let returned = unsafe { libc::fcntl(file.as_fd().as_raw_fd(), libc::F_OFD_GETLK, &raw mut what) };
+    super::cerr(returned.into())?;
+    Ok(libc::c_int::from(what.l_type) == libc::F_UNLCK)
+}
+
 /// Gives the lock on these bytes back.
 ///
 /// # Errors
@@ -57,15 +69,19 @@ pub fn unlock(file: &impl AsFd, bytes: &Range<u64>) -> io::Result<()> {
     set(file, bytes, libc::F_UNLCK)
 }
 
-fn set(file: &impl AsFd, bytes: &Range<u64>, kind: libc::c_int) -> io::Result<()> {
+fn describe(bytes: &Range<u64>, kind: libc::c_int) -> io::Result<libc::flock> {
     let signed = |value: u64| libc::off_t::try_from(value).map_err(|_| io::ErrorKind::InvalidInput);
-    let what = libc::flock {
+    Ok(libc::flock {
         l_type: kind as libc::c_short,
         l_whence: libc::SEEK_SET as libc::c_short,
         l_start: signed(bytes.start)?,
         l_len: signed(bytes.end.saturating_sub(bytes.start))?,
         l_pid: 0,
-    };
+    })
+}
+
+fn set(file: &impl AsFd, bytes: &Range<u64>, kind: libc::c_int) -> io::Result<()> {
+    let what = describe(bytes, kind)?;
     // SAFETY: the kernel reads the structure; the descriptor is open as long as the borrow.
     let returned = unsafe { libc::fcntl(file.as_fd().as_raw_fd(), libc::F_OFD_SETLK, &raw const what) };
     super::cerr(returned.into()).map(drop)
@@ -88,6 +104,7 @@ mod tests {
         assert!(try_lock(&one, &byte, Lock::Shared).unwrap());
         assert!(try_lock(&other, &byte, Lock::Shared).unwrap());
         assert!(!lock(&writer, &byte, Lock::Exclusive, LIMIT).unwrap());
+        assert!(!is_free(&writer, &byte).unwrap() && is_free(&writer, &(byte.end..byte.end + 1)).unwrap());
         assert!(
             try_lock(&writer, &(byte.end..byte.end + 1), Lock::Exclusive).unwrap(),
             "the next byte is free"

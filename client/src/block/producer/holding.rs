@@ -1,7 +1,7 @@
 //! Finding the block that is to be written, and having its lock.
 
 use std::sync::atomic::Ordering::AcqRel;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use common::sys::file::Lock;
 use common::sys::range_lock;
@@ -11,6 +11,9 @@ use super::super::file::{Access, Block};
 use super::super::group::Group;
 use super::super::layout::{AT_HEAD, REMOVAL_LOCK, RETIRED, WRITER_LOCK};
 use super::{Held, Producer};
+
+/// So often a producer looks whether the name still leads to its file, though nothing says that it may not.
+const NAP: Duration = Duration::from_millis(100);
 
 impl Producer {
     /// After a head that was retired: whether the block still has its name. If nobody is removing it, somebody died who
@@ -66,8 +69,14 @@ impl Producer {
             if !locked.doing(|| format!("cannot lock block {}", self.name))? {
                 return Err(Failure::Busy(format!("others have the lock of block {}", self.name)));
             }
-            // While this one waited, another may have replaced or removed it.
+            // While this one waited, another may have replaced or removed it; it has marked it as retired first. Whoever
+            // takes the file away otherwise is noticed a little later.
+            let looks = block.head().is_retired() || self.named.is_none_or(|then| then.elapsed() > NAP);
+            if !looks {
+                return Ok(());
+            }
             if self.blocks.leads_to(&self.name, block)? {
+                self.named = Some(Instant::now());
                 return Ok(());
             }
             self.block = None;
@@ -97,6 +106,7 @@ impl Producer {
     }
 
     fn open(&mut self) -> Result<()> {
+        self.named = None;
         self.block = Block::open(&self.blocks, &self.name, Access::Write)?;
         match (&self.block, &self.options.group) {
             (Some(block), Some(group)) if block.group() != Some(group) => {
@@ -111,6 +121,7 @@ impl Producer {
 
     pub(super) fn forget(&mut self) {
         self.block = None;
+        self.named = None;
     }
 
     #[inline]
