@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::{self, Read};
 
-use memchr::{memchr, memrchr};
+use memchr::{memchr, memchr_iter, memrchr};
 
 /// What the writers' own records begin with, and how the end of one looks.
 const HEAD: &[u8] = br#"{"id":""#;
@@ -76,12 +76,13 @@ impl Counter {
         }
         // Lines that lie here whole, as nearly all do, are looked at where they lie.
         let has_holes = memchr(0, rest).is_some();
-        while let Some(end) = memchr(b'\n', rest) {
-            let line = &rest[..end];
+        let mut begin = 0;
+        for end in memchr_iter(b'\n', rest) {
+            let line = &rest[begin..end];
             self.count_line(if has_holes { behind_holes(line) } else { line });
-            rest = &rest[end + 1..];
+            begin = end + 1;
         }
-        self.extend(rest);
+        self.extend(&rest[begin..]);
     }
 
     fn count_line(&mut self, line: &[u8]) {
