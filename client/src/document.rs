@@ -45,6 +45,7 @@ pub fn of(view: &StatusView, with_slots: bool, users: UserTotals) -> Value {
         },
         "last_crashes": daemon.crashes.iter().map(crash_json).collect::<Vec<_>>(),
         "checkpoint": view.checkpoints().map_or(Value::Null, |view| checkpoint_json(&view)),
+        "checkpoint_failing": daemon.checkpoint_failing,
         "restored": view.checkpoints().map_or(Value::Null, |view| restored_json(&view)),
         "users_complete": users.complete,
         "users": users

@@ -83,6 +83,10 @@ pub struct Identity {
     pub checksum: AtomicU32,
 }
 
+/// What `damaged` says of a sound region whose place another one takes: whoever reads it is to attach anew. Should nothing
+/// come of that it is served again, and says 0 from then on.
+pub const GIVES_WAY: u32 = 2;
+
 /// The words that the supervisor alone writes.
 #[derive(Debug)]
 #[repr(C, align(64))]
@@ -94,7 +98,8 @@ pub struct Supervision {
     pub boot_id: [AtomicU64; 2],
     /// 1 while nobody is attached and everything is repaired and sealed.
     pub clean: AtomicU32,
-    /// 1 once a slot could not be repaired: nobody serves from this region.
+    /// 1 once a slot could not be repaired: nobody serves from this region. [`GIVES_WAY`] while another is about to take its
+    /// place, and from then on.
     pub damaged: AtomicU32,
     /// Changes when log files are to be opened again.
     pub log_epoch: AtomicU32,

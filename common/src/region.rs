@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64};
 use crate::error::{Context, Error, Result};
 use crate::ids::{Offset, SlotIndex};
 use crate::layout::{
-    ENDIAN_MARK, FORMAT_VERSION, Geometry, HEADER_SIZE, Header, Identity, MAGIC, Object, SLOT_SIZE, Slab,
-    Slot, Tally,
+    ENDIAN_MARK, FORMAT_VERSION, GIVES_WAY, Geometry, HEADER_SIZE, Header, Identity, MAGIC, Object,
+    SLOT_SIZE, Slab, Slot, Tally,
 };
 use crate::limits::{HUGE_PAGES_FROM, MINI_LOG_SIZE, PAGE_SIZE, UNDO_LOG_SIZE};
 use crate::planted::{self, Bug};
@@ -325,8 +325,16 @@ impl Region {
         supervision.boot_id[1].store((boot >> 64) as u64, SeqCst);
         supervision.clean.store(0, SeqCst);
         supervision.draining.store(0, SeqCst);
+        // Whatever was to take its place has not.
+        let _ = supervision.damaged.compare_exchange(GIVES_WAY, 0, SeqCst, SeqCst);
         supervision.life.store(supervision.life.load(SeqCst).wrapping_add(1), SeqCst);
         Ok(())
+    }
+
+    /// Another region is about to take this one's place: whoever has it mapped is told so by what he reads next. A damaged
+    /// one says so already.
+    pub fn give_way(&self) {
+        let _ = self.header().supervision.damaged.compare_exchange(0, GIVES_WAY, SeqCst, SeqCst);
     }
 
     /// Nobody is attached any more, and everything is repaired and sealed.

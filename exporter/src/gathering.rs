@@ -147,6 +147,7 @@ pub(crate) mod stand_in {
             at_least: 1,
             recovery_us: Microseconds { last: u64::MAX, ..Microseconds::default() },
             restored: Some(String::new()),
+            checkpoint_failing: None,
             metrics: Vec::new(),
             crashes: vec![CrashReport { at_ns, owner, pid: Pid(0), ending, doing, repaired_us: None }],
         }

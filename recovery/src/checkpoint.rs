@@ -10,7 +10,7 @@ use std::io::{self, BufWriter};
 use std::sync::atomic::Ordering::SeqCst;
 
 use common::error::{Error, Result};
-use common::ids::{Minute, Owner};
+use common::ids::{Minute, Owner, Pid};
 use common::journal::spool::Spool;
 use common::region::Region;
 use common::sys::{file, scheduling};
@@ -129,11 +129,31 @@ fn fill(region: &Region, file: &File, owner: Owner) -> std::result::Result<(Take
     };
     let mut writer = Writer::new(BufWriter::with_capacity(1 << 20, file), &head).map_err(writing)?;
     let taken = Capture::new(region, owner).take(&mut writer).map_err(|missed| match missed {
-        Missed::Busy => "transactions take too long: at no time was there none under way".to_owned(),
+        Missed::Busy(owners) => still_at_work(region, &owners),
         Missed::Io(error) => writing(error),
     })?;
     let (_, bytes) = writer.finish(&taken.moment).map_err(writing)?;
     Ok((taken, bytes))
+}
+
+/// So many are named who keep a checkpoint from being taken.
+const NAMED: usize = 3;
+
+/// A stopped process, or a slow disk, or a debugger: whoever looks for the cause is told where.
+fn still_at_work(region: &Region, owners: &[Owner]) -> String {
+    let name = |owner: &Owner| {
+        let slot = region.slot(owner.slot);
+        let (pid, doing) = slot.map_or((Pid(0), String::new()), |slot| (slot.pid(), slot.doing()));
+        let at = if doing.is_empty() { String::new() } else { format!(", at: {doing}") };
+        format!("process {pid} ({owner}{at})")
+    };
+    let named: Vec<_> = owners.iter().take(NAMED).map(name).collect();
+    let more = owners.len().saturating_sub(NAMED);
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    format!(
+        "at no time was nobody inside a transaction; inside one for too long: {}{more}; it is tried again",
+        if named.is_empty() { "nobody in particular".to_owned() } else { named.join(", ") }
+    )
 }
 
 /// Every record that the checkpoint counts is on the disk before it: those of sealed minutes are already.

@@ -12,11 +12,13 @@ use common::ids::SlotIndex;
 use common::objects::queue::End;
 use common::objects::{Folder, Map, Queue};
 use common::region::Region;
+use common::sys::file::{Lock, rename_unless_taken, try_lock};
 use common::tally::{self, Sent};
 use common::txn::{Seat, TxnError};
 use common::units::Size;
 
-use crate::offline::print;
+use crate::offline::{directory_of, lock_run_directory, print};
+use crate::restore::remove;
 use crate::tidy::with_seat;
 use crate::verify;
 
@@ -44,27 +46,47 @@ impl From<TxnError> for Fault {
 /// Makes the region at `path`, which does not exist yet, of a dump in a file or on stdin.
 ///
 /// # Errors
-/// A region that is there already, a dump that cannot be read, a size that is too small (exit 2); no space.
+/// A region that is there already, a dump that cannot be read, a size that is too small (exit 2); an instance, or another
+/// import, at work there (exit 3); no space.
 pub fn run(path: &Path, from: Option<&Path>, size: Option<Size>) -> Result<()> {
     if path.exists() {
-        return Err(Error::usage(format!(
-            "{} exists; move it away: a dump becomes a region of its own",
-            path.display()
-        )));
+        return Err(is_there(path));
     }
     let dump = read(from)?;
     let length = size.map_or(dump.header.length, |Size(bytes)| bytes);
-    // Under another name first: one that is not complete is never found.
+    let _no_instance = lock_run_directory(path)?;
+    let _no_other = lock_directory(path)?;
+    // Under another name first: one that is not complete is never found. Whoever has left one is gone.
     let next = path.with_extension("next");
     let creating = || format!("cannot create {}", next.display());
+    remove(&next).context(creating)?;
     let file =
         File::options().read(true).write(true).create_new(true).mode(0o600).open(&next).context(creating)?;
     let made = build(&file, length, &dump).and_then(|summary| {
-        std::fs::rename(&next, path).context(|| format!("cannot create {}", path.display()))?;
-        Ok(summary)
+        let named =
+            rename_unless_taken(&next, path).context(|| format!("cannot create {}", path.display()))?;
+        if named { Ok(summary) } else { Err(is_there(path)) }
     });
-    let summary = made.inspect_err(|_| drop(std::fs::remove_file(&next)))?;
+    let summary = made.inspect_err(|_| drop(remove(&next)))?;
     print(&format!("{summary}\n"))
+}
+
+fn is_there(path: &Path) -> Error {
+    Error::usage(format!("{} exists; move it away: a dump becomes a region of its own", path.display()))
+}
+
+/// For as long as the file that comes back is open, no other import is at work there. A death lets go of it.
+fn lock_directory(region: &Path) -> Result<File> {
+    let directory = directory_of(region);
+    let doing = || format!("cannot lock {}", directory.display());
+    let file = File::open(directory).context(doing)?;
+    match try_lock(&file, Lock::Exclusive).context(doing)? {
+        true => Ok(file),
+        false => Err(Error::already_running(format!(
+            "another import is at work in {}; wait until it has ended",
+            directory.display()
+        ))),
+    }
 }
 
 fn read(from: Option<&Path>) -> Result<Dump> {

@@ -70,10 +70,15 @@ pub fn run(path: &Path, spool_dir: &Path) -> Result<()> {
     }
 }
 
+/// Where a region's file is.
+pub(crate) fn directory_of(region: &Path) -> &Path {
+    region.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
 /// An instance and all its children hold a shared kernel lock on `alive` beside the region. Where there is no such
 /// file no instance was ever here: the region is a copy.
 pub(crate) fn lock_run_directory(region: &Path) -> Result<Option<File>> {
-    let directory = region.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let directory = directory_of(region);
     let path = directory.join(places::ALIVE);
     let alive = match File::open(&path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),

@@ -13,7 +13,7 @@ use common::ids::{Offset, SlotIndex};
 use common::journal::spool::Spool;
 use common::layout::{Geometry, HEADER_SIZE, Slot};
 use common::planted::{self, Bug};
-use common::region::Region;
+use common::region::{Region, UnverifiedRegion};
 use common::slots::{self, State, owner_word};
 use common::sys::{file, process};
 
@@ -87,12 +87,23 @@ pub fn go_back(path: &Path, spool_dir: &Path) -> Result<(Restored, Option<PathBu
         return rebuild(path, &spool, spool_dir).map(|restored| (restored, aside));
     }
     let restored = rebuild(&next, &spool, spool_dir).inspect_err(|_| drop(remove(&next)))?;
+    give_way(path);
     let aside = file::set_aside(path).context(moving)?;
     std::fs::rename(&next, path).context(moving)?;
     Ok((restored, aside))
 }
 
-fn remove(path: &Path) -> io::Result<()> {
+/// Whoever reads the former region is told, if it is one.
+fn give_way(path: &Path) {
+    if let Ok(file) = File::options().read(true).write(true).open(path)
+        && let Ok(region) = UnverifiedRegion::open(&file)
+    {
+        region.contents().give_way();
+    }
+}
+
+/// Removes a file, if it is there.
+pub(crate) fn remove(path: &Path) -> io::Result<()> {
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),

@@ -11,7 +11,7 @@ use common::journal::spool::Spool;
 use common::log_limit::LogLimit;
 use common::region::Region;
 use common::sys::{process, scheduling};
-use common::wire::control::{Attached, Order, Report};
+use common::wire::control::{Attached, Awaited, Delay, Order, Report};
 
 use crate::attachment::{Attachment, Word};
 use crate::complaints::Complaints;
@@ -58,11 +58,23 @@ enum Task {
     Repair { owner: Owner, crashed: bool },
 }
 
+impl Task {
+    /// Whose slot; `None` = all of them.
+    fn about(&self) -> Option<Owner> {
+        match self {
+            Self::TakeOver(_) | Self::Sweep(_) => None,
+            Self::Repair { owner, .. } => Some(*owner),
+        }
+    }
+}
+
 struct Standby<'a> {
     attachment: &'a Attachment,
     repairer: Repairer<'a>,
     /// What the file system has kept from being done; when it is tried again, and after how long once more.
     delayed: VecDeque<Task>,
+    /// Whether what is worked on was delayed before.
+    again: bool,
     retry: Option<(Instant, Duration)>,
     /// Told after the reports: whoever waits for the slot does not wait for the log.
     obituaries: Vec<Remains>,
@@ -92,6 +104,7 @@ impl<'a> Standby<'a> {
             attachment,
             repairer: Repairer::new(attachment.region(), attachment.spool()),
             delayed: VecDeque::new(),
+            again: false,
             retry: None,
             obituaries: Vec::new(),
             obituary_log: LogLimit::default(),
@@ -124,7 +137,9 @@ impl<'a> Standby<'a> {
         let retried = self.retry.is_some_and(|(due, _)| due <= Instant::now());
         if retried {
             let delayed = std::mem::take(&mut self.delayed);
+            self.again = true;
             self.work(delayed)?;
+            self.again = false;
         }
         Ok(ordered || retried)
     }
@@ -147,6 +162,10 @@ impl<'a> Standby<'a> {
 
     fn work(&mut self, tasks: impl IntoIterator<Item = Task>) -> std::result::Result<(), Stop> {
         for task in tasks {
+            if self.again {
+                // Else whoever the supervisor has named since would be blamed for what this is dying of.
+                self.tell(&Report::TriesAgain(task.about()))?;
+            }
             let done = match &task {
                 Task::TakeOver(attached) => self.every_slot(take_over, attached)?,
                 Task::Sweep(attached) => self.every_slot(sweep, attached)?,
@@ -210,7 +229,7 @@ impl<'a> Standby<'a> {
             Ok(TakenOver { repaired, later, .. }) => {
                 for (owner, fate) in later {
                     self.tell(&Report::LeftForLater(owner))?;
-                    self.settled.insert(owner, fate);
+                    self.settled.entry(owner).or_insert(fate);
                 }
                 self.tell(&Report::TakenOver(repaired))?;
             }
@@ -225,8 +244,12 @@ impl<'a> Standby<'a> {
     }
 
     fn delay(&mut self, task: Task, error: &io::Error) -> std::result::Result<(), Stop> {
-        let what = if error.kind() == io::ErrorKind::WouldBlock { PUT_BACK } else { DECIDE };
+        let (what, awaits) = match error.kind() {
+            io::ErrorKind::WouldBlock => (PUT_BACK, Awaited::Queue),
+            _ => (DECIDE, Awaited::FileSystem),
+        };
         self.complaints.raise(what, error);
+        let about = task.about();
         self.delayed.push_back(task);
         let now = Instant::now();
         self.retry = match self.retry {
@@ -234,7 +257,7 @@ impl<'a> Standby<'a> {
             Some((_, delay)) => Some((now + delay, (delay * 2).min(LONGEST_DELAY))),
             None => Some((now + FIRST_DELAY, FIRST_DELAY * 2)),
         };
-        self.tell(&Report::Delayed(format!("cannot {what}: {error}")))
+        self.tell(&Report::Delayed(Delay { about, awaits, why: format!("cannot {what}: {error}") }))
     }
 
     fn tell(&self, report: &Report) -> std::result::Result<(), Stop> {

@@ -13,7 +13,7 @@ use common::gate;
 use common::ids::{Generation, Minute, Owner, SlotIndex};
 use common::journal::OpenMinute;
 use common::journal::seal::seal;
-use common::journal::spool::{MinuteFile, Spool};
+use common::journal::spool::Spool;
 use common::layout::JournalState;
 use common::region::Region;
 use common::slots::{self, State};
@@ -107,14 +107,13 @@ fn check_objects(region: &Region) -> Result<(), Obstacle> {
 }
 
 /// Repairs every slot that holds something or is not free, when nobody runs any more but those of `attached` that live.
-/// What was scribbled into slots that nobody owns would keep the journal from being sealed.
+/// What was scribbled into slots that nobody owns would keep the journal from being sealed; items that cannot go back to
+/// their queues yet do not.
 ///
 /// # Errors
 /// [`Obstacle`].
 pub fn sweep(region: &Region, spool: &Spool, attached: &[Attached]) -> Result<TakenOver, Obstacle> {
-    let swept = repair_all(region, Repairer::new(region, spool), attached)?;
-    none_is_left(&swept)?;
-    Ok(swept)
+    repair_all(region, Repairer::new(region, spool), attached)
 }
 
 fn none_is_left(done: &TakenOver) -> Result<(), Obstacle> {
@@ -186,7 +185,9 @@ fn prepare_journal(region: &Region, spool: &Spool, durable: Minute) -> Result<()
     }
     let before = journal.open_minute();
     let said = (journal.sealed_minute(), before.minute);
-    let (sealed, open) = go_on_from(said, durable, &files, &ours, Minute::now());
+    let mut names = spool.dealt_with()?;
+    names.extend(files.iter().map(|file| file.minute));
+    let (sealed, open) = go_on_from(said, durable, &names, &ours, Minute::now());
     if sealed != said.0 && said.0 > durable {
         log::warn!(
             "the region says that minute {} is sealed; the spool says {durable} and is believed",
@@ -237,7 +238,7 @@ fn make_room(region: &Region, spool: &Spool, ours: &BTreeSet<Minute>) -> io::Res
 fn go_on_from(
     (sealed, open): (Minute, Minute),
     durable: Minute,
-    files: &[MinuteFile],
+    names: &[Minute],
     ours: &BTreeSet<Minute>,
     now: Minute,
 ) -> (Minute, Minute) {
@@ -245,7 +246,7 @@ fn go_on_from(
     let horizon = Minute(now.max(durable).0.saturating_add(BELIEVED_AHEAD));
     let believed = |minute: &Minute| *minute <= horizon || ours.contains(minute);
     let sealed = [durable, sealed].into_iter().filter(believed).max().unwrap_or(durable).max(durable);
-    let named = files.iter().map(|file| file.minute).chain([open]).filter(believed);
+    let named = names.iter().copied().chain([open]).filter(believed);
     (sealed, named.chain([sealed]).max().unwrap_or(sealed))
 }
 

@@ -10,6 +10,7 @@ use std::sync::atomic::Ordering::SeqCst;
 use common::journal::spool::{Spool, data_name};
 use common::journal::writer::Writer;
 use common::slots::Counter;
+use common::sys::file::{Lock, try_lock};
 use common::txn::Seat;
 use common::wire::control::{Report, Sync};
 use support::Instance;
@@ -259,6 +260,18 @@ fn what_was_dumped_becomes_a_region_again() {
     assert_eq!(contents(&value(&again)), contents(&value(&dumped)));
     assert_eq!(contents(&value(&again)).len(), 4);
 
+    // One that was killed has left half a region.
+    std::fs::remove_file(&region).unwrap();
+    std::fs::write(directory.path().join("region.next"), "half a region").unwrap();
+    let at_work = std::fs::File::open(directory.path()).unwrap();
+    assert!(try_lock(&at_work, Lock::Exclusive).unwrap());
+    let outcome = on(&region, "import", &[from]);
+    assert_eq!(outcome.code, Some(3), "{}", outcome.stderr);
+    assert!(outcome.stderr.contains("another import"), "{}", outcome.stderr);
+    drop(at_work);
+    let outcome = on(&region, "import", &[from]);
+    assert_eq!(outcome.code, Some(0), "{}", outcome.stderr);
+    assert!(!directory.path().join("region.next").exists());
     let outcome = on(&region, "import", &[from]);
     assert_eq!(outcome.code, Some(2), "{}", outcome.stderr);
     assert!(outcome.stderr.contains("exists; move it away"), "{}", outcome.stderr);

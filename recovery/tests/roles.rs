@@ -11,7 +11,7 @@ use common::journal::writer::Writer;
 use common::layout::NO_OFFSET;
 use common::slots::{Counter, State};
 use common::txn::Seat;
-use common::wire::control::{Order, Report, Sync};
+use common::wire::control::{Awaited, Delay, Order, Report, Sync};
 use nix::sys::signal::Signal;
 use support::{Instance, until};
 
@@ -131,14 +131,20 @@ fn what_the_disk_keeps_from_being_decided_is_delayed_and_done_later() {
 
         let child = instance.start(role);
         child.order(&Order::Repair(vec![(owner, true), (other, true)]));
-        assert!(matches!(child.report(), Report::Delayed(why) if why.contains("journal")));
+        let delayed = |report: &Report| {
+            let Report::Delayed(Delay { about, awaits, why }) = report else { return false };
+            *about == Some(owner) && *awaits == Awaited::FileSystem && why.contains("journal")
+        };
+        assert!(delayed(&child.report()));
         assert_eq!(child.report(), Report::Repaired(other), "it does not keep others waiting");
-        assert!(matches!(child.report(), Report::Delayed(_)), "tried again");
+        assert_eq!(child.report(), Report::TriesAgain(Some(owner)));
+        assert!(delayed(&child.report()), "tried again");
         assert!(!instance.slot(owner).is(owner.generation, State::Free));
 
         std::fs::remove_dir(&path).unwrap();
         std::fs::rename(&aside, &path).unwrap();
-        let last = std::iter::from_fn(|| child.next()).find(|report| !matches!(report, Report::Delayed(_)));
+        let still = |report: &Report| delayed(report) || *report == Report::TriesAgain(Some(owner));
+        let last = std::iter::from_fn(|| child.next()).find(|report| !still(report));
         assert_eq!(last, Some(Report::Repaired(owner)));
         assert_eq!(child.dismiss(), Some(0));
     }

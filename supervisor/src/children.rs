@@ -26,6 +26,8 @@ pub struct Child {
     /// Nothing more will come through the channel.
     broken: bool,
     given_up: bool,
+    /// It has done something that it was asked to.
+    did_well: bool,
 }
 
 impl Child {
@@ -44,7 +46,15 @@ impl Child {
         let (ours, theirs) = Channel::pair().context(doing)?;
         let role: Vec<&OsStr> = role.iter().map(OsStr::new).collect();
         let pid = process::start_on(terms, program, &role, &theirs.into_descriptor()).context(doing)?;
-        let child = Self { pid, ready: false, deadline: None, channel: ours, broken: false, given_up: false };
+        let child = Self {
+            pid,
+            ready: false,
+            deadline: None,
+            channel: ours,
+            broken: false,
+            given_up: false,
+            did_well: false,
+        };
         let frame = control::encode(&Order::Start(Box::new(start))).context(doing)?;
         match child.channel.send(&frame, endowment) {
             // It is gone already: its death says more than that it did not listen.
@@ -173,6 +183,14 @@ impl Kept {
     /// The child has done what it is for.
     pub fn does_well(&mut self) {
         self.backoff.reset();
+        if let Some(child) = &mut self.child {
+            child.did_well = true;
+        }
+    }
+
+    /// Whether the present child has.
+    pub fn did_well(&self) -> bool {
+        self.child.as_ref().is_some_and(|child| child.did_well)
     }
 
     /// The child has said that it is ready; whether it does its work is to be seen.

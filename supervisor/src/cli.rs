@@ -229,6 +229,9 @@ pub struct Options {
     /// How long a worker that is asked to leave may take
     #[arg(long, value_name = "D", default_value = "10s")]
     pub grace: Span,
+    /// A process that falls over may leave a core file of so many bytes; while it is written nobody is told of the death
+    #[arg(long, value_name = "SIZE", default_value = "0")]
+    core_size: Size,
     /// Run in the background; the starter ends when it serves, with the line that says so, or with the error
     #[arg(
         long,
@@ -302,6 +305,12 @@ impl Options {
     /// `--spool-limit` in bytes; 0 = by free space.
     pub fn spool_limit(&self) -> u64 {
         self.spool_limit.map_or(0, |Size(bytes)| bytes.max(1))
+    }
+
+    /// `--core-size` in bytes.
+    pub fn core_size(&self) -> u64 {
+        let Size(bytes) = self.core_size;
+        bytes
     }
 
     /// `--collect-interval`, as far as there is something to collect.

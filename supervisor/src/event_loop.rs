@@ -15,7 +15,7 @@ use common::region::Region;
 use common::sys::file;
 use common::sys::process::{self, Ending};
 use common::sys::scheduling;
-use common::sys::signal::SignalPipe;
+use common::sys::signal::{self, SignalPipe};
 use common::tidings::Tidings;
 use common::wire::control::Access;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -41,6 +41,7 @@ use crate::service_manager;
 use crate::shipping::{Errand, Shipping};
 use crate::showing::Showing;
 use crate::starter::Starter;
+use crate::voices::Voices;
 
 mod upkeep;
 
@@ -76,6 +77,9 @@ const CLONE_DEADLINE: Duration = Duration::from_secs(10);
 const SEAL_DEADLINE: Duration = Duration::from_secs(30);
 /// How long repairs may take once every worker has been killed.
 const REPAIRS_DEADLINE: Duration = Duration::from_secs(30);
+/// How long a queue may be locked by an attached program while items are to go back to it, before that is left to the next
+/// instance: as long as anybody waits for a lock.
+const QUEUES_DEADLINE: Duration = Duration::from_secs(1);
 /// How long children without work may take to leave.
 const LEAVE_DEADLINE: Duration = Duration::from_secs(5);
 /// What counts as the grace of the collector where there is no limit.
@@ -153,6 +157,7 @@ enum Source {
     Recovery,
     Keeper,
     Checkpoint,
+    Voices,
 }
 
 struct Supervisor {
@@ -178,6 +183,7 @@ struct Supervisor {
     bell: EventFd,
     /// Between workers and recovery; kept here so that a new recovery finds it.
     tidings: Tidings,
+    voices: Voices,
 
     template: Kept,
     template_number: u32,
@@ -234,6 +240,7 @@ impl Supervisor {
         let prepared = Prepared::of(&options)?;
         let shape = options.pool()?;
         check_descriptors()?;
+        set_limits(&options)?;
         process::keep_descriptors_from_children();
         let signals = catch_signals()?;
         let rundir = RunDir::take(&options.run_dir())?;
@@ -253,6 +260,7 @@ impl Supervisor {
         let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
         let bell = EventFd::from_value_and_flags(0, flags).context(|| "cannot make an eventfd".to_owned())?;
         let tidings = Tidings::new().context(|| "cannot make a pipe".to_owned())?;
+        let voices = Voices::open(&rundir.short_path("stderr"), prepared.identity.as_ref())?;
         let region_to_show =
             file::reopen_read_only(&region.file).context(|| "cannot open the region".to_owned())?;
         // The first thing that recovery does is to look at every slot; until then nobody gets one.
@@ -295,6 +303,7 @@ impl Supervisor {
             signals,
             bell,
             tidings,
+            voices,
             template: Kept::default(),
             template_number: 0,
             templates_started: 0,
@@ -364,6 +373,9 @@ impl Supervisor {
                 Source::Recovery => self.take_recovery_reports(),
                 Source::Keeper => self.take_keeper_reports(),
                 Source::Checkpoint => self.take_checkpoint_reports(),
+                Source::Voices => {
+                    self.voices.hear(self.now());
+                }
             }
         }
         Ok(())
@@ -385,6 +397,10 @@ impl Supervisor {
                 sources.push(source);
                 fds.push(polled(descriptor));
             }
+        }
+        if let Some(descriptor) = self.voices.descriptor() {
+            sources.push(Source::Voices);
+            fds.push(polled(descriptor));
         }
         for descriptor in self.control.descriptors() {
             sources.push(Source::Control);
@@ -409,7 +425,10 @@ impl Supervisor {
         let deadline = |child: &Kept| child.child.as_ref().and_then(|child| child.deadline);
         let phase = match self.phase {
             // Once it has passed, deaths and repairs are what is waited for.
-            Phase::Draining { kill_at } if kill_at <= now => Some(kill_at + REPAIRS_DEADLINE),
+            Phase::Draining { kill_at } if kill_at <= now => {
+                let deadlines = [QUEUES_DEADLINE, REPAIRS_DEADLINE].map(|deadline| kill_at + deadline);
+                deadlines.into_iter().find(|deadline| *deadline > now).or(Some(kill_at + REPAIRS_DEADLINE))
+            }
             Phase::Draining { kill_at } => Some(kill_at),
             Phase::LastCheckpoint { until } | Phase::Restoring { until } if until <= now => {
                 Some(until + REPAIRS_DEADLINE)
@@ -445,6 +464,7 @@ impl Supervisor {
             self.checkpoints.child().and_then(|child| child.deadline),
             self.request_due(),
             self.idle_exit_due(),
+            self.voices.due(),
         ];
         let next = moments.into_iter().flatten().min().unwrap_or(now + TICK);
         // Rounded up, so that the wait is not repeated just before its moment.
@@ -458,6 +478,7 @@ impl Supervisor {
         if now >= self.next_tick {
             self.tick(now);
         }
+        self.voices.attend(now);
         self.end_long_requests(now);
         self.kill_the_overdue(now);
         self.start_children(now);
@@ -560,6 +581,15 @@ fn check_descriptors() -> Result<()> {
             "only {limit} open files are allowed, {DESCRIPTORS_NEEDED} are needed; raise the limit (ulimit -n)"
         )));
     }
+    Ok(())
+}
+
+/// What holds for this process and for all that it starts.
+fn set_limits(options: &Options) -> Result<()> {
+    process::limit_core_files(options.core_size())
+        .context(|| "cannot limit the size of core files".to_owned())?;
+    // A file that may not become larger is an error to whoever writes, as a full disk is, and no death.
+    signal::ignore(&[Signal::SIGXFSZ]);
     Ok(())
 }
 

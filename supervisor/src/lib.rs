@@ -30,6 +30,8 @@ pub mod event_loop;
 
 pub mod children;
 
+pub mod voices;
+
 pub mod rundir;
 
 pub mod recoverer;

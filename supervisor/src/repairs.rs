@@ -6,7 +6,7 @@ use std::time::Duration;
 use common::ids::Owner;
 use common::limits::MAX_REPAIRS_PER_FRAME;
 use common::sys::process::Ending;
-use common::wire::control::{Attached, Microseconds, Order};
+use common::wire::control::{Attached, Awaited, Microseconds, Order};
 use hdrhistogram::Histogram;
 use nix::libc;
 
@@ -43,8 +43,13 @@ struct Case {
 #[derive(Debug)]
 pub struct Repairs {
     cases: BTreeMap<Task, Case>,
-    /// What the present recovery has been told, in order: it works on the first.
+    /// What the present recovery has been told and has not said to be delayed, in order: it works on the first, unless
+    /// it has said that it tries another again.
     told: VecDeque<Task>,
+    /// What it has said to be delayed, in the order in which it will try again.
+    delayed: Vec<(Task, Awaited)>,
+    /// Which of these it has said to be trying again.
+    again: Option<Task>,
     untold: VecDeque<Task>,
     durations: Histogram<u64>,
     last_us: u64,
@@ -57,6 +62,8 @@ impl Repairs {
         Self {
             cases: BTreeMap::from([(Task::TakeOver, case)]),
             told: VecDeque::new(),
+            delayed: Vec::new(),
+            again: None,
             untold: VecDeque::from([Task::TakeOver]),
             durations: Histogram::new_with_bounds(1, 60_000_000, 3).expect("constant bounds are valid"),
             last_us: 0,
@@ -91,9 +98,27 @@ impl Repairs {
         !self.untold.is_empty()
     }
 
-    /// Whether recovery is at something.
+    /// Whether recovery has been told something that it has not done yet.
     pub fn has_told(&self) -> bool {
+        self.is_at_work() || !self.delayed.is_empty()
+    }
+
+    /// Whether some of that is not delayed.
+    pub fn is_at_work(&self) -> bool {
         !self.told.is_empty()
+    }
+
+    /// Whether nothing is left but items that go back to queues whose locks attached programs have.
+    pub fn only_await_queues(&self) -> bool {
+        !self.is_empty() && self.await_queues().count() == self.len()
+    }
+
+    /// The former owners of these items.
+    pub fn await_queues(&self) -> impl Iterator<Item = Owner> + '_ {
+        self.delayed.iter().filter_map(|delayed| match delayed {
+            (Task::Slot(owner), Awaited::Queue) => Some(*owner),
+            _ => None,
+        })
     }
 
     /// The next order for recovery. It counts as told once [`Repairs::told`] says so. An order about every slot names
@@ -153,8 +178,33 @@ impl Repairs {
     }
 
     fn finish(&mut self, task: Task) -> Option<Case> {
-        self.told.retain(|told| *told != task);
+        self.is_not_told(task);
         self.cases.remove(&task)
+    }
+
+    fn is_not_told(&mut self, task: Task) {
+        self.told.retain(|told| *told != task);
+        self.delayed.retain(|(delayed, _)| *delayed != task);
+        self.again.take_if(|again| *again == task);
+    }
+
+    fn task(&self, about: Option<Owner>) -> Task {
+        about.map_or_else(|| self.whole(), Task::Slot)
+    }
+
+    /// Recovery cannot do now what it was told, and will try again.
+    pub fn is_delayed(&mut self, about: Option<Owner>, awaits: Awaited) {
+        let task = self.task(about);
+        if self.told.contains(&task) || self.delayed.iter().any(|(delayed, _)| *delayed == task) {
+            self.is_not_told(task);
+            self.delayed.push((task, awaits));
+        }
+    }
+
+    /// Recovery tries this again.
+    pub fn tries_again(&mut self, about: Option<Owner>) {
+        let task = self.task(about);
+        self.again = self.delayed.iter().any(|(delayed, _)| *delayed == task).then_some(task);
     }
 
     /// Recovery refuses a slot's log. True once that was the last attempt.
@@ -171,7 +221,7 @@ impl Repairs {
         let Some(case) = self.cases.get_mut(&task) else { return false };
         case.failures += 1;
         let damaged = case.failures >= FAILURES_ALLOWED;
-        self.told.retain(|told| *told != task);
+        self.is_not_told(task);
         if !self.untold.contains(&task) {
             self.untold.push_back(task);
         }
@@ -181,7 +231,7 @@ impl Repairs {
     /// Recovery is dead. What it was told is told again to the next one. Gives what it was at if that has now failed
     /// too often by repair's own fault: a SIGKILL that did not come from the deadline is nobody's fault.
     pub fn recovery_died(&mut self, ending: Ending, by_deadline: bool) -> Option<String> {
-        let at = self.told.front().copied();
+        let at = self.again.take().or(self.told.front().copied());
         let own_fault = by_deadline
             || match ending {
                 Ending::Killed(signal) => matches!(
@@ -191,9 +241,9 @@ impl Repairs {
                 // A panic's code where panics unwind. An error that recovery has a sentence for is not a failed repair.
                 Ending::Exited(code) => code > LAST_DOCUMENTED_CODE,
             };
-        while let Some(task) = self.told.pop_back() {
-            self.untold.push_front(task);
-        }
+        let delayed = self.delayed.drain(..).map(|(task, _)| task);
+        let told: Vec<_> = delayed.chain(self.told.drain(..)).collect();
+        told.into_iter().rev().for_each(|task| self.untold.push_front(task));
         let task = at.filter(|_| own_fault)?;
         self.untold.retain(|untold| *untold != task);
         self.failed(task).then(|| match task {
@@ -283,6 +333,65 @@ mod tests {
         assert_eq!(repairs.recovery_died(KILL, true), None, "by the deadline");
         repairs.told();
         assert_eq!(repairs.recovery_died(SEGV, false), Some(owner(1).to_string()));
+    }
+
+    #[test]
+    fn who_is_worked_on_is_to_blame_and_nobody_who_waits() {
+        let mut repairs = after_takeover();
+        repairs.add(owner(1), true, NOW);
+        repairs.told();
+        repairs.is_delayed(Some(owner(1)), Awaited::Queue);
+        assert!(repairs.has_told() && !repairs.is_at_work() && !repairs.has_untold());
+        repairs.add(owner(2), true, NOW);
+        assert!(!repairs.only_await_queues());
+        for failed in [None, None, Some(owner(2).to_string())] {
+            repairs.told();
+            repairs.is_delayed(Some(owner(1)), Awaited::Queue);
+            assert!(repairs.is_at_work());
+            assert_eq!(repairs.recovery_died(SEGV, false), failed);
+            assert!(!repairs.has_told());
+        }
+        // The one that waited, while it was tried again, though the other one was told already.
+        let mut repairs = after_takeover();
+        repairs.add(owner(1), true, NOW);
+        repairs.add(owner(2), true, NOW);
+        for failed in [None, None, Some(owner(1).to_string())] {
+            repairs.told();
+            repairs.is_delayed(Some(owner(1)), Awaited::FileSystem);
+            repairs.tries_again(Some(owner(1)));
+            assert_eq!(repairs.recovery_died(SEGV, false), failed);
+        }
+    }
+
+    #[test]
+    fn what_is_delayed_is_done_at_last() {
+        let mut repairs = after_takeover();
+        repairs.add(owner(1), true, NOW);
+        repairs.add(owner(2), true, NOW);
+        repairs.told();
+        for owner in [owner(1), owner(2)] {
+            repairs.is_delayed(Some(owner), Awaited::Queue);
+        }
+        assert!(repairs.only_await_queues());
+        assert_eq!(repairs.await_queues().collect::<Vec<_>>(), [owner(1), owner(2)]);
+        repairs.tries_again(Some(owner(1)));
+        repairs.is_delayed(Some(owner(1)), Awaited::FileSystem);
+        assert!(!repairs.only_await_queues());
+        assert_eq!(repairs.await_queues().collect::<Vec<_>>(), [owner(2)]);
+        // What nobody was told of is not believed.
+        repairs.is_delayed(Some(owner(7)), Awaited::Queue);
+        repairs.is_delayed(None, Awaited::Queue);
+        repairs.tries_again(Some(owner(7)));
+        assert_eq!(repairs.recovery_died(SEGV, false), None, "nobody is known to be at fault");
+        assert_eq!(
+            repairs.next_order(Vec::new),
+            Some(Order::Repair(vec![(owner(2), true), (owner(1), true)]))
+        );
+        repairs.told();
+        for number in [1, 2] {
+            assert!(repairs.repaired(owner(number), NOW));
+        }
+        assert!(repairs.is_empty() && !repairs.has_told());
     }
 
     #[test]

@@ -10,6 +10,7 @@ use std::sync::atomic::Ordering::SeqCst;
 use std::time::{Duration, Instant};
 
 use common::error::{Context, Error, Result};
+use common::layout::GIVES_WAY;
 use common::places::{CLIENTS, PID_FILE, START_LOCK};
 use common::region::{Region, UnverifiedRegion};
 use common::sys::file::{self, Lock};
@@ -138,6 +139,8 @@ impl RunDir {
     /// what is to be carried (exit 2).
     pub fn region(&self, length: u64, recoverer: &Recoverer<'_>) -> Result<RegionFile> {
         let path = self.path.join(REGION);
+        // Whoever was making it is gone.
+        self.remove(NEXT)?;
         match open_region(&path) {
             Ok(file) => match self.existing_region(file, &path, length, recoverer)? {
                 Existing::Usable(region) => Ok(region),
@@ -209,7 +212,7 @@ impl RunDir {
         let named = |error: Error| Error::region(format!("{}: {error}", path.display()));
         let unverified = UnverifiedRegion::open(&file).map_err(named)?;
         let contents = unverified.contents();
-        if contents.header().supervision.damaged.load(SeqCst) != 0 {
+        if !matches!(contents.header().supervision.damaged.load(SeqCst), 0 | GIVES_WAY) {
             return Ok(Existing::Lost("the region is damaged: a slot could not be repaired"));
         }
         if unverified.lost_power()? {
@@ -225,7 +228,11 @@ impl RunDir {
             );
             return Ok(Existing::Usable(RegionFile { file, unverified }));
         }
-        let made = self.fresh_region(length, |next| recoverer.carry(&file, path, next, has.max(length)))?;
+        let made = self.fresh_region(length, |next| {
+            recoverer.carry(&file, path, next, has.max(length))?;
+            contents.give_way();
+            Ok(())
+        })?;
         log::info!("the region of {has} bytes has given way to one of {length}; everything in it went along");
         Ok(Existing::Usable(made))
     }

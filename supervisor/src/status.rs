@@ -79,6 +79,9 @@ fn write_checkpoints(view: &StatusView, text: &mut String) {
         }
         None => writeln!(text, "checkpoint: none yet"),
     };
+    if let Some(why) = &view.daemon.checkpoint_failing {
+        let _ = writeln!(text, "no checkpoint was taken at the last attempt: {why}");
+    }
     if let Some(restored) = restored_ns {
         let (at, from) = (time(restored), time(restored_from_ns));
         let _ = writeln!(

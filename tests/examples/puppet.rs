@@ -2,7 +2,7 @@
 //!
 //! The environment says what is played: `PUPPET_PLAY` how it misbehaves, `PUPPET_CUE` at which order (or `start`),
 //! `PUPPET_REAL` which program it stands in for, `PUPPET_TALLY` the file in which every misbehaviour leaves one byte,
-//! and `PUPPET_TIMES` after how many of those it behaves.
+//! `PUPPET_TIMES` after how many of those it behaves, and `PUPPET_WHEN` a file without which it behaves, too.
 #![forbid(unsafe_code)]
 
 use std::fs::OpenOptions;
@@ -55,6 +55,7 @@ struct Script {
     real: PathBuf,
     tally: PathBuf,
     times: u64,
+    when: Option<PathBuf>,
 }
 
 impl Script {
@@ -67,11 +68,16 @@ impl Script {
             real: variable("PUPPET_REAL").into(),
             tally: variable("PUPPET_TALLY").into(),
             times: variable("PUPPET_TIMES").parse().unwrap_or(u64::MAX),
+            when: std::env::var_os("PUPPET_WHEN").map(PathBuf::from),
         }
     }
 
     fn is_over(&self) -> bool {
         std::fs::metadata(&self.tally).map_or(0, |tally| tally.len()) >= self.times
+    }
+
+    fn is_on(&self) -> bool {
+        !self.is_over() && self.when.as_ref().is_none_or(|file| file.exists())
     }
 
     fn count(&self) {
@@ -131,6 +137,7 @@ fn stand_between(script: &Script, supervisor: &Channel, role: &str) {
     let endowment: Vec<_> = descriptors.iter().map(std::os::fd::AsRawFd::as_raw_fd).collect();
     let first = control::encode(&Order::Start(start)).expect("an order fits");
     real.send(&first, &endowment).expect("the real program listens");
+    let mut delayed = Delayed::default();
     loop {
         let mut both = [supervisor, &real].map(|channel| PollFd::new(channel.as_fd(), PollFlags::POLLIN));
         if poll(&mut both, PollTimeout::NONE) == Err(Errno::EINTR) {
@@ -141,15 +148,55 @@ fn stand_between(script: &Script, supervisor: &Channel, role: &str) {
             let Ok(Received::Frame(frame, _)) = supervisor.receive() else { return };
             let order = control::decode(&frame).expect("an order");
             match cue(script, &order) {
-                Some(about) if !script.is_over() => script.play(supervisor, about),
-                _ => real.send(&frame, &[]).expect("the real program listens"),
+                Some(about) if script.is_on() => script.play(supervisor, about),
+                _ if delayed.is_told(script, &order) => script.play(supervisor, None),
+                _ => {
+                    let frame = delayed.without_others(script, frame);
+                    real.send(&frame, &[]).expect("the real program listens");
+                }
             }
         }
         if from_real {
             let Ok(Received::Frame(frame, _)) = real.receive() else { return };
             // A supervisor that is gone will be noticed in the next round.
             let _ = supervisor.send(&frame, &[]);
+            if delayed.hears(script, &frame) {
+                script.play(supervisor, None);
+            }
         }
+    }
+}
+
+/// The cue `delayed`: at work on another than the first, which has to wait. That one the real program is told of.
+#[derive(Default)]
+struct Delayed {
+    waits: bool,
+    others: bool,
+}
+
+impl Delayed {
+    fn is_played(script: &Script) -> bool {
+        script.cue == "delayed" && script.is_on()
+    }
+
+    fn is_told(&self, script: &Script, order: &Order) -> bool {
+        Self::is_played(script) && self.waits && matches!(order, Order::Repair(_))
+    }
+
+    fn without_others(&mut self, script: &Script, frame: Vec<u8>) -> Vec<u8> {
+        match control::decode(&frame) {
+            Ok(Order::Repair(mut owners)) if Self::is_played(script) && owners.len() > 1 => {
+                owners.truncate(1);
+                self.others = true;
+                control::encode(&Order::Repair(owners)).expect("an order fits")
+            }
+            _ => frame,
+        }
+    }
+
+    fn hears(&mut self, script: &Script, frame: &[u8]) -> bool {
+        self.waits |= matches!(control::decode(frame), Ok(Report::Delayed(..)));
+        Self::is_played(script) && self.waits && self.others
     }
 }
 

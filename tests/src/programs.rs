@@ -24,6 +24,7 @@ const EXAMPLES: [&str; 11] = [
     "--example=visitor",
     "--example=frames",
     "--example=churn",
+    "--example=loud",
 ];
 
 /// The path of a program.
@@ -54,6 +55,11 @@ pub fn post() -> PathBuf {
 /// The path of the worker that limits rates (see `worker/examples/limiter.rs`).
 pub fn limiter() -> PathBuf {
     example("limiter")
+}
+
+/// The path of the worker that writes to its stderr and falls over as it is told (see `worker/examples/loud.rs`).
+pub fn loud() -> PathBuf {
+    example("loud")
 }
 
 /// The path of the client of a daemon that is started on demand (see `client/examples/ask.rs`).

@@ -1,7 +1,7 @@
 //! Checkpoints of a running instance, and going back to one: after the machine went down, and after damage.
 
 use std::fs::{self, File};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -9,6 +9,7 @@ use holdfast_tests::load::Load;
 use holdfast_tests::machine::{is_root, mount_small, skip, with_private_mounts};
 use holdfast_tests::outcome::run;
 use holdfast_tests::place::{Starting, program};
+use holdfast_tests::processes::{Process, children_of};
 use holdfast_tests::{Instance, Place, Visitor, programs, until};
 use nix::sys::signal::Signal;
 use serde_json::Value;
@@ -211,7 +212,12 @@ fn an_operator_goes_back_to_a_checkpoint() {
 
 /// An instance whose recovery fails at the repair of a slot, so often.
 fn with_failing_repair(place: &Place, times: &str) -> Starting {
-    let starting = place.instance().arg("--recovery-program").arg(programs::puppet());
+    with_failing_repair_by(place, times, &programs::puppet())
+}
+
+/// The same with a program of another name for it.
+fn with_failing_repair_by(place: &Place, times: &str, program: &Path) -> Starting {
+    let starting = place.instance().arg("--recovery-program").arg(program);
     starting
         .env("PUPPET_REAL", programs::path("recovery"))
         .env("PUPPET_PLAY", "segv")
@@ -378,6 +384,83 @@ fn a_supervisor_killed_while_it_restores_begins_again() {
         run(program("recovery").arg("verify").arg(place.region())).assert_succeeded();
         assert_eq!(damaged_regions(&place), 1, "killed {delay} ms after the damage");
     }
+}
+
+#[test]
+fn a_stop_ends_who_restores_the_region() {
+    let place = Place::new();
+    let script = "#!/bin/sh\n[ \"$1\" = rebuild ] && exec sleep 1000\nexec \"$PUPPET\" \"$@\"\n";
+    let slow = place.write("slow", script);
+    fs::set_permissions(&slow, fs::Permissions::from_mode(0o755)).unwrap();
+    let starting = with_failing_repair_by(&place, "3", &slow).env("PUPPET", programs::puppet());
+    let instance = starting.start();
+    let worker = instance.say("acknowledged");
+    instance.command("checkpoint", &[]).assert_succeeded();
+    instance.kill_child(worker);
+    let mut restorer = None;
+    until("it is being restored", || {
+        let children = children_of(instance.pid()).into_iter().filter_map(Process::of);
+        restorer = children.into_iter().find(|child| child.name == "sleep");
+        restorer.is_some()
+    });
+    assert!(place.run_dir().join("region.next").exists());
+    instance.command("stop", &[]).assert_succeeded();
+    assert_eq!(Process::of(restorer.unwrap().pid), None, "it is gone when the stop is over");
+    assert!(!place.run_dir().join("region.next").exists());
+    instance.finish().assert_failed(4, &["the next start goes back to a checkpoint"]);
+    let instance = place.start();
+    assert_eq!(instance.books_agree().len(), 1);
+    instance.stop();
+}
+
+#[test]
+fn who_reads_a_region_that_another_takes_the_place_of_is_told() {
+    let place = Place::new();
+    let instance = place.start();
+    let (mut writer, mut reader) = (banker(&place), Visitor::start(&place.run_dir()));
+    reader.must("view", "viewing");
+    writer.must("detach", "detached");
+    instance.stop_leaving_visitors();
+    reader.must("sum", "8000");
+    // Of another size.
+    let instance = place.instance().region_size("8MiB").start();
+    reader.must_fail("sum", "the region");
+    reader.must("view", "viewing");
+    reader.must("sum", "8000");
+    instance.kill9_leaving_visitors();
+    // An operator's doing.
+    let mut recovery = program("recovery");
+    run(recovery.arg("restore").arg(place.region()).arg("--spool-dir").arg(place.spool_dir()))
+        .assert_succeeded();
+    reader.must_fail("sum", "the region");
+    let instance = place.instance().region_size("8MiB").start();
+    reader.must("view", "viewing");
+    reader.must("sum", "8000");
+    drop((writer, reader));
+    instance.stop();
+    assert_eq!(damaged_regions(&place), 1);
+}
+
+/// Another was about to take its place, and whoever saw to that died.
+#[test]
+fn a_region_that_was_about_to_give_way_is_served_again() {
+    let place = Place::new();
+    let instance = place.start();
+    instance.say("acknowledged");
+    instance.stop();
+    // As the layout has it: damaged = 2.
+    let file = File::options().write(true).open(place.region()).unwrap();
+    file.write_all_at(&2_u32.to_le_bytes(), 156).unwrap();
+    fs::write(place.run_dir().join("region.next"), "half a region").unwrap();
+    let instance = place.start();
+    let mut reader = Visitor::start(&place.run_dir());
+    reader.must("view", "viewing");
+    reader.must_fail("sum", "no such object");
+    assert_eq!(instance.books_agree().len(), 1);
+    assert!(!place.run_dir().join("region.next").exists(), "what was not finished is gone");
+    drop(reader);
+    instance.stop();
+    assert_eq!(damaged_regions(&place), 0);
 }
 
 // ---- The process that takes them -----------------------------------------------------------------------------------------

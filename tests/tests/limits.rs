@@ -7,6 +7,7 @@ use std::path::Path;
 use holdfast_tests::connection::Receipt;
 use holdfast_tests::load::Load;
 use holdfast_tests::machine::{PidsLimit, mount_small, skip, with_private_mounts};
+use holdfast_tests::processes::children_of;
 use holdfast_tests::{Connection, DEADLINE, Instance, Place, eventually, journal, until};
 
 // ---- Descriptors ------------------------------------------------------------------------------------------------------
@@ -40,6 +41,50 @@ fn whatever_the_limit_of_descriptors_it_serves_or_says_why_not() {
         place.no_process_left();
     }
     assert!(served > 0);
+}
+
+// ---- Core files, and the size of files ---------------------------------------------------------------------------------
+
+#[track_caller]
+fn cores(pid: i32) -> (String, String) {
+    let limits = fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max core file size")).unwrap();
+    let mut words = line.split_whitespace().map(str::to_owned);
+    (words.next().unwrap(), words.next().unwrap())
+}
+
+#[test]
+fn nobody_leaves_a_core_unless_it_is_wanted() {
+    for (arguments, expected) in
+        [(&[][..], "0"), (&["--core-size", "1MiB"], "1048576"), (&["--core-size", "1GiB"], "8388608")]
+    {
+        let place = Place::new();
+        let starting = place.instance().args(arguments);
+        let instance = starting.wrapped_by(&["prlimit", "--core=4194304:8388608"]).start();
+        let children = children_of(instance.pid());
+        for pid in children.into_iter().chain([instance.pid()]) {
+            assert_eq!(cores(pid), (expected.to_owned(), "8388608".to_owned()), "{arguments:?}");
+        }
+        instance.stop();
+    }
+}
+
+#[test]
+fn a_file_that_may_not_become_larger_is_an_error_and_no_death() {
+    let place = Place::new();
+    let instance = place.instance().wrapped_by(&["prlimit", "--fsize=5242880"]).start();
+    let mut connection = instance.connect();
+    let taken = fill(&mut connection, &"x".repeat(60_000));
+    assert!(taken > 10, "{taken}");
+    assert_eq!(connection.ask("print"), "hello world");
+    drop(connection);
+    assert!(instance.books_agree().len() >= taken);
+    assert_eq!(instance.total("crashes"), 0);
+    instance.stop();
+    // A region that may not be made at all.
+    let place = Place::new();
+    let outcome = place.instance().wrapped_by(&["prlimit", "--fsize=1048576"]).run();
+    outcome.assert_failed(1, &["region"]);
 }
 
 // ---- Processes --------------------------------------------------------------------------------------------------------

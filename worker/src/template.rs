@@ -108,6 +108,8 @@ fn settle_in(start: &Start) -> Result<bool> {
     signal::reset_to_default();
     signal::ignore(&SUPERVISORS_SIGNALS);
     signal::ignore(&[Signal::SIGTERM]);
+    // What may not become larger is an error, as a full disk is.
+    signal::ignore(&[Signal::SIGXFSZ]);
     nix::sys::prctl::set_name(c"template").context(alone)?;
     process::die_with_parent(start.supervisor).context(alone)
 }

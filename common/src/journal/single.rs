@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::error::{Context, Error, Result};
 use crate::ids::{Generation, Minute, Owner, Pid, SlotIndex};
-use crate::journal::names::{Kind, name};
+use crate::journal::names::{Kind, data_name};
 use crate::journal::record::{Record, RecordId};
 use crate::journal::room;
 use crate::journal::seal::seal;
@@ -204,8 +204,7 @@ impl SingleWriter {
     }
 
     fn is_taken(&self, minute: Minute) -> io::Result<bool> {
-        let kinds = [Kind::Data, Kind::Refused, Kind::Sent];
-        kinds.into_iter().try_fold(false, |taken, kind| Ok(taken || self.spool.exists(&name(minute, kind))?))
+        Ok(self.spool.exists(&data_name(minute))? || self.spool.is_dealt_with(minute)?)
     }
 
     /// Sees to it that the disk has room for so many bytes more, so that a full one is met before anything is written.

@@ -203,10 +203,15 @@ impl Writer {
         Ok(false)
     }
 
-    /// Creates a minute's file, unless another program has its lock or its file.
+    /// Creates a minute's file, unless another program has its lock or its file, or there was one that has been dealt with:
+    /// its name would be needed once more.
     fn create_for_us(&self, journal: &JournalState, minute: Minute) -> io::Result<bool> {
-        // Before our lock is there: with it the keeper would take the file for ours, and mend it.
-        if self.is_anothers(journal, minute)? || !self.spool.create_minute(minute)? {
+        // Before our lock is there: with it the keeper would take the file for ours, and mend it. In this order: what is being
+        // delivered now is met under the one name or the other.
+        if self.is_anothers(journal, minute)?
+            || self.spool.is_dealt_with(minute)?
+            || !self.spool.create_minute(minute)?
+        {
             return Ok(false);
         }
         if self.is_anothers(journal, minute)? {
@@ -468,6 +473,22 @@ mod tests {
         let stands = |name: String| scene.directory.path().join(name).exists();
         assert!(!stands(lock_name(first)) && !stands(lock_name(first.next())));
         assert!(!stands(data_name(Minute(first.0 + 2))) && !stands(data_name(Minute(first.0 + 3))));
+    }
+
+    #[test]
+    fn a_minute_that_was_delivered_or_refused_is_passed_over() {
+        use crate::journal::names::{Kind, name};
+        let scene = Scene::new();
+        let first = Minute::now();
+        let kinds = [Kind::Sent, Kind::Sent, Kind::Refused, Kind::Refused];
+        for (ahead, kind) in (0..).zip(kinds) {
+            let path = scene.directory.path().join(name(Minute(first.0 + ahead), kind));
+            std::fs::write(path, "dealt with").unwrap();
+        }
+        record(&mut scene.seat(0), &mut scene.writer(), "one").unwrap();
+        assert_eq!(scene.journal().open_minute().minute, Minute(first.0 + 4));
+        let spool = Spool::open_or_create(scene.directory.path()).unwrap();
+        assert_eq!(spool.minutes().unwrap().len(), 1, "nothing of theirs was made");
     }
 
     #[test]

@@ -192,14 +192,20 @@ impl<'r> Transaction<'_, 'r> {
 
 impl Seat<'_> {
     /// Puts every item back that this owner has taken, the last one first: so they stand in their queues as before. An
-    /// item whose queue was deleted is freed. Each in a transaction of its own.
+    /// item whose queue was deleted is freed. Each in a transaction of its own. One queue that is locked keeps nothing from
+    /// going back to the others; what goes back to it stays in flight, all of it, since it would not stand there as before.
     ///
     /// # Errors
-    /// [`TxnError::Busy`] where a queue's lock could not be had within `patience`, and others. The rest stays in flight.
+    /// [`TxnError::Busy`] where a queue's lock could not be had within `patience`, which is for the first such queue and all
+    /// others together, and others. What was not put back stays in flight.
     pub fn put_all_back(&mut self, patience: Duration) -> Result<u32, TxnError> {
         let mut items: Vec<_> = taken(self.region, self.slot).collect();
         items.sort_by_key(|taken| std::cmp::Reverse(taken.serial));
+        let (mut count, mut patience, mut busy) = (0, patience, Vec::new());
         for taken in &items {
+            if busy.contains(&taken.queue) {
+                continue;
+            }
             let mut txn = self.begin()?;
             txn.seat.progress.patience = patience;
             match txn.put_back(taken) {
@@ -210,9 +216,15 @@ impl Seat<'_> {
                     txn.finish(taken)?;
                     txn.commit()?;
                 }
+                Err(TxnError::Busy) => {
+                    busy.push(taken.queue);
+                    patience = Duration::ZERO;
+                    continue;
+                }
                 Err(error) => return Err(error),
             }
+            count += 1;
         }
-        Ok(items.len() as u32)
+        if busy.is_empty() { Ok(count) } else { Err(TxnError::Busy) }
     }
 }

@@ -230,6 +230,24 @@ pub fn set_aside(path: &Path) -> io::Result<Option<PathBuf>> {
     }
 }
 
+/// Gives a file another name, unless there is something of that name. False where there is.
+///
+/// # Errors
+/// What rename reports besides.
+pub fn rename_unless_taken(from: &Path, to: &Path) -> io::Result<bool> {
+    use rustix::fs::{CWD, RenameFlags, renameat_with};
+    match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
+        Ok(()) => Ok(true),
+        Err(rustix::io::Errno::EXIST) => Ok(false),
+        // Some file systems cannot look and rename at once.
+        Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) if to.symlink_metadata().is_ok() => {
+            Ok(false)
+        }
+        Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) => std::fs::rename(from, to).map(|()| true),
+        Err(error) => Err(error.into()),
+    }
+}
+
 /// Opens the pipe that a descriptor is an end of once more: without waiting, for reading and writing.
 ///
 /// # Errors

@@ -7,6 +7,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
@@ -48,6 +49,8 @@ pub struct Terms {
     pub identity: Option<Identity>,
     /// Its priority, which it may be unable to raise itself.
     pub priority: Priority,
+    /// What its stderr is; `None` = this process's.
+    pub stderr: Option<Arc<OwnedFd>>,
 }
 
 /// The priority of a program that is started by a process which may have raised its own.
@@ -91,6 +94,9 @@ pub fn start_on(terms: &Terms, program: &Path, arguments: &[&OsStr], channel: &O
     let (raw, myself, terms) = (channel.as_raw_fd(), Pid::current(), terms.clone());
     let mut command = own_command(program);
     command.args(arguments).stdin(Stdio::null());
+    if let Some(stderr) = &terms.stderr {
+        command.stderr(stderr.try_clone()?);
+    }
     // SAFETY: the closure only calls async-signal-safe functions on integers and on a list that it owns.
     unsafe {
         command.pre_exec(move || {
@@ -393,6 +399,17 @@ pub fn raise_descriptor_limit() -> io::Result<u64> {
     let limit = rustix::process::getrlimit(Resource::Nofile);
     rustix::process::setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum })?;
     Ok(limit.maximum.unwrap_or(u64::MAX))
+}
+
+/// Lets this process, and what it starts, leave core files of at most so many bytes, as far as the hard limit allows. Until
+/// its core is written a process is not dead for its parent, and has its locks still.
+///
+/// # Errors
+/// What setrlimit reports.
+pub fn limit_core_files(bytes: u64) -> io::Result<()> {
+    let Rlimit { maximum, .. } = rustix::process::getrlimit(Resource::Core);
+    let current = Some(maximum.map_or(bytes, |most| most.min(bytes)));
+    Ok(rustix::process::setrlimit(Resource::Core, Rlimit { current, maximum })?)
 }
 
 /// This boot's id.

@@ -129,7 +129,7 @@ pub enum Report {
     Repaired(Owner),
     /// From recovery: what the slot holds cannot be repaired; why.
     Refused(Owner, String),
-    /// From recovery, in a takeover: an attached program that lives has the lock of a queue that this owner's items are to go
+    /// From recovery, in a takeover or a sweep: an attached program that lives has the lock of a queue that this owner's items are to go
     /// back to. Nothing else is left to be done for the slot; its repair is to be ordered like that of any dead owner.
     LeftForLater(Owner),
     /// From recovery, to a takeover or a sweep: so many slots were repaired, and every slot that was not left for later is
@@ -137,11 +137,33 @@ pub enum Report {
     TakenOver(u32),
     /// From the journal keeper: every minute is sealed.
     Sealed,
-    /// From recovery: the file system keeps it from deciding about what it was ordered to repair; why. It tries
-    /// again, and says so each time. No fault of the region's or of recovery's: only the deadline begins anew.
-    Delayed(String),
+    /// From recovery: what it was ordered to repair cannot be repaired now. It tries again, and says so each time. No fault
+    /// of the region's or of recovery's: only the deadline begins anew.
+    Delayed(Delay),
     /// From the checkpoint process: a checkpoint is on the disk.
     Checkpointed(Checkpointed),
+    /// From recovery: it now tries again what it has said before to be delayed; of which slot, or of all.
+    TriesAgain(Option<Owner>),
+}
+
+/// A repair that has to wait.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Delay {
+    /// Whose slot; `None` = all of them.
+    pub about: Option<Owner>,
+    /// What it waits for.
+    pub awaits: Awaited,
+    /// A sentence.
+    pub why: String,
+}
+
+/// What a repair waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Awaited {
+    /// The file system, which does not let it be decided.
+    FileSystem,
+    /// The lock of a queue that items are to go back to, which an attached program has. Nothing else is left to be done.
+    Queue,
 }
 
 /// A checkpoint that was taken.
@@ -260,6 +282,8 @@ pub struct DaemonStatus {
     /// What became of the region of this instance, where it was damaged and a checkpoint was gone back to; until a
     /// reload.
     pub restored: Option<String>,
+    /// Why the last attempt at a checkpoint failed, if it did.
+    pub checkpoint_failing: Option<String>,
     /// Where it shows itself over HTTP, as `--metrics-listen` takes it.
     pub metrics: Vec<String>,
     /// The latest crashes of workers and attached programs, the newest first.

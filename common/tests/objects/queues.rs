@@ -209,6 +209,37 @@ fn bounds_are_errors_and_roll_back() {
 }
 
 #[test]
+fn a_queue_that_is_locked_keeps_nothing_from_going_back_to_others() {
+    let region = region(1 << 20);
+    let (mut seat, mut holder) = (seat(&region, 1), seat(&region, 2));
+    let folder = folder(&mut seat);
+    let mut txn = seat.begin().unwrap();
+    let [first, locked, last] =
+        ["first", "locked", "last"].map(|name| txn.create_queue(folder, name, 0).unwrap());
+    txn.commit().unwrap();
+    for (queue, item) in
+        [(first, b"a"), (locked, b"b"), (locked, b"c"), (last, b"d"), (locked, b"e"), (last, b"f")]
+    {
+        push(&mut seat, queue, item).unwrap();
+    }
+    for queue in [last, locked, first, locked, last] {
+        take(&mut seat, queue).unwrap();
+    }
+    let mut txn = holder.begin().unwrap();
+    txn.queue(locked).unwrap().pop_front().unwrap();
+    let items = |queue: Queue| queue.items(&region).unwrap().concat();
+    for _ in 0..2 {
+        assert_eq!(seat.put_all_back(std::time::Duration::from_millis(1)), Err(TxnError::Busy));
+        assert_eq!((items(first), items(last)), (b"a".to_vec(), b"df".to_vec()));
+        assert!(!seat.slot().holds_nothing());
+    }
+    drop(txn);
+    assert_eq!(seat.put_all_back(std::time::Duration::ZERO), Ok(2));
+    assert_eq!(items(locked), b"bce", "in the order in which they were");
+    assert!(seat.slot().holds_nothing());
+}
+
+#[test]
 fn a_queue_that_is_deleted_is_freed_whole_and_its_items_in_flight_by_their_owners() {
     let region = region(8 << 20);
     let mut seat = seat(&region, 1);

@@ -9,15 +9,16 @@
 
 use std::io;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
-use std::sync::atomic::{AtomicU64, fence};
+use std::sync::atomic::fence;
 use std::time::{Duration, Instant};
 
 use common::gate;
 use common::ids::{Offset, Owner, SlotIndex};
-use common::layout::{SLOT_SIZE, Tally};
+use common::layout::{SLOT_SIZE, Slot, Tally};
 use common::limits::PAGE_SIZE;
 use common::lock;
 use common::region::Region;
+use common::slots;
 use common::sys::process;
 
 use super::format::Moment;
@@ -80,8 +81,8 @@ pub struct Taken {
 /// Why it was not.
 #[derive(Debug)]
 pub enum Missed {
-    /// At no time was there no transaction under way.
-    Busy,
+    /// At no time was there no transaction under way; whose were, when it was given up.
+    Busy(Vec<Owner>),
     /// The pieces could not be kept.
     Io(io::Error),
 }
@@ -117,19 +118,22 @@ impl<'r> Capture<'r> {
     /// [`Missed`].
     pub fn take(&self, sheet: &mut impl Sheet) -> Result<Taken, Missed> {
         self.copy_everything(sheet)?;
-        let mut backoff = FIRST_BACKOFF;
+        let (mut backoff, mut busy) = (FIRST_BACKOFF, Vec::new());
         for in_vain in 0..TRIES {
             self.copy_until_few_are_marked(sheet)?;
             // Everything that will be written is touched before: a page fault would be part of the pause.
             let mut rest = Rest::with_room(self.most_of_the_rest());
-            if let Some((moment, pause)) = self.with_gate_closed(|| self.copy_rest(&mut rest)) {
-                rest.write(sheet)?;
-                return Ok(Taken { moment, pause, copied: rest.words.len() * WORD, in_vain });
+            match self.with_gate_closed(|| self.copy_rest(&mut rest)) {
+                Ok((moment, pause)) => {
+                    rest.write(sheet)?;
+                    return Ok(Taken { moment, pause, copied: rest.words.len() * WORD, in_vain });
+                }
+                Err(owners) => busy = owners,
             }
             std::thread::sleep(backoff);
             backoff = (backoff * 2).min(LONGEST_BACKOFF);
         }
-        Err(Missed::Busy)
+        Err(Missed::Busy(busy))
     }
 
     // ---- Beforehand ------------------------------------------------------------------------------------------------
@@ -197,19 +201,19 @@ impl<'r> Capture<'r> {
     /// Waits until each slot has been seen without a transaction.
     fn await_transactions(&self) -> Result<(), Missed> {
         let deadline = Instant::now() + LONGEST_GRACE;
-        let mut open: Vec<&AtomicU64> = self.open().collect();
+        let mut open: Vec<_> = self.open().collect();
         while !open.is_empty() {
             if Instant::now() >= deadline {
-                return Err(Missed::Busy);
+                return Err(Missed::Busy(owners(&open)));
             }
             std::thread::sleep(LOOK_AGAIN);
-            open.retain(|open| gate::is_open(*open));
+            open.retain(|(_, slot)| gate::is_open(&slot.open));
         }
         Ok(())
     }
 
-    fn open(&self) -> impl Iterator<Item = &'r AtomicU64> {
-        self.region.slots().map(|(_, slot)| &slot.open).filter(|open| gate::is_open(*open))
+    fn open(&self) -> impl Iterator<Item = (SlotIndex, &'r Slot)> {
+        self.region.slots().filter(|(_, slot)| gate::is_open(&slot.open))
     }
 
     fn is_in_use(&self, page: u64) -> bool {
@@ -221,20 +225,21 @@ impl<'r> Capture<'r> {
 
     // ---- The pause -------------------------------------------------------------------------------------------------
 
-    fn with_gate_closed(&self, work: impl FnOnce() -> Moment) -> Option<(Moment, Duration)> {
+    /// Whose transactions were under way all the time, where there were some.
+    fn with_gate_closed(&self, work: impl FnOnce() -> Moment) -> Result<(Moment, Duration), Vec<Owner>> {
         let word = &self.region.header().gate.word;
         // Nobody else writes this one: there is one checkpoint process at a time.
         self.region.header().gate.closures.fetch_add(1, SeqCst);
         if !gate::close(word, self.tag) {
-            return None;
+            return Err(Vec::new());
         }
         let began = Instant::now();
-        let mut open: Vec<&AtomicU64> = self.open().collect();
+        let mut open: Vec<_> = self.open().collect();
         while !open.is_empty() && began.elapsed() < LONGEST_WAIT {
             std::thread::sleep(LOOK_AGAIN);
-            open.retain(|open| gate::is_open(*open));
+            open.retain(|(_, slot)| gate::is_open(&slot.open));
         }
-        let done = open.is_empty().then(work);
+        let done = if open.is_empty() { Ok(work()) } else { Err(owners(&open)) };
         gate::reopen(word, self.tag);
         done.map(|moment| (moment, began.elapsed()))
     }
@@ -271,6 +276,10 @@ impl<'r> Capture<'r> {
         let words = self.region.words(offset, length as usize / WORD).unwrap_or_default();
         copied.extend(words.iter().map(|word| word.load(Relaxed)));
     }
+}
+
+fn owners(open: &[(SlotIndex, &Slot)]) -> Vec<Owner> {
+    open.iter().map(|(index, slot)| slots::owner(*index, slot.standing().0)).collect()
 }
 
 const WORD: usize = size_of::<u64>();

@@ -329,8 +329,7 @@ fn what_is_sealed_cannot_be_guessed() {
 fn from_where_the_journal_goes_on() {
     const NOW: u64 = 29_000_000;
     const FAR: u64 = NOW + 20_000_000;
-    let file = |minute| MinuteFile { minute: Minute(minute), size: 1, locked: false };
-    // (region's sealed, region's open), spool's sealed, files, ours → sealed, open
+    // (region's sealed, region's open), spool's sealed, names in the spool, ours → sealed, open
     type Case = ((u64, u64), u64, &'static [u64], &'static [u64], (u64, u64));
     let table: [Case; 10] = [
         ((0, 0), 0, &[], &[], (0, 0)),
@@ -348,7 +347,7 @@ fn from_where_the_journal_goes_on() {
         ((u64::MAX, u64::MAX >> 1), 50, &[], &[], (50, 50)),
     ];
     for (said, durable, files, ours, expected) in table {
-        let files: Vec<_> = files.iter().copied().map(file).collect();
+        let files: Vec<_> = files.iter().copied().map(Minute).collect();
         let ours = ours.iter().copied().map(Minute).collect();
         let said = (Minute(said.0), Minute(said.1));
         let found = go_on_from(said, Minute(durable), &files, &ours, Minute(NOW));

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64};
 
 use common::gate;
 use common::ids::{Offset, Owner, SlotIndex};
-use common::layout::{Counters, HEADER_SIZE, Header, Slot};
+use common::layout::{Counters, GIVES_WAY, HEADER_SIZE, Header, Slot};
 use common::limits::JOURNAL_RING;
 use common::lock;
 use common::region::Region;
@@ -28,14 +28,14 @@ pub(super) fn header(region: &Region) -> Wrongs {
     let mut wrongs = Found::new();
     let supervision = &region.header().supervision;
     let flags = [
-        ("clean", &supervision.clean),
-        ("damaged", &supervision.damaged),
-        ("draining", &supervision.draining),
+        ("clean", &supervision.clean, 1),
+        ("damaged", &supervision.damaged, GIVES_WAY),
+        ("draining", &supervision.draining, 1),
     ];
-    for (name, flag) in flags {
+    for (name, flag, most) in flags {
         let value = flag.load(SeqCst);
-        if value > 1 {
-            wrongs.push((name, format!("the flag `{name}` is {value}, neither 0 nor 1")));
+        if value > most {
+            wrongs.push((name, format!("`{name}` is {value}, and at most {most}")));
         }
     }
     if supervision.damaged.load(SeqCst) == 1 {

@@ -23,6 +23,9 @@ const WRITTEN_PER_MS: u64 = 4 * 1024;
 /// After a failure it is tried again so soon, where the next one would be due later.
 const TRY_AGAIN: Duration = Duration::from_secs(10);
 
+/// After so many failures in a row status says that something is wrong.
+const FAILURES_TOLD: u32 = 3;
+
 /// Who takes checkpoints, and when.
 #[derive(Debug, Default)]
 pub(super) struct Checkpoints {
@@ -33,6 +36,8 @@ pub(super) struct Checkpoints {
     wanted: Vec<ConnectionId>,
     awaited: Vec<ConnectionId>,
     failures: Backoff,
+    /// Why the last one was not taken.
+    failing: Option<String>,
     /// The gate as it was at the last tick: who had closed it, for the how manieth time.
     closure: (u64, u64),
     /// Whether the last one of this instance was begun.
@@ -55,6 +60,16 @@ impl Checkpoints {
 
     pub(super) fn child_mut(&mut self) -> Option<&mut Child> {
         self.at_work.as_mut().map(|at_work| &mut at_work.child)
+    }
+
+    /// Why the last one was not taken, if it was not.
+    pub(super) fn failing(&self) -> Option<&str> {
+        self.failing.as_deref()
+    }
+
+    /// Whether none has been taken for several tries: what the last one has is older and older.
+    pub(super) fn keeps_failing(&self) -> bool {
+        self.failures.failures() >= FAILURES_TOLD
     }
 
     pub(super) fn is(&self, pid: Pid) -> bool {
@@ -145,12 +160,14 @@ impl Supervisor {
                     if in_vain > 0 { format!(", after {in_vain} tries") } else { String::new() }
                 );
                 self.checkpoints.failures.reset();
+                self.checkpoints.failing = None;
                 self.checkpoints.due = now + interval;
                 Response::Done
             }
             Err(why) => {
                 self.log_failure(now, &format!("no checkpoint was taken: {why}"));
                 self.checkpoints.failures.failed(now);
+                self.checkpoints.failing = Some(why.clone());
                 self.checkpoints.due = now + interval.min(TRY_AGAIN).max(TICK);
                 Response::Refused(why)
             }
@@ -212,7 +229,8 @@ impl Supervisor {
         {
             child.give_up();
         }
-        if self.checkpoints.at_work.is_none() && self.repairs.is_empty() {
+        if self.checkpoints.at_work.is_none() && (self.repairs.is_empty() || self.repairs.only_await_queues())
+        {
             self.leave_region();
             self.phase = self.closing(now);
         } else if now >= until + REPAIRS_DEADLINE {
@@ -223,7 +241,7 @@ impl Supervisor {
     /// With programs attached the region is not clean: the next instance looks after them, and it stays what it is.
     fn leave_region(&mut self) {
         let attached = self.pool.attached();
-        if attached > 0 {
+        if attached > 0 || !self.repairs.is_empty() {
             log::warn!("{attached} programs stay attached, and are looked after again by the next instance");
         } else if let Err(error) = self.region.mark_clean() {
             self.verdict.get_or_insert(error);

@@ -97,6 +97,10 @@ impl Supervisor {
     pub(super) fn log_crashes(&mut self) {
         let now = self.now();
         self.report_crashes();
+        if !self.crashes.is_empty() {
+            // What they said comes first, as it did.
+            self.voices.hear_all(now);
+        }
         for Crash { pid, owner, ending, noticed_ns, .. } in self.crashes.drain(..) {
             log::debug!("process {pid}: its death was noticed at {noticed_ns} ns");
             self.crash_log.warn(now, || match ending {
@@ -177,8 +181,10 @@ impl Supervisor {
         let was_ready = self.recovery.ready().is_some();
         // One started for a single crash leaves when it has done its work.
         let done = ending == Ending::Exited(0) && self.options.recovery == Recovery::Spawn;
-        // One that leaves its work undone of its own accord will do so again.
-        let useless = self.repairs.has_told() && !nobodys_fault(ending);
+        // One that leaves its work undone of its own accord will do so again; unless it had done what it was started for, and
+        // what it was told besides found it leaving.
+        let found_leaving = done && self.recovery.did_well();
+        let useless = self.repairs.has_told() && !nobodys_fault(ending) && !found_leaving;
         self.recovery.lost_as(now, was_ready && !useless);
         if !done {
             self.log_failure(now, &format!("recovery (process {pid}) {ending}"));

@@ -10,7 +10,7 @@ use crate::children::{self};
 use crate::policy::Clock;
 use crate::service_manager;
 
-use super::{LEAVE_DEADLINE, NEVER, Phase, REPAIRS_DEADLINE, SEAL_DEADLINE, Supervisor};
+use super::{LEAVE_DEADLINE, NEVER, Phase, QUEUES_DEADLINE, REPAIRS_DEADLINE, SEAL_DEADLINE, Supervisor};
 
 impl Supervisor {
     pub(super) fn begin_drain(&mut self) {
@@ -83,13 +83,19 @@ impl Supervisor {
         self.retire(plan.retire_outdated, plan.retire_surplus, now);
         if now >= kill_at {
             self.pool.fell_all().into_iter().for_each(children::kill);
+        } else if self.pool.has_no_process() {
+            // Nobody is left whom the grace is for: from now on it is the repairs' time.
+            self.phase = Phase::Draining { kill_at: now };
+            return;
         }
-        if !self.swept && self.is_repaired() {
+        let repaired =
+            self.is_repaired() || now >= kill_at + QUEUES_DEADLINE && self.only_queues_are_awaited();
+        if !self.swept && repaired {
             self.swept = true;
             self.repairs.add_sweep(now);
             self.tell_recovery(now);
+            return;
         }
-        let repaired = self.is_repaired();
         // An instance that has never served and cannot has promised nothing to anybody.
         if now >= kill_at + REPAIRS_DEADLINE && self.pool.has_no_process() && !repaired {
             let left = self.repairs.len();
@@ -106,6 +112,16 @@ impl Supervisor {
         }
     }
 
+    /// Whether everything is repaired but that items go back to queues whose locks attached programs have, for as long as
+    /// those like. The journal can be sealed then, and the next instance goes on with it.
+    fn only_queues_are_awaited(&self) -> bool {
+        self.pool.has_no_process() && self.repairs.only_await_queues()
+    }
+
+    fn may_be_sealed(&self) -> bool {
+        self.is_repaired() || self.is_damaged() || self.only_queues_are_awaited()
+    }
+
     /// Whether no slot waits for repair, nor may come to, but those of attached programs.
     pub(super) fn is_repaired(&self) -> bool {
         self.repairs.is_empty() && self.pool.is_empty()
@@ -120,7 +136,7 @@ impl Supervisor {
             }));
             self.phase = self.closing(now);
         } else if !ordered
-            && (self.is_repaired() || self.is_damaged())
+            && self.may_be_sealed()
             && self.keeper.ready().is_some_and(|keeper| keeper.order(&Order::SealAll))
         {
             self.phase = Phase::Sealing { ordered: true, until };
@@ -129,7 +145,7 @@ impl Supervisor {
 
     pub(super) fn sealed(&mut self) {
         if let Phase::Sealing { ordered: true, until } = self.phase {
-            self.phase = if self.is_repaired() || self.is_damaged() {
+            self.phase = if self.may_be_sealed() {
                 self.last_checkpoint(self.now())
             } else {
                 // An attached program has died meanwhile. Its repair may say something in the journal, which is sealed again.
@@ -147,6 +163,11 @@ impl Supervisor {
         ];
         for child in children.into_iter().flatten() {
             self.let_go(child);
+        }
+        if let Some(restorer) = self.restoring.give_up() {
+            self.leaving.push((restorer, now + LEAVE_DEADLINE));
+            // What it has made of it so far is of no use.
+            let _ = self.rundir.remove("region.next");
         }
         // It ships what has just been sealed; in a hurry it only finishes what it is sending. Should it be killed, the next one
         // sends that again under the same key.
@@ -179,6 +200,13 @@ impl Supervisor {
 
     pub(super) fn finish(mut self) -> Result<()> {
         let _ = self.rundir.remove("control.sock");
+        self.voices.hear_all(self.now());
+        for owner in self.repairs.await_queues() {
+            log::warn!(
+                "what the former owner of {owner} had taken goes back to its queue at the next start, or later: an attached \
+                 program has the queue's lock"
+            );
+        }
         log::info!("stopped with {} messages in total", self.region.totals().messages);
         let verdict = self.verdict.take();
         // The lock goes before the connections: who waits for the end of a connection can start the next instance.

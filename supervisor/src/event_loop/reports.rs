@@ -3,7 +3,7 @@
 use common::error::Error;
 use common::ids::{Owner, Pid};
 use common::sys::process::{self};
-use common::wire::control::{Order, Report};
+use common::wire::control::{Delay, Order, Report};
 
 use crate::children::Child;
 use crate::cli::Recovery;
@@ -115,10 +115,12 @@ impl Supervisor {
                 Report::TakenOver(repaired) => self.taken_over(repaired),
                 Report::Repaired(owner) => self.repaired(owner),
                 Report::Refused(owner, why) => self.repair_refused(owner, &why),
-                Report::Delayed(why) => {
+                Report::Delayed(Delay { about, awaits, why }) => {
                     self.log_failure(self.now(), &format!("recovery waits and tries again: {why}"));
+                    self.repairs.is_delayed(about, awaits);
                     self.extend_repair_deadline();
                 }
+                Report::TriesAgain(about) => self.repairs.tries_again(about),
                 Report::Failed(why) => self.failure_said = Some(format!("recovery: {why}")),
                 other => log::warn!("recovery reports {other:?}"),
             }
@@ -189,8 +191,9 @@ impl Supervisor {
             return;
         }
         let Some(child) = self.recovery.child.as_mut().filter(|child| child.ready) else { return };
-        // One started for a single crash takes one order.
-        let takes_more = self.options.recovery == Recovery::Standby || !self.repairs.has_told();
+        // One started for a single crash takes one order, and another one only while it waits with what it has: else it
+        // may be about to leave.
+        let takes_more = self.options.recovery == Recovery::Standby || !self.repairs.is_at_work();
         if !takes_more {
             return;
         }

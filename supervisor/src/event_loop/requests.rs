@@ -31,7 +31,9 @@ impl Supervisor {
                 }
                 Request::Summary => {
                     // What the dead were at are the beginnings of messages, which are not for the network.
-                    let daemon = DaemonStatus { crashes: Vec::new(), ..self.status() };
+                    let mut daemon = DaemonStatus { crashes: Vec::new(), ..self.status() };
+                    daemon.checkpoint_failing =
+                        daemon.checkpoint_failing.map(|_| "the instance's log says why".to_owned());
                     let summary = summarize(daemon, &self.region);
                     self.control.reply(id, &Response::Summary(Box::new(summary)), &[]);
                 }
@@ -79,6 +81,7 @@ impl Supervisor {
             at_least: self.policy.shape().least(),
             recovery_us: self.repairs.durations(),
             restored: self.restoring.said.clone(),
+            checkpoint_failing: self.checkpoints.failing().map(str::to_owned),
             metrics: self.showing.names().to_vec(),
             crashes: self.crash_reports.newest_first(),
         }
@@ -86,6 +89,7 @@ impl Supervisor {
 
     pub(super) fn state(&self) -> DaemonState {
         let failing = self.restoring.said.is_some()
+            || self.checkpoints.keeps_failing()
             || self.policy.is_backing_off()
             || [&self.template, &self.recovery, &self.keeper].into_iter().any(Kept::is_backing_off);
         match self.phase {

@@ -49,6 +49,13 @@ impl Restoring {
     pub(super) fn is(&self, pid: Pid) -> bool {
         self.restorer.as_ref().is_some_and(|restorer| restorer.pid == pid)
     }
+
+    /// The program is of no use any more; its process, which is still to be reaped.
+    pub(super) fn give_up(&mut self) -> Option<Pid> {
+        let Restorer { pid, .. } = self.restorer.take()?;
+        children::kill(pid);
+        Some(pid)
+    }
 }
 
 impl Supervisor {

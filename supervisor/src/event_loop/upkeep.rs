@@ -93,13 +93,19 @@ impl Supervisor {
         role: &str,
         template: u32,
     ) -> Result<Child> {
+        let is_template = role == "template";
         let priority = match role {
             // To notice a death also while every core is busy.
             "standby" | "once" | "checkpoint" => Priority::Kept,
             "template" => Priority::Raisable,
             _ => Priority::Usual,
         };
-        let terms = Terms { identity: self.prepared.identity.clone(), priority };
+        let terms = Terms {
+            identity: self.prepared.identity.clone(),
+            priority,
+            // Others know what they say, and how often.
+            stderr: is_template.then(|| self.voices.stderr()),
+        };
         let start = Start {
             supervisor: Pid::current(),
             template,
@@ -110,7 +116,8 @@ impl Supervisor {
                 access_log: options.access_log.clone(),
                 read_timeout: options.read_timeout.limit().unwrap_or(NEVER),
                 sync: options.sync(),
-                log: options.log.clone(),
+                // What workers write comes through the supervisor.
+                log: options.log.clone().filter(|_| !is_template),
                 log_level: options.log_level.to_string(),
                 request_timeout: options.request_timeout.0,
                 max_requests: options.max_requests,

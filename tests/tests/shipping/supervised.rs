@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use common::ids::Minute;
 use holdfast_tests::processes::{Process, children_of};
 use holdfast_tests::{DEADLINE, Instance, Place, eventually, until};
 
@@ -144,4 +145,25 @@ fn where_to_ship_to_is_checked_before_anything_begins() {
     place.instance().args(&["--collect", "localhost:8888"]).run().assert_failed(2, &["http://HOST:PORT/"]);
     let zero = place.instance().args(&["--collect", "http://localhost:1/", "--collect-interval", "0"]);
     zero.run().assert_failed(2, &["--collect-interval"]);
+}
+
+/// The clock was set back, or another program's files were shipped from the same spool.
+#[test]
+fn a_minute_that_was_dealt_with_is_not_written_again() {
+    for takes_over in [false, true] {
+        let place = Place::new();
+        let instance = takes_over.then(|| place.start());
+        std::fs::create_dir_all(place.spool_dir()).unwrap();
+        let now = Minute::now().0;
+        let mut names: Vec<_> = (0..3).map(|ahead| format!("{}.sent", now + ahead)).collect();
+        names.extend((3..6).map(|ahead| format!("{}.dat.refused", now + ahead)));
+        names.iter().for_each(|name| std::fs::write(place.spool_dir().join(name), "dealt with").unwrap());
+        let instance = instance.unwrap_or_else(|| place.start());
+        instance.say("a message");
+        assert_eq!(place.journal().len(), 1);
+        let written = holdfast_tests::journal::names(&place.spool_dir());
+        let minutes = written.iter().filter_map(|name| name.strip_suffix(".dat")?.parse::<u64>().ok());
+        assert_eq!(minutes.filter(|minute| *minute < now + 6).count(), 0, "{written:?}");
+        instance.stop();
+    }
 }

@@ -49,6 +49,29 @@ impl Spool {
         Ok(found)
     }
 
+    /// Whether a minute of this name was delivered or refused, and what was in it is kept.
+    ///
+    /// # Errors
+    /// What stat reports.
+    pub fn is_dealt_with(&self, minute: Minute) -> io::Result<bool> {
+        Ok(self.exists(&shipped_name(minute))? || self.exists(&names::name(minute, Kind::Refused))?)
+    }
+
+    /// The minutes that were delivered or refused, and are kept, in no order.
+    ///
+    /// # Errors
+    /// What reading the directory reports.
+    pub fn dealt_with(&self) -> io::Result<Vec<Minute>> {
+        let mut found = Vec::new();
+        for entry in self.entries()? {
+            let Entry { minute, kind, .. } = entry?;
+            if matches!(kind, Kind::Sent | Kind::Refused) {
+                found.push(minute);
+            }
+        }
+        Ok(found)
+    }
+
     /// Opens a delivered minute for reading.
     ///
     /// # Errors

@@ -15,8 +15,10 @@ fn a_closed_gate_keeps_transactions_from_beginning_and_is_opened_for_those_that_
     with_objects(&scene);
     let (mut one, mut other) = (scene.seat(3, 1), scene.seat(4, 1));
     let capture = Capture::new(&scene.region, one.owner());
+    let busy = other.owner();
     let txn = other.begin().unwrap();
-    assert!(capture.with_gate_closed(|| unreachable!("a transaction is under way")).is_none());
+    let owners = capture.with_gate_closed(|| unreachable!("a transaction is under way")).unwrap_err();
+    assert_eq!(owners, [busy]);
     drop(txn);
     let (_, pause) = capture
         .with_gate_closed(|| {

@@ -13,6 +13,7 @@ use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::Path;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 
+use common::layout::GIVES_WAY;
 use common::region::{Region, UnverifiedRegion};
 use common::slots::Counter;
 use common::txn::TxnError;
@@ -242,7 +243,7 @@ fn may_be_served(path: &Path) -> Result<bool, String> {
         file => file.map_err(said)?,
     };
     let region = UnverifiedRegion::open(&file).map_err(said)?;
-    Ok(region.contents().header().supervision.damaged.load(SeqCst) == 0
+    Ok(matches!(region.contents().header().supervision.damaged.load(SeqCst), 0 | GIVES_WAY)
         && !region.lost_power().map_err(said)?)
 }
 
