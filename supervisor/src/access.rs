@@ -25,13 +25,14 @@ use common::error::{Error, Result};
 use common::sys::peer::Peer;
 use common::wire::control::{Access, Request};
 use nix::unistd::{Gid, Group, Uid, User, geteuid};
+use serde::{Deserialize, Serialize};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use crate::config::file::{line, nearest, parse, text_of};
 
 /// What somebody may ask for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Rights {
     /// Nothing.
     None,
@@ -55,6 +56,7 @@ impl Rights {
             | Request::Reload
             | Request::Scale(_)
             | Request::Checkpoint
+            | Request::Upgrade
             | Request::Touch => Self::All,
         };
         self >= needed
@@ -77,8 +79,8 @@ const VALUES: [(&str, Rights); 3] =
 const REMOTE_VALUES: [(&str, Rights); 3] =
     [("deny", Rights::None), ("read", Rights::Read), ("control", Rights::All)];
 
-/// The policy in force.
-#[derive(Debug)]
+/// The policy in force. Handed as it is to a successor in this process, whatever the file says by then.
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct AccessPolicy {
     own: u32,
     users: HashMap<u32, Rights>,

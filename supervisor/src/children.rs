@@ -10,8 +10,10 @@ use common::ids::Pid;
 use common::sys::channel::{Channel, Received};
 use common::sys::process::{self, Terms};
 use common::wire::control::{self, Order, Report, Start};
+use serde::{Deserialize, Serialize};
 
 use crate::policy::{Backoff, Clock};
+use crate::upgrade::luggage::{Arrived, Luggage, Packed};
 
 /// A running child.
 #[derive(Debug)]
@@ -30,7 +32,37 @@ pub struct Child {
     did_well: bool,
 }
 
+/// A child as it is handed to a successor in this process.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct PackedChild {
+    pid: Pid,
+    ready: bool,
+    deadline: Option<Clock>,
+    channel: Packed,
+    broken: bool,
+    given_up: bool,
+    did_well: bool,
+}
+
+impl PackedChild {
+    /// The child.
+    ///
+    /// # Errors
+    /// A channel that has not come along.
+    pub fn unpack(self, arrived: &mut Arrived) -> Result<Child> {
+        let Self { pid, ready, deadline, channel, broken, given_up, did_well } = self;
+        let channel = Channel::from_descriptor(arrived.take(channel)?);
+        Ok(Child { pid, ready, deadline, channel, broken, given_up, did_well })
+    }
+}
+
 impl Child {
+    /// For a successor.
+    pub fn pack<'a>(&'a self, luggage: &mut Luggage<'a>) -> PackedChild {
+        let &Self { pid, ready, deadline, ref channel, broken, given_up, did_well } = self;
+        PackedChild { pid, ready, deadline, channel: luggage.pack(channel), broken, given_up, did_well }
+    }
+
     /// Starts a program in a role and tells it what it needs to know.
     ///
     /// # Errors
@@ -148,7 +180,31 @@ pub struct Kept {
     backoff: Backoff,
 }
 
+/// Such a child as it is handed to a successor in this process.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct PackedKept {
+    child: Option<PackedChild>,
+    backoff: Backoff,
+}
+
+impl PackedKept {
+    /// The child, or when it is due.
+    ///
+    /// # Errors
+    /// As [`PackedChild::unpack`].
+    pub fn unpack(self, arrived: &mut Arrived) -> Result<Kept> {
+        let child = self.child.map(|child| child.unpack(arrived)).transpose()?;
+        Ok(Kept { child, backoff: self.backoff })
+    }
+}
+
 impl Kept {
+    /// For a successor.
+    pub fn pack<'a>(&'a self, luggage: &mut Luggage<'a>) -> PackedKept {
+        let child = self.child.as_ref().map(|child| child.pack(luggage));
+        PackedKept { child, backoff: self.backoff }
+    }
+
     /// Whether this process is the child.
     pub fn is(&self, pid: Pid) -> bool {
         self.child.as_ref().is_some_and(|child| child.pid == pid)

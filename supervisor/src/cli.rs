@@ -37,7 +37,10 @@ them). The command line comes first, then the environment, then the file, then t
 
 HUP and `supervisor reload` read the file again. What they change at once: users, latency, access_log, read_timeout,
 request_timeout, max_requests, idle_exit, grace, checkpoint_interval, log_level, policy; a change of anything else waits for the next start, and the log says so. USR1 opens log and
-access log again. TERM and INT drain and stop, QUIT stops now, TTIN and TTOU want a worker more or less.
+access log again. USR2 and `supervisor upgrade` let the program take over that lies where this one was started from: it is
+run with --check-config first, and if it cannot, or is of another format of the region, this one goes on and the log says
+why. The pid, every process, every connection and the options in force stay; a reload replaces the other programs. TERM and
+INT drain and stop, QUIT stops now, TTIN and TTOU want a worker more or less.
 
 Exit codes: 0 success, 1 failure while running, 2 usage or configuration, 3 another instance owns the run directory or
 the spool, 4 the region is damaged or refused.";
@@ -79,6 +82,12 @@ pub enum Command {
     },
     /// Read configuration and users again and replace the workers one by one; returns once a new template serves
     Reload {
+        /// Which instance
+        #[command(flatten)]
+        instance: Instance,
+    },
+    /// Let the program that is installed now take over in the instance's process, with everybody in it; returns once it has
+    Upgrade {
         /// Which instance
         #[command(flatten)]
         instance: Instance,

@@ -13,8 +13,10 @@ use common::region::Region;
 use common::slots::{State, owner};
 use common::sys::peer::Process;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use serde::{Deserialize, Serialize};
 
 use crate::control::ConnectionId;
+use crate::upgrade::luggage::{Arrived, Luggage, Packed};
 
 mod register;
 use register::{Register, Sign};
@@ -41,6 +43,38 @@ pub struct Clients {
     ends: Epoll,
 }
 
+/// Everybody who is attached, as it is handed to a successor in this process.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct PackedClients(Vec<PackedClient>);
+
+#[derive(Debug, Serialize, Deserialize)]
+struct PackedClient {
+    owner: Owner,
+    pid: Pid,
+    /// A hold on it, and when it began.
+    process: Option<(Packed, u64)>,
+    connection: Option<ConnectionId>,
+}
+
+impl PackedClients {
+    /// Everybody who is attached, as it stands in this register.
+    ///
+    /// # Errors
+    /// A hold that has not come along; what the kernel reports.
+    pub fn unpack(self, register: File, arrived: &mut Arrived) -> error::Result<Clients> {
+        let mut clients = Clients::new(register)?;
+        for PackedClient { owner, pid, process, connection } in self.0 {
+            let held = match process {
+                Some((pidfd, began)) => Some(Process::resumed(arrived.take(pidfd)?, pid, began)),
+                None => None,
+            };
+            let inserted = clients.insert(owner, pid, held, connection);
+            inserted.context(|| "cannot watch attached programs".to_owned())?;
+        }
+        Ok(clients)
+    }
+}
+
 /// One whom a former supervisor left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Heritage {
@@ -55,6 +89,17 @@ pub struct Heritage {
 pub struct Stranger;
 
 impl Clients {
+    /// For a successor.
+    pub fn pack<'a>(&'a self, luggage: &mut Luggage<'a>) -> PackedClients {
+        let packed = self.clients.values().map(|client| PackedClient {
+            owner: client.owner,
+            pid: client.pid,
+            process: client.process.as_ref().map(|process| (luggage.pack(process), process.began)),
+            connection: client.connection,
+        });
+        PackedClients(packed.collect())
+    }
+
     /// Nobody yet.
     ///
     /// # Errors

@@ -3,14 +3,15 @@
 use std::time::Duration;
 
 use common::ids::Pid;
+use serde::{Deserialize, Serialize};
 
 use crate::policy::{Backoff, Clock};
 
 /// One that lived for so long was of use, and the next one is started at once.
 const USEFUL: Duration = Duration::from_secs(5);
 
-/// Which process it is, if there is one, and when the next is due.
-#[derive(Debug, Default)]
+/// Which process it is, if there is one, and when the next is due. Handed as it is to a successor in this process.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub struct Companion {
     running: Option<(Pid, Clock)>,
     backoff: Backoff,

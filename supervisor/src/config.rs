@@ -17,6 +17,7 @@ use common::address::Address;
 use common::command_line;
 use common::error::{Error, Result};
 use common::units::{Size, Span};
+use serde::{Deserialize, Serialize};
 
 use crate::cli::{self, Cli, Options, Source};
 use crate::prepared::Prepared;
@@ -86,22 +87,30 @@ pub struct Configuration {
     pub sources: Sources,
 }
 
-/// Where the options in force came from.
-#[derive(Debug)]
+/// Where the options in force came from. Handed as it is to a successor in this process: what is in force stays so.
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Sources {
     in_force: Layer,
     /// The command line and the environment, which do not change.
     fixed: [Layer; 2],
-    file: Option<PathBuf>,
+    file: Option<OsString>,
 }
 
 impl Sources {
+    /// The options in force.
+    ///
+    /// # Errors
+    /// A program of another version may have no such option (exit 2).
+    pub fn options(&self) -> Result<Options> {
+        parse(&self.in_force)
+    }
+
     /// Reads the file again, and says what would be in force with what can be changed while an instance runs.
     ///
     /// # Errors
     /// A file that cannot be used any more.
     pub fn read_again(&self) -> Result<Renewed> {
-        let mut next = in_force(&self.fixed, self.file.as_deref())?;
+        let mut next = in_force(&self.fixed, self.file.as_deref().map(Path::new))?;
         let mut waiting = Vec::new();
         for name in option_names() {
             let (new, now) = (next.get(&name), self.in_force.get(&name));
@@ -141,6 +150,7 @@ impl Configuration {
         // A daemon has another working directory by the time that it reads the file again.
         let file = file_named(file).map(absolute);
         let in_force = in_force(&fixed, file.as_deref())?;
+        let file = file.map(PathBuf::into_os_string);
         Ok(Self { options: parse(&in_force)?, sources: Sources { in_force, fixed, file } })
     }
 

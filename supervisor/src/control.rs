@@ -14,6 +14,7 @@ use common::sys::socket;
 use common::sys::transport::{Stream, Transport};
 use common::wire::control::{self, Request, Response};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use serde::{Deserialize, Serialize};
 
 use crate::access::{AccessPolicy, Rights};
 use crate::listen::Listeners;
@@ -27,7 +28,7 @@ const MAX_VISITORS: usize = 256;
 const AT_A_TIME: usize = 256;
 
 /// A connection's name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ConnectionId(pub(crate) u64);
 
 #[derive(Debug)]
@@ -55,6 +56,9 @@ pub enum Event {
     /// The connection of an attached program is gone.
     Lost(ConnectionId),
 }
+
+mod packed;
+pub use packed::PackedControl;
 
 /// The listening control socket and who is connected.
 #[derive(Debug)]

@@ -4,12 +4,13 @@ use std::collections::VecDeque;
 
 use common::ids::Owner;
 use common::wire::control::CrashReport;
+use serde::{Deserialize, Serialize};
 
 /// So many are kept.
 const KEPT: usize = 16;
 
-/// The reports, the oldest first.
-#[derive(Debug, Default)]
+/// The reports, the oldest first. Handed as they are to a successor in this process.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct CrashReports(VecDeque<CrashReport>);
 
 impl CrashReports {

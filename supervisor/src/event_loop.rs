@@ -1,7 +1,7 @@
 //! The supervisor's one loop: wait, take what has come, do what is due. Nothing in here waits for a peer.
 
 use std::fs::File;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::Ordering::SeqCst;
 use std::sync::atomic::fence;
 use std::time::{Duration, Instant};
@@ -20,7 +20,7 @@ use common::tidings::Tidings;
 use common::wire::control::Access;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
-use nix::sys::signal::Signal;
+use nix::sys::signal::{SigSet, Signal};
 
 use crate::access::AccessPolicy;
 use crate::children::{Child, Kept};
@@ -29,7 +29,7 @@ use crate::clients::{Clients, Heritage};
 use crate::config::{Configuration, Sources};
 use crate::control::{ConnectionId, ControlSocket};
 use crate::crash_reports::CrashReports;
-use crate::listen::Listeners;
+use crate::listen::{Inheritance, Listeners};
 use crate::pid_file::PidFile;
 use crate::policy::{Clock, Policy, Shape};
 use crate::pool::Pool;
@@ -37,10 +37,12 @@ use crate::prepared::Prepared;
 use crate::recoverer::Recoverer;
 use crate::repairs::Repairs;
 use crate::rundir::RunDir;
-use crate::service_manager;
+use crate::service_manager::{self, Giver, Passed};
 use crate::shipping::{Errand, Shipping};
 use crate::showing::Showing;
 use crate::starter::Starter;
+use crate::upgrade::handover::Summons;
+use crate::upgrade::program::Program;
 use crate::voices::Voices;
 
 mod upkeep;
@@ -69,6 +71,12 @@ mod restoring;
 
 mod idleness;
 
+mod handing_over;
+pub(crate) use handing_over::State;
+
+mod upgrading;
+pub use upgrading::go_on;
+
 /// How long a child may take to load.
 const LOAD_DEADLINE: Duration = Duration::from_secs(30);
 /// How long a template may take for one clone.
@@ -93,27 +101,30 @@ const START_ATTEMPTS: u32 = 3;
 /// Descriptors that the supervisor needs besides those of its listening sockets.
 const DESCRIPTORS_NEEDED: u64 = 64;
 
-/// Runs the supervisor until it is stopped.
+/// Runs the supervisor until it is stopped. `summons`: in a process where a former one was, which it is to replace.
 ///
 /// # Errors
 /// Why it could not serve, or why it stopped serving.
-pub fn run(configuration: Configuration) -> Result<()> {
-    let Some(starter) = Starter::part_from(&configuration.options)? else { return Ok(()) };
+pub fn run(configuration: Configuration, summons: Option<&Summons>) -> Result<()> {
+    let program = Program::of_this_process()?;
+    let summons = summons.filter(|summons| summons.starts_anew());
+    let starter = match summons {
+        Some(_) => Some(Starter::of_a_successor(configuration.options.daemon)),
+        None => Starter::part_from(&configuration.options)?,
+    };
+    let Some(starter) = starter else { return Ok(()) };
     common::logging::init("supervisor");
     common::logging::set_level(configuration.options.log_level);
-    let outcome = live(configuration, starter.clone());
+    let left = summons.map(Summons::sockets).transpose()?;
+    if let Some(nice) = summons.and_then(|summons| summons.nice) {
+        scheduling::inherit_former_priority(nice);
+    }
+    let supervisor = Supervisor::set_up(configuration, starter.clone(), program, left);
+    let outcome = supervisor.and_then(Supervisor::live);
     if let Err(error) = &outcome {
         starter.failed(error);
     }
     outcome
-}
-
-fn live(configuration: Configuration, starter: Starter) -> Result<()> {
-    let mut supervisor = Supervisor::set_up(configuration, starter)?;
-    while supervisor.phase != Phase::Gone {
-        supervisor.turn()?;
-    }
-    supervisor.finish()
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -180,7 +191,7 @@ struct Supervisor {
     /// Who wants to attach, once every slot has been looked at.
     attach_waiters: Vec<(ConnectionId, Access)>,
     signals: SignalPipe,
-    bell: EventFd,
+    bell: File,
     /// Between workers and recovery; kept here so that a new recovery finds it.
     tidings: Tidings,
     voices: Voices,
@@ -232,10 +243,17 @@ struct Supervisor {
     /// When the next request may have taken too long.
     next_request_due: Clock,
     idleness: idleness::Idleness,
+    upgrade: upgrading::Upgrade,
 }
 
 impl Supervisor {
-    fn set_up(configuration: Configuration, starter: Starter) -> Result<Self> {
+    /// `left`: listening sockets that a former supervisor left in this process.
+    fn set_up(
+        configuration: Configuration,
+        starter: Starter,
+        program: Program,
+        left: Option<Vec<Passed>>,
+    ) -> Result<Self> {
         let Configuration { options, sources } = configuration;
         let prepared = Prepared::of(&options)?;
         let shape = options.pool()?;
@@ -243,22 +261,31 @@ impl Supervisor {
         set_limits(&options)?;
         process::keep_descriptors_from_children();
         let signals = catch_signals()?;
+        if left.is_some() {
+            unblock_signals()?;
+        }
         let rundir = RunDir::take(&options.run_dir())?;
         open_logs(&prepared, &options)?;
         let pid_file = options.pid_file.as_deref().map(PidFile::write).transpose()?;
         let (spool, writers) = prepared.spool()?;
         let region = rundir.region(prepared.length, &Recoverer::of(&prepared, &spool))?;
         options.check_room(region.unverified.contents().geometry())?;
-        let listeners = listen(&options, &prepared, &starter)?;
-        let showing = Showing::open(prepared.exporter.as_deref(), &options.metrics_listen)?;
+        let mut inherited = inheritance(&options, &prepared, &starter, left)?;
+        let listeners = listen(&options, &prepared, &mut inherited)?;
+        let showing = Showing::open(prepared.exporter.as_deref(), &options.metrics_listen, &mut inherited)?;
         rundir.remove("control.sock")?;
         let access = AccessPolicy::read(options.policy.as_deref())?;
-        let remote = Listeners::open(&options.control_listen, NEVER)?;
+        let remote = Listeners::open_with(&options.control_listen, &mut inherited, NEVER)?;
+        inherited.let_go();
+        if !starter.is_detached() {
+            service_manager::keep(&[listeners.opened(), showing.opened()].concat())?;
+        }
         let control = ControlSocket::open(&rundir.short_path("control.sock"), access, remote)?;
         rundir.let_through(control.admits_others())?;
         let mut clients = Clients::new(rundir.clients()?)?;
         let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
         let bell = EventFd::from_value_and_flags(0, flags).context(|| "cannot make an eventfd".to_owned())?;
+        let bell = File::from(OwnedFd::from(bell));
         let tidings = Tidings::new().context(|| "cannot make a pipe".to_owned())?;
         let voices = Voices::open(&rundir.short_path("stderr"), prepared.identity.as_ref())?;
         let region_to_show =
@@ -275,6 +302,7 @@ impl Supervisor {
             }
         }
         scheduling::raise_priority();
+        let started_in = std::env::current_dir().ok().filter(|_| starter.is_detached());
         if starter.is_detached() {
             std::env::set_current_dir("/").context(|| "cannot leave the working directory".to_owned())?;
         }
@@ -338,6 +366,7 @@ impl Supervisor {
             ask_again: None,
             next_request_due: Duration::ZERO,
             idleness: idleness::Idleness::default(),
+            upgrade: upgrading::Upgrade::new(program, started_in),
         };
         this.equip(&this.region);
         Ok(this)
@@ -347,6 +376,14 @@ impl Supervisor {
     fn equip(&self, region: &Region) {
         region.header().journal.limit.store(self.options.spool_limit(), SeqCst);
         region.header().demand.count(matches!(self.policy.shape(), Shape::Dynamic(_)));
+    }
+
+    /// Until it is stopped.
+    fn live(mut self) -> Result<()> {
+        while self.phase != Phase::Gone {
+            self.turn()?;
+        }
+        self.finish()
     }
 
     fn now(&self) -> Clock {
@@ -362,6 +399,7 @@ impl Supervisor {
         if self.phase == Phase::Gone {
             return Ok(());
         }
+        self.let_take_over()?;
         for source in self.wait()? {
             match source {
                 Source::Signals => self.take_signals()?,
@@ -465,6 +503,7 @@ impl Supervisor {
             self.request_due(),
             self.idle_exit_due(),
             self.voices.due(),
+            self.upgrade.due(),
         ];
         let next = moments.into_iter().flatten().min().unwrap_or(now + TICK);
         // Rounded up, so that the wait is not repeated just before its moment.
@@ -481,6 +520,7 @@ impl Supervisor {
         self.voices.attend(now);
         self.end_long_requests(now);
         self.kill_the_overdue(now);
+        self.end_overdue_question(now);
         self.start_children(now);
         self.tell_recovery(now);
         self.take_due_checkpoint(now);
@@ -542,23 +582,37 @@ fn errand(options: &Options, prepared: &Prepared) -> Option<Errand> {
     })
 }
 
+/// What has been passed to this process to be listened on, by whom ever.
+fn inheritance(
+    options: &Options,
+    prepared: &Prepared,
+    starter: &Starter,
+    left: Option<Vec<Passed>>,
+) -> Result<Inheritance> {
+    let passed = match left {
+        Some(left) => left,
+        // A daemon has kept nothing of what its starter was passed.
+        None if starter.is_detached() => Vec::new(),
+        None => {
+            let named = prepared.listen.iter().chain(&options.metrics_listen);
+            service_manager::passed_sockets(&named.filter_map(Address::descriptor).collect::<Vec<_>>())?
+        }
+    };
+    Inheritance::of(passed)
+}
+
 /// Listens where the options say, or on what the service manager passes; without either, where it is the custom.
-fn listen(options: &Options, prepared: &Prepared, starter: &Starter) -> Result<Listeners> {
+fn listen(options: &Options, prepared: &Prepared, inherited: &mut Inheritance) -> Result<Listeners> {
     let timeout = options.read_timeout.limit().unwrap_or(NEVER);
-    // A daemon has kept nothing of what its starter was passed.
-    if starter.is_detached() {
-        return Listeners::open(&prepared.listen, timeout);
+    if !options.names_addresses() {
+        // What a former program had of the manager cannot be told from the rest, unless that is all that there is.
+        let only_these = options.metrics_listen.is_empty() && options.control_listen.is_empty();
+        let givers = [(Giver::Manager, true), (Giver::ThisProcess, only_these)];
+        if let Some((giver, _)) = givers.iter().find(|(giver, fit)| *fit && inherited.has(giver)) {
+            return Listeners::inherit_from(giver, inherited, timeout);
+        }
     }
-    let named = prepared.listen.iter().filter_map(Address::descriptor).collect::<Vec<_>>();
-    let mut passed = service_manager::passed_sockets(&named)?;
-    let mut addresses = &prepared.listen[..];
-    if !options.names_addresses() && passed.iter().any(|one| !one.kept) {
-        passed.retain(|one| !one.kept);
-        addresses = &[];
-    }
-    let listeners = Listeners::open_with(addresses, passed, timeout)?;
-    service_manager::keep(&listeners.opened())?;
-    Ok(listeners)
+    Listeners::open_with(&prepared.listen, inherited, timeout)
 }
 
 /// Makes stderr the log, and sees to it that the children can open their logs.
@@ -606,6 +660,11 @@ fn catch_signals() -> Result<SignalPipe> {
         Signal::SIGTTOU,
     ];
     SignalPipe::catching(&signals).context(|| "cannot catch signals".to_owned())
+}
+
+/// Those that a former program in this process left blocked, so that none could be lost.
+fn unblock_signals() -> Result<()> {
+    signal::set_blocked(&SigSet::empty()).context(|| "cannot unblock signals".to_owned())
 }
 
 /// A SIGKILL comes from outside (or from this supervisor, who has said so): the child is just started again.

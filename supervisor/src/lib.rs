@@ -46,8 +46,10 @@ pub mod control;
 
 pub mod clients;
 
+pub mod upgrade;
+
 pub mod status;
 
 pub mod acquire;
 
-pub use event_loop::run;
+pub use event_loop::{go_on, run};

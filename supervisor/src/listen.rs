@@ -1,5 +1,6 @@
 //! The listening sockets: opened once, inherited by every template.
 
+use std::ffi::OsString;
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -11,8 +12,10 @@ use common::error::{Context, Error, Result};
 use common::limits::MAX_LISTENERS;
 use common::sys::file;
 use common::sys::socket::{self, Listener};
+use serde::{Deserialize, Serialize};
 
-use crate::service_manager::Passed;
+use crate::service_manager::{self, Giver, Passed};
+use crate::upgrade::luggage::{Arrived, Luggage, Packed};
 
 /// How many ports of the kernel's choice are tried for the addresses of one name.
 const PORT_ATTEMPTS: u32 = 32;
@@ -27,11 +30,84 @@ pub struct Listeners {
     managed: Vec<usize>,
 }
 
+/// The sockets as they are handed to a successor in this process.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct PackedListeners {
+    sockets: Vec<Packed>,
+    names: Vec<String>,
+    paths: Vec<OsString>,
+    managed: Vec<usize>,
+}
+
+impl PackedListeners {
+    /// The sockets.
+    ///
+    /// # Errors
+    /// One that has not come along.
+    pub fn unpack(self, arrived: &mut Arrived) -> Result<Listeners> {
+        let Self { sockets, names, paths, managed } = self;
+        let doing = || "cannot take over a listening socket".to_owned();
+        let sockets = sockets
+            .into_iter()
+            .map(|packed| socket::adopt_listener(arrived.take(packed)?).context(doing))
+            .collect::<Result<_>>()?;
+        Ok(Listeners { sockets, names, paths: paths.into_iter().map(PathBuf::from).collect(), managed })
+    }
+}
+
+/// Sockets that were passed to this process. Who listens takes those that listen there already.
+#[derive(Debug, Default)]
+pub struct Inheritance(Vec<Inherited>);
+
 /// A socket that was passed.
+#[derive(Debug)]
 struct Inherited {
     listener: Listener,
     name: String,
-    kept: bool,
+    giver: Giver,
+}
+
+impl Inheritance {
+    /// These.
+    ///
+    /// # Errors
+    /// One that does not listen (exit 2).
+    pub fn of(passed: Vec<Passed>) -> Result<Self> {
+        let all = passed.into_iter().map(|Passed { socket, giver }| {
+            let listener = socket::adopt_listener(socket).map_err(|error| {
+                Error::usage(format!("a socket that the service manager passes is of no use: {error}"))
+            })?;
+            Ok(Inherited { name: name_of(&listener)?, listener, giver })
+        });
+        all.collect::<Result<_>>().map(Self)
+    }
+
+    /// Whether there is one from this giver.
+    pub fn has(&self, giver: &Giver) -> bool {
+        self.0.iter().any(|one| one.giver == *giver)
+    }
+
+    fn take_from(&mut self, giver: &Giver) -> Vec<Inherited> {
+        self.0.extract_if(.., |one| one.giver == *giver).collect()
+    }
+
+    fn take(&mut self, name: &str) -> Option<Inherited> {
+        let index = self.0.iter().position(|one| one.name == name)?;
+        let one = self.0.swap_remove(index);
+        // A socket unit of the manager's and a predecessor may both have passed the same one.
+        self.0.retain(|other| other.name != name);
+        Some(one)
+    }
+
+    /// Nobody listens on the others: they are closed, also where they are kept.
+    pub fn let_go(self) {
+        for Inherited { name, giver, .. } in self.0 {
+            log::warn!("{name} was passed to be listened on, and is not: no option names it");
+            if let Giver::Predecessor(kept) = giver {
+                service_manager::let_go(&kept);
+            }
+        }
+    }
 }
 
 /// Where it listens, as `--listen` takes it.
@@ -46,31 +122,41 @@ fn name_of(listener: &Listener) -> Result<String> {
 }
 
 impl Listeners {
+    /// For a successor.
+    pub fn pack<'a>(&'a self, luggage: &mut Luggage<'a>) -> PackedListeners {
+        let Self { sockets, names, paths, managed } = self;
+        PackedListeners {
+            sockets: sockets.iter().map(|listener| luggage.pack(&listener.socket)).collect(),
+            names: names.clone(),
+            paths: paths.iter().map(|path| path.clone().into_os_string()).collect(),
+            managed: managed.clone(),
+        }
+    }
+
     /// Listens on all of these, each with all addresses of its name.
     ///
     /// # Errors
     /// A name that is not known (exit 2); an address that cannot be had.
     pub fn open(addresses: &[Address], timeout: Duration) -> Result<Self> {
-        Self::open_with(addresses, Vec::new(), timeout)
+        Self::open_with(addresses, &mut Inheritance::default(), timeout)
     }
 
-    /// The same, where sockets have been passed to this process: an address is not opened where one of them listens on
-    /// it already. Without an address they are listened on, all of them; with one, those on others are closed.
+    /// Listens on all that this giver has passed.
     ///
     /// # Errors
-    /// As [`Listeners::open`]; a socket that was passed and does not listen (exit 2).
-    pub fn open_with(addresses: &[Address], passed: Vec<Passed>, timeout: Duration) -> Result<Self> {
+    /// As [`Listeners::open`].
+    pub fn inherit_from(giver: &Giver, inheritance: &mut Inheritance, timeout: Duration) -> Result<Self> {
         let mut listeners = Self::default();
-        let mut inherited = Vec::new();
-        for Passed { socket, kept } in passed {
-            let listener = socket::adopt_listener(socket).map_err(|error| {
-                Error::usage(format!("a socket that the service manager passes is of no use: {error}"))
-            })?;
-            inherited.push(Inherited { name: name_of(&listener)?, listener, kept });
-        }
-        if addresses.is_empty() {
-            inherited.drain(..).for_each(|one| listeners.inherit(one));
-        }
+        inheritance.take_from(giver).into_iter().for_each(|one| listeners.inherit(one));
+        listeners.opened_with(timeout)
+    }
+
+    /// Listens on all of these. An address is not opened where a socket that was passed listens on it already.
+    ///
+    /// # Errors
+    /// As [`Listeners::open`].
+    pub fn open_with(addresses: &[Address], inherited: &mut Inheritance, timeout: Duration) -> Result<Self> {
+        let mut listeners = Self::default();
         let numbers: Vec<_> = addresses.iter().filter(|address| matches!(address, Address::Fd(_))).collect();
         if let Some(twice) = (1..numbers.len()).find(|&index| numbers[..index].contains(&numbers[index])) {
             return Err(Error::usage(format!(
@@ -80,8 +166,8 @@ impl Listeners {
         }
         for address in addresses {
             match address {
-                Address::Tcp { .. } => listeners.open_tcp(address, &mut inherited)?,
-                Address::Unix(_) if listeners.inherits(&address.to_string(), &mut inherited) => {}
+                Address::Tcp { .. } => listeners.open_tcp(address, inherited)?,
+                Address::Unix(_) if listeners.inherits(&address.to_string(), inherited) => {}
                 Address::Unix(path) => {
                     let listener =
                         socket::listen_unix(path).context(|| format!("cannot listen on {address}"))?;
@@ -98,16 +184,17 @@ impl Listeners {
                 }
             }
         }
-        for Inherited { name, .. } in inherited {
-            log::warn!("{name} was passed to be listened on, and is not: no --listen names it");
-        }
-        if listeners.sockets.len() > MAX_LISTENERS {
+        listeners.opened_with(timeout)
+    }
+
+    fn opened_with(self, timeout: Duration) -> Result<Self> {
+        if self.sockets.len() > MAX_LISTENERS {
             return Err(Error::usage(format!(
                 "more than {MAX_LISTENERS} addresses to listen on; name fewer"
             )));
         }
-        listeners.set_timeout(timeout)?;
-        Ok(listeners)
+        self.set_timeout(timeout)?;
+        Ok(self)
     }
 
     /// How long connections that are accepted from now on wait for their peers.
@@ -123,7 +210,7 @@ impl Listeners {
 
     /// All addresses of a name, on one port: with port 0 the one that the kernel gives to the first. Should that be
     /// taken at another address, the whole is tried again with the next.
-    fn open_tcp(&mut self, address: &Address, inherited: &mut Vec<Inherited>) -> Result<()> {
+    fn open_tcp(&mut self, address: &Address, inherited: &mut Inheritance) -> Result<()> {
         let mut places = address.resolve()?;
         let resolved = places.len();
         places.retain(|place| !self.inherits(&Address::from(*place).to_string(), inherited));
@@ -151,29 +238,28 @@ impl Listeners {
     }
 
     /// Listens on the socket of this name, if it has been passed.
-    fn inherits(&mut self, name: &str, inherited: &mut Vec<Inherited>) -> bool {
-        let Some(index) = inherited.iter().position(|one| one.name == name) else { return false };
-        self.inherit(inherited.swap_remove(index));
-        // A socket unit of the manager's and a predecessor may both have passed the same one.
-        inherited.retain(|one| one.name != name);
-        true
+    fn inherits(&mut self, name: &str, inherited: &mut Inheritance) -> bool {
+        inherited.take(name).map(|one| self.inherit(one)).is_some()
     }
 
-    fn inherit(&mut self, Inherited { listener, name, kept }: Inherited) {
+    fn inherit(&mut self, Inherited { listener, name, giver }: Inherited) {
         if !self.names.contains(&name) {
             self.managed.push(self.sockets.len());
-            log::debug!("{name} has been passed{}", if kept { " on by a predecessor" } else { "" });
+            log::debug!("{name} has been passed by {giver:?}");
+            if giver == Giver::ThisProcess {
+                self.paths.extend(listener.path());
+            }
             self.add(listener, name);
         }
     }
 
     /// The TCP sockets that this process opened: those that a successor would have to open again. (A Unix socket's path is
     /// removed at the end, and with it the socket is of no use.)
-    pub fn opened(&self) -> Vec<BorrowedFd<'_>> {
+    pub fn opened(&self) -> Vec<(&str, BorrowedFd<'_>)> {
         let own = |index: &usize| !self.managed.contains(index);
-        let all = (0..self.sockets.len()).filter(own).map(|index| &self.sockets[index]);
-        all.filter(|listener| listener.tcp_address().is_some())
-            .map(|listener| listener.socket.as_fd())
+        let all = (0..self.sockets.len()).filter(own).map(|index| (&self.names[index], &self.sockets[index]));
+        all.filter(|(_, listener)| listener.tcp_address().is_some())
+            .map(|(name, listener)| (name.as_str(), listener.socket.as_fd()))
             .collect()
     }
 

@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 mod pace;
 pub use pace::Backoff;
 use pace::Bucket;
@@ -72,8 +74,8 @@ pub enum Cause {
     DiedYoung,
 }
 
-/// The policy of a pool.
-#[derive(Debug)]
+/// The policy of a pool. Handed as it is to a successor in this process.
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Policy {
     asked: Shape,
     shape: Shape,

@@ -7,6 +7,7 @@ use common::ids::{Generation, Owner, Pid, SlotIndex};
 use common::region::Region;
 use common::slots::{self, Activity, State};
 use common::sys::process::Ending;
+use serde::{Deserialize, Serialize};
 
 use crate::policy::{Clock, Counts};
 
@@ -16,11 +17,14 @@ pub use attached::Departure;
 mod occupation;
 pub use occupation::Overdue;
 
+mod packed;
+pub use packed::PackedPool;
+
 #[cfg(test)]
 mod tests;
 
 /// Where a slot stands, as the supervisor knows it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Standing {
     /// Nobody's.
     Free,
@@ -43,7 +47,7 @@ pub enum Standing {
 }
 
 /// How long a process that was asked to leave may take.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Leave {
     /// It is asked once more then, and does not wait for its client to pause any longer.
     pub press_at: Clock,
@@ -52,7 +56,7 @@ pub struct Leave {
 }
 
 /// What the supervisor knows of a slot.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 struct Entry {
     generation: Generation,
     template: u32,

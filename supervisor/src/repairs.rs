@@ -9,6 +9,7 @@ use common::sys::process::Ending;
 use common::wire::control::{Attached, Awaited, Microseconds, Order};
 use hdrhistogram::Histogram;
 use nix::libc;
+use serde::{Deserialize, Serialize};
 
 use crate::policy::Clock;
 
@@ -22,7 +23,7 @@ const LAST_DOCUMENTED_CODE: i32 = 4;
 pub const REPAIR_DEADLINE: Duration = Duration::from_secs(5);
 
 /// What is to be repaired.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 enum Task {
     /// Every slot, before anything else.
     TakeOver,
@@ -32,7 +33,7 @@ enum Task {
     Slot(Owner),
 }
 
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 struct Case {
     crashed: bool,
     known: Clock,
@@ -55,7 +56,42 @@ pub struct Repairs {
     last_us: u64,
 }
 
+/// The open repairs as they are handed to a successor in this process.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct PackedRepairs {
+    cases: Vec<(Task, Case)>,
+    told: VecDeque<Task>,
+    untold: VecDeque<Task>,
+    /// How many took about so long.
+    durations: Vec<(u64, u64)>,
+    last_us: u64,
+}
+
+impl PackedRepairs {
+    /// The open repairs.
+    pub fn unpack(self) -> Repairs {
+        let Self { cases, told, untold, durations, last_us } = self;
+        let mut repairs =
+            Repairs { told, untold, last_us, ..Repairs::starting_with_takeover(Duration::ZERO) };
+        repairs.cases = cases.into_iter().collect();
+        durations.into_iter().for_each(|(us, count)| repairs.durations.saturating_record_n(us, count));
+        repairs
+    }
+}
+
 impl Repairs {
+    /// For a successor.
+    pub fn pack(&self) -> PackedRepairs {
+        let durations = self.durations.iter_recorded();
+        PackedRepairs {
+            cases: self.cases.iter().map(|(task, case)| (*task, *case)).collect(),
+            told: self.told.clone(),
+            untold: self.untold.clone(),
+            durations: durations.map(|step| (step.value_iterated_to(), step.count_at_value())).collect(),
+            last_us: self.last_us,
+        }
+    }
+
     /// The first task of every life: look at all slots.
     pub fn starting_with_takeover(now: Clock) -> Self {
         let case = Case { crashed: false, known: now, failures: 0 };
@@ -402,6 +438,25 @@ mod tests {
             repairs.told();
             assert_eq!(repairs.refused(owner(1)), last);
         }
+    }
+
+    #[test]
+    fn a_successor_goes_on_with_the_same_repairs() {
+        let mut repairs = after_takeover();
+        (1..=9).for_each(|slot| repairs.add(owner(slot), slot < 5, NOW));
+        repairs.told();
+        assert!(!repairs.refused(owner(9)));
+        for slot in 1..=4 {
+            assert!(repairs.repaired(owner(slot), Duration::from_micros(50 * u64::from(slot))));
+        }
+        let text = serde_json::to_string(&repairs.pack()).unwrap();
+        let mut next = serde_json::from_str::<PackedRepairs>(&text).unwrap().unpack();
+        assert_eq!((next.durations(), next.len()), (repairs.durations(), 5));
+        assert!(next.has_told() && !next.is_taking_over());
+        // What had been told is told again only if recovery dies, and failures are remembered.
+        assert_eq!(next.next_order(Vec::new), Some(Order::Repair(vec![(owner(9), false)])));
+        next.told();
+        assert!(!next.refused(owner(9)) && next.refused(owner(9)));
     }
 
     #[test]

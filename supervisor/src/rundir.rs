@@ -1,6 +1,7 @@
 //! The run directory and what owning it means: the kernel's lock on `supervisor.pid`. The lock ends with the process,
 //! however it ends, so nothing ever needs cleaning up.
 
+use std::ffi::OsString;
 use std::fs::{File, Permissions};
 use std::io::{Seek as _, Write as _};
 use std::os::fd::AsRawFd;
@@ -14,8 +15,10 @@ use common::layout::GIVES_WAY;
 use common::places::{CLIENTS, PID_FILE, START_LOCK};
 use common::region::{Region, UnverifiedRegion};
 use common::sys::file::{self, Lock};
+use serde::{Deserialize, Serialize};
 
 use crate::recoverer::Recoverer;
+use crate::upgrade::luggage::{Arrived, Luggage, Packed};
 
 /// How long the children of a dead instance may take to be gone. They die with it, so this is the kernel's time only.
 const CHILDREN_GONE: Duration = Duration::from_secs(10);
@@ -31,6 +34,27 @@ pub struct RunDir {
     pid_file: File,
     /// Inherited by every child under one shared lock: it is free again when the last of them is gone.
     pub alive: File,
+}
+
+/// The same as it is handed to a successor in this process: the locks are those of the open files.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct PackedRunDir {
+    path: OsString,
+    directory: Packed,
+    pid_file: Packed,
+    alive: Packed,
+}
+
+impl PackedRunDir {
+    /// The run directory, still owned.
+    ///
+    /// # Errors
+    /// A file that has not come along.
+    pub fn unpack(self, arrived: &mut Arrived) -> Result<RunDir> {
+        let mut file = |packed| arrived.take(packed).map(File::from);
+        let (directory, pid_file, alive) = (file(self.directory)?, file(self.pid_file)?, file(self.alive)?);
+        Ok(RunDir { path: self.path.into(), directory, pid_file, alive })
+    }
 }
 
 /// A region and the file it is mapped from.
@@ -53,6 +77,13 @@ const REGION: &str = "region";
 const NEXT: &str = "region.next";
 
 impl RunDir {
+    /// For a successor.
+    pub fn pack<'a>(&'a self, luggage: &mut Luggage<'a>) -> PackedRunDir {
+        let Self { path, directory, pid_file, alive } = self;
+        let [directory, pid_file, alive] = [directory, pid_file, alive].map(|file| luggage.pack(file));
+        PackedRunDir { path: path.clone().into_os_string(), directory, pid_file, alive }
+    }
+
     /// Takes the directory, creating it if need be.
     ///
     /// # Errors

@@ -11,16 +11,27 @@ use common::error::{Context, Error, Result};
 use common::sys::file;
 use sd_notify::NotifyState;
 
-/// Under this name the manager keeps sockets for a successor.
+/// The names under which the manager keeps sockets for a successor begin so. An address follows.
 const KEPT: &str = "holdfast-listen";
 
-/// A socket that came from the manager.
+/// A socket that was passed to this process.
 #[derive(Debug)]
 pub struct Passed {
     /// The socket.
     pub socket: OwnedFd,
-    /// Whether a predecessor opened it and left it with the manager.
-    pub kept: bool,
+    /// Who has left it.
+    pub giver: Giver,
+}
+
+/// Who has left a socket to this process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Giver {
+    /// The manager itself, by a socket unit.
+    Manager,
+    /// A predecessor, with the manager, under this name.
+    Predecessor(String),
+    /// A former program in this very process.
+    ThisProcess,
 }
 
 /// The sockets that the manager passes to this process, but those that the options name by their numbers.
@@ -34,22 +45,35 @@ pub fn passed_sockets(named: &[RawFd]) -> Result<Vec<Passed>> {
     sockets
         .filter(|(number, _)| !named.contains(number))
         .map(|(number, name)| {
-            Ok(Passed { socket: file::adopt(number).map_err(unusable)?, kept: name == KEPT })
+            let kept = name.starts_with(KEPT);
+            let giver = if kept { Giver::Predecessor(name) } else { Giver::Manager };
+            Ok(Passed { socket: file::adopt(number).map_err(unusable)?, giver })
         })
         .collect()
 }
 
-/// Has the manager keep these. Whoever is not kept is opened again by the next one.
+/// Has the manager keep these, which listen at these addresses. Whoever is not kept is opened again by the next one.
 ///
 /// # Errors
 /// What the manager's socket reports.
-pub fn keep(sockets: &[BorrowedFd<'_>]) -> Result<()> {
-    // What the kernel passes at a time is bounded.
-    for some in sockets.chunks(64) {
-        sd_notify::notify_with_fds(&[NotifyState::FdStore, NotifyState::FdName(KEPT)], some)
+pub fn keep(sockets: &[(&str, BorrowedFd<'_>)]) -> Result<()> {
+    for (address, socket) in sockets {
+        let name = kept_name(address);
+        sd_notify::notify_with_fds(&[NotifyState::FdStore, NotifyState::FdName(&name)], &[*socket])
             .context(|| "cannot leave the sockets with the service manager".to_owned())?;
     }
     Ok(())
+}
+
+/// Has the manager keep no longer what it keeps under this name: nobody listens there, and whoever connects would wait
+/// for ever.
+pub fn let_go(name: &str) {
+    tell(&[NotifyState::FdStoreRemove, NotifyState::FdName(name)]);
+}
+
+/// Every address has a name of its own. A colon would end it.
+fn kept_name(address: &str) -> String {
+    format!("{KEPT}-{}", address.replace(':', "_"))
 }
 
 /// The service runs, again or for the first time; `line` says how.
@@ -63,6 +87,11 @@ pub fn reloads() {
         Ok(now) => tell(&[NotifyState::Reloading, now]),
         Err(error) => log::warn!("the service manager is not told of the reload: {error}"),
     }
+}
+
+/// What the service is at has not changed, and there is something to be said.
+pub fn says(line: &str) {
+    tell(&[NotifyState::Status(line)]);
 }
 
 /// The service ends.

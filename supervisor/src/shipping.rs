@@ -9,7 +9,9 @@ use common::destination::Destination;
 use common::error::{Context, Result};
 use common::ids::Pid;
 use common::sys::process::{self, Terms};
+use nix::sys::signal::Signal;
 
+use crate::children;
 use crate::companion::Companion;
 use crate::policy::Clock;
 
@@ -55,6 +57,16 @@ impl Shipping {
         Self { errand, ..Self::default() }
     }
 
+    /// With this errand, or none, and a collector that a predecessor in this process had.
+    pub fn resume(errand: Option<Errand>, collector: Companion) -> Self {
+        Self { errand, collector }
+    }
+
+    /// For a successor.
+    pub fn pack(&self) -> Companion {
+        self.collector
+    }
+
     /// Whether this process is the collector.
     pub fn is(&self, pid: Pid) -> bool {
         self.collector.is(pid)
@@ -75,6 +87,13 @@ impl Shipping {
         let started = process::start_apart(terms, &errand.program, &errand.arguments(), &environment);
         self.collector.started(&started, now);
         started.map(drop).context(|| format!("cannot start {}", errand.program.display()))
+    }
+
+    /// Another one takes its place, once it has sent what it is sending.
+    pub fn renew(&self) {
+        if let Some(collector) = self.collector.pid() {
+            children::signal(collector, Signal::SIGINT);
+        }
     }
 
     /// It is gone.

@@ -3,7 +3,7 @@
 //! ask for status and the region to read, and for nothing else. It needs no file and no path.
 
 use std::ffi::OsStr;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -16,12 +16,14 @@ use common::sys::channel::Channel;
 use common::sys::process::{self, Terms};
 use common::wire::control::{self, Order, Settings, Start};
 use nix::sys::signal::Signal;
+use serde::{Deserialize, Serialize};
 
 use crate::children::{self, find_program};
 use crate::companion::Companion;
 use crate::control::{ConnectionId, ControlSocket};
-use crate::listen::Listeners;
+use crate::listen::{Inheritance, Listeners, PackedListeners};
 use crate::policy::Clock;
+use crate::upgrade::luggage::{Arrived, Luggage};
 
 /// What the program is called with as a child.
 const ROLE: &str = "supervised";
@@ -38,18 +40,50 @@ pub struct Showing {
     connection: Option<ConnectionId>,
 }
 
+/// The same as it is handed to a successor in this process, but for the program: that is found anew.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct PackedShowing {
+    listeners: PackedListeners,
+    exporter: Companion,
+    connection: Option<ConnectionId>,
+}
+
+impl PackedShowing {
+    /// The exporter; another one is of this program.
+    ///
+    /// # Errors
+    /// A socket that has not come along.
+    pub fn unpack(self, program: Option<&Path>, arrived: &mut Arrived) -> Result<Showing> {
+        let Self { listeners, exporter, connection } = self;
+        let listeners = listeners.unpack(arrived)?;
+        Ok(Showing { program: program.map(Path::to_owned), listeners, exporter, connection })
+    }
+}
+
 impl Showing {
-    /// By this program, at these addresses; without a program there is none.
+    /// For a successor.
+    pub fn pack<'a>(&'a self, luggage: &mut Luggage<'a>) -> PackedShowing {
+        let Self { listeners, exporter, connection, .. } = self;
+        PackedShowing { listeners: listeners.pack(luggage), exporter: *exporter, connection: *connection }
+    }
+
+    /// By this program, at these addresses, with sockets that were passed where they listen there; without a program there
+    /// is none.
     ///
     /// # Errors
     /// An address that cannot be had.
-    pub fn open(program: Option<&Path>, addresses: &[Address]) -> Result<Self> {
+    pub fn open(program: Option<&Path>, addresses: &[Address], inherited: &mut Inheritance) -> Result<Self> {
         Ok(Self {
             program: program.map(Path::to_owned),
-            listeners: Listeners::open(addresses, SOCKET_TIMEOUT)?,
+            listeners: Listeners::open_with(addresses, inherited, SOCKET_TIMEOUT)?,
             exporter: Companion::default(),
             connection: None,
         })
+    }
+
+    /// The sockets that a successor would have to open again, see [`Listeners::opened`].
+    pub fn opened(&self) -> Vec<(&str, BorrowedFd<'_>)> {
+        self.listeners.opened()
     }
 
     /// Where it listens, as `--metrics-listen` takes it, with real ports.

@@ -37,6 +37,11 @@ impl Starter {
         }
     }
 
+    /// In a process that has parted already, or will not: nobody waits any more.
+    pub fn of_a_successor(detached: bool) -> Self {
+        Self { line: Rc::default(), detached }
+    }
+
     /// Whether this is a daemon.
     pub fn is_detached(&self) -> bool {
         self.detached

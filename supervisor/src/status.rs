@@ -1,4 +1,4 @@
-//! `supervisor status`, `stop`, `reload`, `checkpoint`, `scale` and `exporter`: clients of a running instance. Counters and slots are read from
+//! `supervisor status`, `stop`, `reload`, `upgrade`, `checkpoint`, `scale` and `exporter`: clients of a running instance. Counters and slots are read from
 //! the region itself; only what the daemon alone knows is asked for.
 
 use client::attach::{Attachment, CheckpointView, StatusView};
@@ -20,6 +20,7 @@ pub fn run(command: &Command) -> Result<()> {
         Command::Status { instance, json, slots } => show(instance, *json, *slots),
         Command::Stop { instance, fast } => stop(instance, *fast),
         Command::Reload { instance } => ask(instance, Request::Reload),
+        Command::Upgrade { instance } => ask(instance, Request::Upgrade),
         Command::Checkpoint { instance } => ask(instance, Request::Checkpoint),
         Command::Exporter { instance, metrics_listen } => export(instance, metrics_listen),
         Command::Scale { instance, workers } => ask(instance, Request::Scale(*workers)),

@@ -94,6 +94,7 @@ impl Place {
             directory: None,
             wrapper: Vec::new(),
             stdin: None,
+            program: None,
         }
     }
 
@@ -175,6 +176,7 @@ pub struct Starting {
     directory: Option<PathBuf>,
     wrapper: Vec<OsString>,
     stdin: Option<std::os::fd::OwnedFd>,
+    program: Option<PathBuf>,
 }
 
 impl Starting {
@@ -266,6 +268,13 @@ impl Starting {
         self
     }
 
+    /// With this as the supervisor's program.
+    #[must_use]
+    pub fn program(mut self, path: impl Into<PathBuf>) -> Self {
+        self.program = Some(path.into());
+        self
+    }
+
     /// In another working directory.
     #[must_use]
     pub fn current_dir(mut self, path: impl Into<PathBuf>) -> Self {
@@ -295,7 +304,7 @@ impl Starting {
     }
 
     fn into_command(self) -> Command {
-        let supervisor = programs::path("supervisor");
+        let supervisor = self.program.unwrap_or_else(|| programs::path("supervisor"));
         let mut command = match self.wrapper.split_first() {
             None => Command::new(supervisor),
             Some((first, rest)) => {

@@ -12,7 +12,7 @@ pub const ALL: [&str; 8] =
     ["supervisor", "worker", "recovery", "cclient", "acquired", "block", "data_collector", "exporter"];
 
 /// What is built besides for the tests alone.
-const EXAMPLES: [&str; 11] = [
+const EXAMPLES: [&str; 12] = [
     "--example=puppet",
     "--example=bank",
     "--example=post",

@@ -146,6 +146,65 @@ fn whoever_waits_at_a_kept_socket_outlives_the_supervisor() {
 }
 
 #[test]
+fn every_socket_is_kept_under_a_name_of_its_own() {
+    let place = Place::new();
+    let manager = Manager::at(&place);
+    let starting = place.instance().env("NOTIFY_SOCKET", &manager.path);
+    let instance = starting.args(&["--metrics-listen", "tcp:127.0.0.1:0"]).start();
+    let status = instance.status();
+    for address in [&instance.listen[0], status["metrics_listen"][0].as_str().unwrap()] {
+        let kept = manager.hear_of("FDSTORE=1");
+        let name = format!("FDNAME=holdfast-listen-{}", address.replace(':', "_"));
+        assert!(kept.text.contains(&name) && kept.sockets.len() == 1, "{kept:?}");
+    }
+    instance.stop();
+}
+
+#[test]
+fn a_socket_that_nobody_wants_any_more_is_not_kept() {
+    let place = Place::new();
+    let manager = Manager::at(&place);
+    let former = TcpListener::bind("127.0.0.1:0").unwrap();
+    let name = format!("holdfast-listen-tcp_127.0.0.1_{}", former.local_addr().unwrap().port());
+    let instance = passing(&place, former, &name).env("NOTIFY_SOCKET", &manager.path).start();
+    let forgotten = manager.hear_of("FDSTOREREMOVE=1");
+    assert!(forgotten.text.contains(&format!("FDNAME={name}")), "{}", forgotten.text);
+    manager.hear_of("FDSTORE=1");
+    instance.stop();
+}
+
+#[test]
+fn a_program_that_takes_over_says_so() {
+    let place = Place::new();
+    let manager = Manager::at(&place);
+    let starting = place.instance().env("NOTIFY_SOCKET", &manager.path).env("WATCHDOG_USEC", "30000000");
+    let instance = starting.start();
+    manager.hear_of("READY=1");
+    instance.signal(Signal::SIGUSR2);
+    let reloading = manager.hear_of("RELOADING=1");
+    assert!(reloading.text.contains("MONOTONIC_USEC="), "{}", reloading.text);
+    let ready = manager.hear_of("READY=1");
+    assert!(ready.text.contains("goes on where version"), "{}", ready.text);
+    manager.hear_of("WATCHDOG=1");
+    instance.stop();
+}
+
+#[test]
+fn sockets_that_were_passed_are_listened_on_by_who_takes_over() {
+    let place = Place::new();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("tcp:{}", listener.local_addr().unwrap());
+    let instance = passing(&place, listener, "holdfast.socket").without_listen().start();
+    for _ in 0..2 {
+        instance.signal(Signal::SIGUSR2);
+    }
+    instance.wait_for_log("goes on where version");
+    assert_eq!(instance.status()["listen"][0], address);
+    instance.say("and after");
+    instance.stop();
+}
+
+#[test]
 fn sockets_of_no_use_are_one_sentence() {
     let place = Place::new();
     let unconnected = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();

@@ -93,6 +93,11 @@ impl Channel {
         Self { takes_descriptors: false, ..self }
     }
 
+    /// Whether the other end may send descriptors.
+    pub fn takes_descriptors(&self) -> bool {
+        self.takes_descriptors
+    }
+
     /// The descriptor, to be handed to a child.
     pub fn into_descriptor(self) -> OwnedFd {
         self.socket
@@ -247,6 +252,11 @@ impl ChannelListener {
         // As many as the kernel allows: after a start, all who were attached come at once.
         socket::listen(&socket, Backlog::MAXALLOWABLE)?;
         Ok(Self { socket })
+    }
+
+    /// The one that a predecessor in this process made.
+    pub fn from_descriptor(socket: OwnedFd) -> Self {
+        Self { socket }
     }
 
     /// Takes a waiting connection; `None` where none waits.

@@ -277,6 +277,17 @@ pub fn adopt(number: RawFd) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
+/// A second descriptor of what is open under a number, whoever that is.
+///
+/// # Errors
+/// EBADF where nothing is; EMFILE.
+pub fn copy_of(number: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: fcntl on a number only asks; nothing is touched where it is not open.
+    let copy = super::cerr(unsafe { libc::fcntl(number, libc::F_DUPFD_CLOEXEC, 3) }.into())?;
+    // SAFETY: the kernel has just opened this descriptor for this process, and nobody else knows its number.
+    Ok(unsafe { OwnedFd::from_raw_fd(copy as RawFd) })
+}
+
 /// Waits until `attempt` gives true or the time is over; false then. For locks whose holders are about to die.
 ///
 /// # Errors

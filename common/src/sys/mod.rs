@@ -4,6 +4,7 @@ pub mod channel;
 pub mod clone;
 pub mod copy;
 pub mod daemon;
+pub mod exec;
 pub mod file;
 pub mod fork_mark;
 pub mod futex;

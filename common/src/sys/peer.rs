@@ -108,6 +108,11 @@ impl Process {
         }
     }
 
+    /// The hold that a predecessor in this process had on another, as it knew it.
+    pub fn resumed(pidfd: OwnedFd, pid: Pid, began: u64) -> Self {
+        Self { pidfd, pid, began }
+    }
+
     fn held(pidfd: OwnedFd, pid: Pid) -> io::Result<Self> {
         let began = began(pid);
         let this = Self { pidfd, pid, began };

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
 use rustix::process::{PidfdFlags, Resource, Rlimit};
+use serde::{Deserialize, Serialize};
 
 use super::privileges::Identity;
 use super::scheduling;
@@ -22,7 +23,7 @@ use crate::ids::Pid;
 pub const CHANNEL_FD: RawFd = 3;
 
 /// How a process ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Ending {
     /// It left with this code.
     Exited(i32),
@@ -78,9 +79,12 @@ pub fn start(program: &Path, arguments: &[&OsStr], channel: &OwnedFd) -> io::Res
 pub const SERVICE_MANAGER_VARIABLES: [&str; 6] =
     ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"];
 
+/// What tells a program that takes over from another in the same process what it is handed: for it alone.
+pub const HANDOVER_VARIABLE: &str = "HOLDFAST_HANDOVER";
+
 fn own_command(program: &Path) -> Command {
     let mut command = Command::new(program);
-    for variable in SERVICE_MANAGER_VARIABLES {
+    for variable in SERVICE_MANAGER_VARIABLES.iter().chain([&HANDOVER_VARIABLE]) {
         command.env_remove(variable);
     }
     command
@@ -247,6 +251,27 @@ pub fn start_saying(
     Ok((Pid(command.spawn()?.id() as i32), said))
 }
 
+/// Starts such a program, in this directory and with one more variable, and as the user that this process is. What it says
+/// on stdout and stderr goes into the file that comes back, see [`start_saying`].
+///
+/// # Errors
+/// What fork, chdir and exec report.
+pub fn start_asking(
+    program: &Path,
+    arguments: &[impl AsRef<OsStr>],
+    (variable, value): (&str, &OsStr),
+    directory: Option<&Path>,
+    handed: &[BorrowedFd<'_>],
+) -> io::Result<(Pid, File)> {
+    let said = File::from(rustix::fs::memfd_create("said", rustix::fs::MemfdFlags::CLOEXEC)?);
+    let mut command = own_errand(&Terms::default(), program, arguments, handed);
+    command.env(variable, value).stdout(said.try_clone()?).stderr(said.try_clone()?);
+    if let Some(directory) = directory {
+        command.current_dir(directory);
+    }
+    Ok((Pid(command.spawn()?.id() as i32), said))
+}
+
 /// What a program that has ended said.
 ///
 /// # Errors
@@ -356,6 +381,16 @@ pub fn is_child(pid: Pid) -> bool {
         | rustix::process::WaitIdOptions::NOWAIT;
     rustix::process::Pid::from_raw(pid.0)
         .is_some_and(|pid| rustix::process::waitid(rustix::process::WaitId::Pid(pid), options).is_ok())
+}
+
+/// The children of this process, alive or not reaped yet, found among all processes.
+///
+/// # Errors
+/// What reading `/proc` reports.
+pub fn children() -> io::Result<Vec<Pid>> {
+    let entries = std::fs::read_dir("/proc")?;
+    let numbers = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok().map(Pid));
+    Ok(numbers.filter(|pid| is_child(*pid)).collect())
 }
 
 /// Sends a signal to a child of this process, and to nobody else: the pid may be another's allegation.

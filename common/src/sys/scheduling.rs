@@ -13,11 +13,21 @@ const UNCHANGED: i32 = i32::MIN;
 pub fn raise_priority() -> bool {
     let former = rustix::process::getpriority_process(None).unwrap_or(0);
     let raised = rustix::process::setpriority_process(None, HIGHEST_PRIORITY).is_ok();
-    if raised {
+    if raised && former_priority().is_none() {
         FORMER_NICE.store(former, Ordering::SeqCst);
     }
     let _ = schedule(libc::SCHED_OTHER, SHORT_SLICE_NS, if raised { HIGHEST_PRIORITY } else { former });
     raised
+}
+
+/// The nice value that programs which this process starts get back; `None` = its own.
+pub fn former_priority() -> Option<i32> {
+    Some(FORMER_NICE.load(Ordering::SeqCst)).filter(|nice| *nice != UNCHANGED)
+}
+
+/// The same in a program that has taken over from another, which had raised the priority of this process.
+pub fn inherit_former_priority(nice: i32) {
+    FORMER_NICE.store(nice, Ordering::SeqCst);
 }
 
 /// In the child between fork and exec.

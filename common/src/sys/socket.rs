@@ -77,14 +77,18 @@ fn is_abandoned(path: &Path, address: &UnixAddr) -> io::Result<bool> {
 /// # Errors
 /// `InvalidInput` where it is not a listening stream socket.
 pub fn adopt_listener(socket: OwnedFd) -> io::Result<Listener> {
-    let listens = socket::getsockopt(&socket, sockopt::AcceptConn).unwrap_or(false);
-    let stream = matches!(socket::getsockopt(&socket, sockopt::SockType), Ok(SockType::Stream));
-    if !listens || !stream {
+    if !is_listening_stream(socket.as_fd()) {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a listening stream socket"));
     }
     let address: SockaddrStorage = socket::getsockname(socket.as_raw_fd())?;
     let tcp = address.as_sockaddr_in().is_some() || address.as_sockaddr_in6().is_some();
     Ok(Listener { socket, tcp })
+}
+
+/// Whether it is a listening stream socket.
+pub fn is_listening_stream(descriptor: BorrowedFd<'_>) -> bool {
+    let listens = socket::getsockopt(&descriptor, sockopt::AcceptConn).unwrap_or(false);
+    listens && matches!(socket::getsockopt(&descriptor, sockopt::SockType), Ok(SockType::Stream))
 }
 
 impl Listener {

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{self, MsgFlags};
+use serde::{Deserialize, Serialize};
 
 use super::channel::{Channel, Received};
 use crate::limits::MAX_FRAME;
@@ -31,6 +32,37 @@ pub trait Transport: AsFd + fmt::Debug {
 
     /// Nothing goes either way any more, whoever else has a descriptor of this end.
     fn shut_down(&self);
+
+    /// Where the conversation stands, for a successor in this process that gets the descriptor.
+    fn conversation(&self) -> Conversation;
+}
+
+/// A conversation in frames, besides its descriptor.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum Conversation {
+    /// Over a [`Channel`].
+    Channel {
+        /// Whether the other end may send descriptors.
+        takes_descriptors: bool,
+    },
+    /// Over a [`Stream`].
+    Stream {
+        /// What has come of the frame that is coming.
+        arrived: Vec<u8>,
+    },
+}
+
+impl Conversation {
+    /// Goes on with it over this descriptor.
+    pub fn resume(self, socket: OwnedFd) -> Box<dyn Transport> {
+        match self {
+            Self::Channel { takes_descriptors: true } => Box::new(Channel::from_descriptor(socket)),
+            Self::Channel { takes_descriptors: false } => {
+                Box::new(Channel::from_descriptor(socket).without_descriptors())
+            }
+            Self::Stream { arrived } => Box::new(Stream { socket, arrived: RefCell::new(arrived) }),
+        }
+    }
 }
 
 /// Receives one frame, waiting for it for at most `limit`; [`Received::Nothing`] then.
@@ -65,6 +97,10 @@ impl Transport for Channel {
 
     fn shut_down(&self) {
         Self::shut_down(self);
+    }
+
+    fn conversation(&self) -> Conversation {
+        Conversation::Channel { takes_descriptors: self.takes_descriptors() }
     }
 }
 
@@ -149,6 +185,10 @@ impl Transport for Stream {
     fn shut_down(&self) {
         let _ = socket::shutdown(self.socket.as_raw_fd(), socket::Shutdown::Both);
     }
+
+    fn conversation(&self) -> Conversation {
+        Conversation::Stream { arrived: self.arrived.borrow().clone() }
+    }
 }
 
 /// Bytes of the length, or once that is known, of the whole frame with it.
@@ -222,6 +262,24 @@ mod tests {
             there.shut_down();
             assert!(matches!(receive_within(&*here, Duration::from_secs(5)).unwrap(), Received::Closed));
         }
+    }
+
+    #[test]
+    fn a_successor_goes_on_in_the_middle_of_a_frame() {
+        let (one, mut other) = pair();
+        other.write_all(&[3, 0, 0, 0, b'a']).unwrap();
+        // What has come by now, or none of it: either way it goes on from there.
+        assert!(matches!(one.try_receive().unwrap(), Received::Nothing));
+        let conversation = one.conversation();
+        let successor = conversation.resume(one.as_fd().try_clone_to_owned().unwrap());
+        drop(one);
+        other.write_all(b"bc").unwrap();
+        assert_eq!(frame(&*successor), b"abc");
+        let (one, other) = Channel::pair().unwrap();
+        let strict = one.without_descriptors();
+        let Conversation::Channel { takes_descriptors } = strict.conversation() else { panic!() };
+        assert!(!takes_descriptors);
+        drop(other);
     }
 
     proptest! {

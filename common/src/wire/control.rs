@@ -11,6 +11,10 @@ use crate::ids::{Owner, Pid};
 use crate::limits::MAX_FRAME;
 use crate::slots::Totals;
 
+/// The version of what stands below, as the bytes that it becomes. Children outlive the program that started them: one that
+/// takes over from it speaks with them in the same version, or lets it be.
+pub const FRAMES_VERSION: u32 = 1;
+
 /// What a child is told first. With it come the descriptors of [`Endowment`], in order.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Start {
@@ -209,6 +213,9 @@ pub enum Request {
     Detach(Owner),
     /// As [`Request::Status`], for who cannot be sent a descriptor: in numbers, as far as the daemon knows them.
     Summary,
+    /// The program that lies where the instance's was started from takes over in its process. Answered once it has, by
+    /// itself.
+    Upgrade,
 }
 
 /// What a program that attaches may do with the region.
@@ -422,6 +429,52 @@ mod tests {
         };
         let order = Order::Start(Box::new(start));
         assert_eq!(decode::<Order>(&encode(&order).unwrap()).unwrap(), order);
+    }
+
+    /// A frame of every kind that children exchange with their supervisor, as it is on the way. If this fails, count
+    /// [`FRAMES_VERSION`] up, and write down what is the case now.
+    #[test]
+    fn frames_of_this_version_have_these_bytes() {
+        let owner = Owner { slot: SlotIndex(7), generation: Generation(300) };
+        let settings = Settings {
+            users: Some("/u".into()),
+            access_log: Some("/a".into()),
+            sync: Sync::Always,
+            log: Some("/l".into()),
+            log_level: "info".to_owned(),
+            request_timeout: Duration::from_millis(1),
+            max_requests: 9,
+            seal_interval: Some(Duration::from_secs(2)),
+            ..Settings::default()
+        };
+        let start = Start { supervisor: Pid(7), template: 2, spool_dir: "/s".into(), settings, listeners: 3 };
+        let orders = [
+            Order::Start(Box::new(start)),
+            Order::Spawn(owner),
+            Order::Repair(vec![(owner, true)]),
+            Order::TakeOver(vec![Attached { owner, lives: true }]),
+            Order::Sweep(Vec::new()),
+            Order::SealAll,
+            Order::Checkpoint(owner),
+        ];
+        let checkpointed = Checkpointed { number: 1, bytes: 2, pause_us: 3, copied: 4, in_vain: 5 };
+        let reports = [
+            Report::Ready,
+            Report::Failed("f".to_owned()),
+            Report::Spawned(owner, Pid(9)),
+            Report::SpawnFailed(owner, 11),
+            Report::Repaired(owner),
+            Report::Refused(owner, "r".to_owned()),
+            Report::LeftForLater(owner),
+            Report::TakenOver(3),
+            Report::Sealed,
+            Report::Delayed(Delay { about: Some(owner), awaits: Awaited::FileSystem, why: "d".to_owned() }),
+            Report::Checkpointed(checkpointed),
+        ];
+        let orders = orders.iter().map(|order| encode(order).unwrap());
+        let frames: Vec<u8> =
+            orders.chain(reports.iter().map(|report| encode(report).unwrap())).flatten().collect();
+        assert_eq!((FRAMES_VERSION, crc32c::crc32c(&frames)), (1, 474_964_682), "{frames:?}");
     }
 
     #[test]

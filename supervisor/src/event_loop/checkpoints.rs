@@ -9,10 +9,12 @@ use common::lock;
 use common::slots::Activity;
 use common::sys::process::Ending;
 use common::wire::control::{Checkpointed, Order, Report, Response};
+use serde::{Deserialize, Serialize};
 
-use crate::children::Child;
+use crate::children::{Child, PackedChild};
 use crate::control::ConnectionId;
 use crate::policy::{Backoff, Clock};
+use crate::upgrade::luggage::{Arrived, Luggage};
 
 use super::{LOAD_DEADLINE, Phase, REPAIRS_DEADLINE, Source, Supervisor, TICK};
 
@@ -44,15 +46,60 @@ pub(super) struct Checkpoints {
     last_begun: bool,
 }
 
+/// What became of a checkpoint, or why there is none.
+type Outcome = Result<Checkpointed, String>;
+
 /// A process that takes a checkpoint.
 #[derive(Debug)]
 struct AtWork {
     child: Child,
     owner: Owner,
-    outcome: Option<Result<Checkpointed, String>>,
+    outcome: Option<Outcome>,
+}
+
+/// The same as it is handed to a successor in this process.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct PackedCheckpoints {
+    at_work: Option<(PackedChild, Owner, Option<Outcome>)>,
+    due: Clock,
+    wanted: Vec<ConnectionId>,
+    awaited: Vec<ConnectionId>,
+    failures: Backoff,
+    failing: Option<String>,
+    closure: (u64, u64),
+}
+
+impl PackedCheckpoints {
+    /// Who takes checkpoints, and when.
+    ///
+    /// # Errors
+    /// A channel that has not come along.
+    pub(super) fn unpack(self, arrived: &mut Arrived) -> common::error::Result<Checkpoints> {
+        let Self { at_work, due, wanted, awaited, failures, failing, closure } = self;
+        let at_work = match at_work {
+            Some((child, owner, outcome)) => Some(AtWork { child: child.unpack(arrived)?, owner, outcome }),
+            None => None,
+        };
+        Ok(Checkpoints { at_work, due, wanted, awaited, failures, failing, closure, last_begun: false })
+    }
 }
 
 impl Checkpoints {
+    /// For a successor, who takes the last one.
+    pub(super) fn pack<'a>(&'a self, luggage: &mut Luggage<'a>) -> PackedCheckpoints {
+        let Self { at_work, due, wanted, awaited, failures, failing, closure, .. } = self;
+        let at_work = at_work.as_ref();
+        PackedCheckpoints {
+            at_work: at_work.map(|at| (at.child.pack(luggage), at.owner, at.outcome.clone())),
+            due: *due,
+            wanted: wanted.clone(),
+            awaited: awaited.clone(),
+            failures: *failures,
+            failing: failing.clone(),
+            closure: *closure,
+        }
+    }
+
     /// The process that takes one, while there is one.
     pub(super) fn child(&self) -> Option<&Child> {
         self.at_work.as_ref().map(|at_work| &at_work.child)

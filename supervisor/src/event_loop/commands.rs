@@ -100,6 +100,7 @@ impl Supervisor {
         self.restoring.said = None;
         self.policy.template_changed();
         self.pool.outdate_before(number);
+        self.want_other_children();
         self.answer_reload(&Response::Done);
     }
 

@@ -32,17 +32,20 @@ pub(super) struct Crash {
 
 impl Supervisor {
     pub(super) fn take_signals(&mut self) -> Result<()> {
-        for signal in self.signals.take() {
-            match signal {
-                Signal::SIGCHLD => self.reap()?,
-                Signal::SIGTERM | Signal::SIGINT => self.begin_drain(),
-                Signal::SIGQUIT => self.stop_now(),
-                Signal::SIGHUP => self.reload(None),
-                Signal::SIGUSR1 => self.reopen_logs(),
-                Signal::SIGTTIN => self.scale_by(1),
-                Signal::SIGTTOU => self.scale_by(-1),
-                other => log::warn!("{other} is not used"),
-            }
+        self.signals.take().into_iter().try_for_each(|signal| self.take_signal(signal))
+    }
+
+    pub(super) fn take_signal(&mut self, signal: Signal) -> Result<()> {
+        match signal {
+            Signal::SIGCHLD => self.reap()?,
+            Signal::SIGTERM | Signal::SIGINT => self.begin_drain(),
+            Signal::SIGQUIT => self.stop_now(),
+            Signal::SIGHUP => self.reload(None),
+            Signal::SIGUSR1 => self.reopen_logs(),
+            Signal::SIGUSR2 => self.want_upgrade(None),
+            Signal::SIGTTIN => self.scale_by(1),
+            Signal::SIGTTOU => self.scale_by(-1),
+            other => log::warn!("{other} is not used"),
         }
         Ok(())
     }
@@ -126,13 +129,17 @@ impl Supervisor {
             self.restorer_died(ending);
         } else if self.shipping.is(pid) {
             self.shipping.lost(now);
-            self.log_failure(now, &format!("the collector (process {pid}) {ending}"));
+            if ending != Ending::Exited(0) {
+                self.log_failure(now, &format!("the collector (process {pid}) {ending}"));
+            }
         } else if self.showing.is(pid) {
             self.showing.lost(now, &mut self.control);
             // One that was told to make room for another has said so itself.
             if ending != Ending::Exited(0) {
                 self.log_failure(now, &format!("the exporter (process {pid}) {ending}"));
             }
+        } else if self.upgrade.is(pid) {
+            self.asked_died(ending);
         } else if let Some(place) = self.leaving.iter().position(|(leaving, _)| *leaving == pid) {
             self.leaving.swap_remove(place);
         } else {

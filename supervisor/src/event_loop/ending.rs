@@ -29,6 +29,7 @@ impl Supervisor {
         }
         log::info!("draining");
         service_manager::stops();
+        self.forget_upgrade();
         self.stop_checkpoints();
         self.phase = Phase::Draining { kill_at: self.now() + self.options.grace.limit().unwrap_or(NEVER) };
         self.region.header().supervision.draining.store(1, Relaxed);

@@ -25,6 +25,18 @@ pub(super) struct Idleness {
     _lock: Option<File>,
 }
 
+impl Idleness {
+    /// For a successor, which does not end for it.
+    pub(super) fn pack(&self) -> (Clock, Clock, u64) {
+        (self.since, self.look_at, self.connections)
+    }
+
+    /// What a predecessor in this process had packed.
+    pub(super) fn unpack((since, look_at, connections): (Clock, Clock, u64)) -> Self {
+        Self { since, look_at, connections, _lock: None }
+    }
+}
+
 impl Supervisor {
     /// When to look next; never without the option.
     pub(super) fn idle_exit_due(&self) -> Option<Clock> {

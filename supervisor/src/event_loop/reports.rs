@@ -56,6 +56,7 @@ impl Supervisor {
             || self.next_template.as_ref().is_some_and(|next| next.child.pid == pid)
             || self.checkpoints.is(pid)
             || self.restoring.is(pid)
+            || self.upgrade.is(pid)
             || self.shipping.is(pid)
             || self.showing.is(pid)
             || self.leaving.iter().any(|(leaving, _)| *leaving == pid);

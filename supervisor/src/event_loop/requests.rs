@@ -42,6 +42,7 @@ impl Supervisor {
                     if fast { self.stop_now() } else { self.begin_drain() }
                 }
                 Request::Reload => self.reload(Some(id)),
+                Request::Upgrade => self.want_upgrade(Some(id)),
                 Request::Checkpoint => self.want_checkpoint(id),
                 Request::Touch => self.touch(id),
                 Request::Attach(access) => self.attach(id, access),

@@ -46,6 +46,16 @@ pub(super) struct Restoring {
 }
 
 impl Restoring {
+    /// For a successor, while nothing is being restored.
+    pub(super) fn pack(&self) -> (String, Option<Clock>, Option<String>) {
+        (self.why.clone(), self.last, self.said.clone())
+    }
+
+    /// What a predecessor in this process had packed.
+    pub(super) fn unpack((why, last, said): (String, Option<Clock>, Option<String>)) -> Self {
+        Self { why, restorer: None, last, said }
+    }
+
     pub(super) fn is(&self, pid: Pid) -> bool {
         self.restorer.as_ref().is_some_and(|restorer| restorer.pid == pid)
     }

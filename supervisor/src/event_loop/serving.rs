@@ -1,5 +1,6 @@
 //! Serving: as many workers as the policy wants, of the template that serves.
 
+use std::io::Read as _;
 use std::time::Duration;
 
 use common::wire::control::Order;
@@ -17,7 +18,7 @@ const SHORTEST_PATIENCE: Duration = Duration::from_millis(100);
 
 impl Supervisor {
     pub(super) fn look_at_workers(&mut self) {
-        let _ = self.bell.read();
+        let _ = (&self.bell).read(&mut [0; 8]);
         self.note_ready_workers();
     }
 
@@ -34,6 +35,7 @@ impl Supervisor {
             return self.begin_drain();
         }
         self.swap_templates();
+        self.replace_other_children();
         let counts = self.take_counts();
         if !self.announced && counts.ready >= self.policy.shape().least() {
             self.announce(counts.ready);

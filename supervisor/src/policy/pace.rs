@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::Clock;
 
 /// Replacements of workers that died after they were ready: at once, up to so many a second.
@@ -11,7 +13,7 @@ pub(super) const FIRST_DELAY: Duration = Duration::from_millis(50);
 pub(super) const LONGEST_DELAY: Duration = Duration::from_secs(5);
 
 /// Doubling delays after failures of one cause.
-#[derive(Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub struct Backoff {
     failures: u32,
     until: Clock,
@@ -45,7 +47,7 @@ impl Backoff {
 }
 
 /// A token bucket.
-#[derive(Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Bucket {
     tokens: f64,
     filled: Clock,

@@ -1,9 +1,10 @@
 //! The shape of a pool: as many workers always, or as many as are needed and some to spare.
 
 use common::error::{Error, Result};
+use serde::{Deserialize, Serialize};
 
 /// How many workers there are to be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Shape {
     /// As many always.
     Fixed(u32),
@@ -12,7 +13,7 @@ pub enum Shape {
 }
 
 /// The bounds of a dynamic pool.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Bounds {
     /// Workers at least.
     pub min_workers: u32,

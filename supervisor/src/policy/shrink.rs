@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::{Bounds, Clock};
 
 /// So long there must have been more spare workers than are wanted: a load that comes and goes within this time forks
@@ -9,7 +11,7 @@ use super::{Bounds, Clock};
 pub(super) const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The least that have been spare since there have been too many of them at every moment.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Shrink {
     since: Option<Clock>,
     lowest: u32,
