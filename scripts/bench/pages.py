@@ -68,6 +68,9 @@ class Page:
         title, commands, words = self.heading
         took = (datetime.datetime.now(datetime.timezone.utc) - self.began).total_seconds()
         seen = f"{self.began:%Y-%m-%d %H:%M} UTC, in {took:,.0f} s, of {tree()}; load average at the beginning {self.busy:.1f}."
+        if self.busy > os.cpu_count():
+            seen += (f"\n**The machine had other work than this ({self.busy:.0f} processes for {os.cpu_count()} processors before it"
+                     " began): rates are low, times long and ratios wide. To be measured again.**")
         commands = "\n".join(f"    {command}" for command in commands)
         self.sections[self.key] = "\n".join([f"## {title}\n", f"{commands}\n", f"{seen}\n", f"{words.strip()}\n", *self.parts])
 
