@@ -255,7 +255,7 @@ fn the_init_script_keeps_to_the_lsb() {
     service.expect("status", 3);
     service.expect("stop", 0);
     service.expect("reload", 7);
-    service.expect("upgrade", 1);
+    service.expect("upgrade", 7);
     service.expect("try-restart", 0);
     service.expect("status", 3);
     service.expect("no-such-command", 2);

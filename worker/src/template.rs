@@ -17,6 +17,7 @@ use common::sys::channel::{Channel, Received};
 use common::sys::clone::{Cloned, Cloner};
 use common::sys::file;
 use common::sys::process::{self, CHANNEL_FD};
+use common::sys::scheduling;
 use common::sys::signal;
 use common::sys::socket::{self, Listener};
 use common::tidings::Tidings;
@@ -110,6 +111,7 @@ fn settle_in(start: &Start) -> Result<bool> {
     signal::ignore(&[Signal::SIGTERM]);
     // What may not become larger is an error, as a full disk is.
     signal::ignore(&[Signal::SIGXFSZ]);
+    scheduling::prepare_patience();
     nix::sys::prctl::set_name(c"template").context(alone)?;
     process::die_with_parent(start.supervisor).context(alone)
 }

@@ -51,23 +51,28 @@ pub(super) fn permit_precedence() {
     unsafe { libc::setrlimit(libc::RLIMIT_NICE, &raw const limit) };
 }
 
+/// Finds out what is permitted to the children that will call [`wake_without_interrupting`]: here, once, since each of them
+/// would get pages of its own for what it found.
+pub fn prepare_patience() {
+    let Ok(usual) = rustix::process::getpriority_process(None) else { return };
+    let raised = |nice: &i32| *nice < usual && schedule(libc::SCHED_OTHER, SHORT_SLICE_NS, *nice).is_ok();
+    let preceding = [HIGHEST_PRIORITY, PRECEDING_NICE].into_iter().find(raised).unwrap_or(usual);
+    let _ = schedule(libc::SCHED_OTHER, 0, usual);
+    USUAL.store(usual, Ordering::Relaxed);
+    PRECEDING.store(preceding, Ordering::Relaxed);
+    PATIENT.store(true, Ordering::Relaxed);
+}
+
 /// Waking up, this process does not interrupt the one that runs (`SCHED_BATCH`). A server process that is woken for a
 /// connection by the process that just opened it would otherwise keep interrupting its own clients. Always permitted.
 ///
 /// # Errors
 /// What `sched_setscheduler` reports.
 pub fn wake_without_interrupting() -> io::Result<()> {
-    let usual = rustix::process::getpriority_process(None)?;
-    let raised = |nice: &i32| *nice < usual && schedule(libc::SCHED_OTHER, SHORT_SLICE_NS, *nice).is_ok();
-    let preceding = [HIGHEST_PRIORITY, PRECEDING_NICE].into_iter().find(raised).unwrap_or(usual);
-    schedule(libc::SCHED_BATCH, 0, usual)?;
-    USUAL.store(usual, Ordering::Relaxed);
-    PRECEDING.store(preceding, Ordering::Relaxed);
-    PATIENT.store(true, Ordering::Relaxed);
-    Ok(())
+    schedule(libc::SCHED_BATCH, 0, USUAL.load(Ordering::Relaxed))
 }
 
-/// Whether [`wake_without_interrupting`] is in force.
+/// Whether this process, or its children, are to be patient.
 static PATIENT: AtomicBool = AtomicBool::new(false);
 
 /// The nice value of a patient process, and the one with which it waits for another.
@@ -148,6 +153,7 @@ mod tests {
         // SAFETY: asks for this thread's own policy.
         let policy = || unsafe { libc::sched_getscheduler(0) };
         std::thread::spawn(move || {
+            prepare_patience();
             wake_without_interrupting().unwrap();
             assert_eq!(wake_at_once(policy), libc::SCHED_OTHER);
             assert_eq!(policy(), libc::SCHED_BATCH);

@@ -53,7 +53,7 @@ pub fn check_what_is_left(place: &Place, records: &[Record]) {
     let spool = journal::names(&place.spool_dir());
     assert!(!spool.iter().any(|name| name.ends_with(".lock")), "everything is sealed: {spool:?}");
     let mut left = journal::names(&place.run_dir());
-    left.retain(|name| !["region", "supervisor.pid", "alive", "clients"].contains(&name.as_str()));
+    left.retain(|name| !["region", "supervisor.pid", "alive", "clients", "stderr"].contains(&name.as_str()));
     assert!(left.is_empty(), "{left:?}");
     assert!(!place.file("socket").exists());
 }
