@@ -61,6 +61,8 @@ pub struct Repairs {
 pub struct PackedRepairs {
     cases: Vec<(Task, Case)>,
     told: VecDeque<Task>,
+    delayed: Vec<(Task, Awaited)>,
+    again: Option<Task>,
     untold: VecDeque<Task>,
     /// How many took about so long.
     durations: Vec<(u64, u64)>,
@@ -70,9 +72,9 @@ pub struct PackedRepairs {
 impl PackedRepairs {
     /// The open repairs.
     pub fn unpack(self) -> Repairs {
-        let Self { cases, told, untold, durations, last_us } = self;
-        let mut repairs =
-            Repairs { told, untold, last_us, ..Repairs::starting_with_takeover(Duration::ZERO) };
+        let Self { cases, told, delayed, again, untold, durations, last_us } = self;
+        let begun = Repairs::starting_with_takeover(Duration::ZERO);
+        let mut repairs = Repairs { told, delayed, again, untold, last_us, ..begun };
         repairs.cases = cases.into_iter().collect();
         durations.into_iter().for_each(|(us, count)| repairs.durations.saturating_record_n(us, count));
         repairs
@@ -86,6 +88,8 @@ impl Repairs {
         PackedRepairs {
             cases: self.cases.iter().map(|(task, case)| (*task, *case)).collect(),
             told: self.told.clone(),
+            delayed: self.delayed.clone(),
+            again: self.again,
             untold: self.untold.clone(),
             durations: durations.map(|step| (step.value_iterated_to(), step.count_at_value())).collect(),
             last_us: self.last_us,
@@ -446,6 +450,7 @@ mod tests {
         (1..=9).for_each(|slot| repairs.add(owner(slot), slot < 5, NOW));
         repairs.told();
         assert!(!repairs.refused(owner(9)));
+        repairs.is_delayed(Some(owner(8)), Awaited::Queue);
         for slot in 1..=4 {
             assert!(repairs.repaired(owner(slot), Duration::from_micros(50 * u64::from(slot))));
         }
@@ -457,6 +462,11 @@ mod tests {
         assert_eq!(next.next_order(Vec::new), Some(Order::Repair(vec![(owner(9), false)])));
         next.told();
         assert!(!next.refused(owner(9)) && next.refused(owner(9)));
+        // What is delayed is neither forgotten nor to blame.
+        assert_eq!(next.await_queues().collect::<Vec<_>>(), [owner(8)]);
+        assert_eq!(next.recovery_died(KILL, false), None);
+        let Some(Order::Repair(again)) = next.next_order(Vec::new) else { panic!() };
+        assert!(again.contains(&(owner(8), false)));
     }
 
     #[test]

@@ -107,6 +107,25 @@ fn a_stop_does_not_wait_for_a_repair_that_does() {
     }
 }
 
+/// Nor by what takes over in the supervisor's process (USR2).
+#[test]
+fn a_repair_that_waits_is_not_forgotten() {
+    let place = Place::new();
+    let instance = place.start();
+    let put_off = PutOff::of(&place, &instance);
+    instance.signal(Signal::SIGUSR2);
+    instance.wait_for_log("goes on where version");
+    let before = instance.children_in_role("standby");
+    before.iter().for_each(|pid| instance.kill_child(*pid));
+    until("there is another recovery", || {
+        instance.children_in_role("standby").iter().any(|pid| !before.contains(pid))
+    });
+    put_off.goes_on(&place);
+    instance.wait_for_status("nobody waits", |status| status["attached"] == 0);
+    crashes(&instance, 1);
+    instance.stop();
+}
+
 /// The first that recovery was told of waits; it is the second that it dies of.
 #[test]
 fn who_is_worked_on_is_blamed_for_what_recovery_dies_of() {
