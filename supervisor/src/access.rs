@@ -13,10 +13,10 @@
 //! ```
 //!
 //! `remote = "read"`, beside `others`, lets whoever reaches `--control-listen`, and whom nobody knows, ask for status;
-//! `remote = "control"` lets him stop, reload and scale.
+//! `remote = "control"` lets him stop, reload, upgrade and scale.
 //!
-//! The superuser and the user of the instance may do everything, and nobody but them may stop, reload or scale: they could
-//! open the region's file anyway.
+//! The superuser and the user of the instance may do everything, and nobody but them may stop, reload, upgrade or scale:
+//! they could open the region's file anyway.
 
 use std::collections::HashMap;
 use std::path::Path;

@@ -33,12 +33,17 @@ impl PidFile {
         if !file.metadata().context(writing)?.is_file() {
             return Err(Error::failure(format!("{}: it is not a file", writing())));
         }
-        let text = format!("{}\n", std::process::id());
+        let this = Self::of_a_predecessor(path);
         file.set_permissions(PermissionsExt::from_mode(0o644)).context(writing)?;
         // In this order whoever reads meanwhile finds a number, and not nothing.
-        file.write_all_at(text.as_bytes(), 0).context(writing)?;
-        file.set_len(text.len() as u64).context(writing)?;
-        Ok(Self { path: path.to_owned(), text })
+        file.write_all_at(this.text.as_bytes(), 0).context(writing)?;
+        file.set_len(this.text.len() as u64).context(writing)?;
+        Ok(this)
+    }
+
+    /// The one that a predecessor in this process has written.
+    pub fn of_a_predecessor(path: &Path) -> Self {
+        Self { path: path.to_owned(), text: format!("{}\n", std::process::id()) }
     }
 }
 

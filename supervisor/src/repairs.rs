@@ -72,27 +72,28 @@ pub struct PackedRepairs {
 impl PackedRepairs {
     /// The open repairs.
     pub fn unpack(self) -> Repairs {
-        let Self { cases, told, delayed, again, untold, durations, last_us } = self;
-        let begun = Repairs::starting_with_takeover(Duration::ZERO);
-        let mut repairs = Repairs { told, delayed, again, untold, last_us, ..begun };
-        repairs.cases = cases.into_iter().collect();
-        durations.into_iter().for_each(|(us, count)| repairs.durations.saturating_record_n(us, count));
-        repairs
+        let Self { cases, told, delayed, again, untold, durations: counts, last_us } = self;
+        let Repairs { mut durations, .. } = Repairs::starting_with_takeover(Duration::ZERO);
+        counts.into_iter().for_each(|(us, count)| durations.saturating_record_n(us, count));
+        let cases = cases.into_iter().collect();
+        Repairs { cases, told, delayed, again, untold, durations, last_us }
     }
 }
 
 impl Repairs {
     /// For a successor.
     pub fn pack(&self) -> PackedRepairs {
-        let durations = self.durations.iter_recorded();
+        // Without a rest: what is added to it shall not be forgotten here.
+        let Self { cases, told, delayed, again, untold, durations, last_us } = self;
+        let durations = durations.iter_recorded();
         PackedRepairs {
-            cases: self.cases.iter().map(|(task, case)| (*task, *case)).collect(),
-            told: self.told.clone(),
-            delayed: self.delayed.clone(),
-            again: self.again,
-            untold: self.untold.clone(),
+            cases: cases.iter().map(|(task, case)| (*task, *case)).collect(),
+            told: told.clone(),
+            delayed: delayed.clone(),
+            again: *again,
+            untold: untold.clone(),
             durations: durations.map(|step| (step.value_iterated_to(), step.count_at_value())).collect(),
-            last_us: self.last_us,
+            last_us: *last_us,
         }
     }
 
@@ -450,10 +451,11 @@ mod tests {
         (1..=9).for_each(|slot| repairs.add(owner(slot), slot < 5, NOW));
         repairs.told();
         assert!(!repairs.refused(owner(9)));
-        repairs.is_delayed(Some(owner(8)), Awaited::Queue);
         for slot in 1..=4 {
             assert!(repairs.repaired(owner(slot), Duration::from_micros(50 * u64::from(slot))));
         }
+        repairs.is_delayed(Some(owner(5)), Awaited::Queue);
+        repairs.tries_again(Some(owner(5)));
         let text = serde_json::to_string(&repairs.pack()).unwrap();
         let mut next = serde_json::from_str::<PackedRepairs>(&text).unwrap().unpack();
         assert_eq!((next.durations(), next.len()), (repairs.durations(), 5));
@@ -461,12 +463,13 @@ mod tests {
         // What had been told is told again only if recovery dies, and failures are remembered.
         assert_eq!(next.next_order(Vec::new), Some(Order::Repair(vec![(owner(9), false)])));
         next.told();
-        assert!(!next.refused(owner(9)) && next.refused(owner(9)));
-        // What is delayed is neither forgotten nor to blame.
-        assert_eq!(next.await_queues().collect::<Vec<_>>(), [owner(8)]);
+        assert!(!next.refused(owner(9)));
         assert_eq!(next.recovery_died(KILL, false), None);
         let Some(Order::Repair(again)) = next.next_order(Vec::new) else { panic!() };
-        assert!(again.contains(&(owner(8), false)));
+        let slots: Vec<u32> = again.iter().map(|(owner, _)| owner.slot.0).collect();
+        assert_eq!(slots, [5, 6, 7, 8, 9], "the one that was delayed too");
+        next.told();
+        assert!(next.refused(owner(9)));
     }
 
     #[test]

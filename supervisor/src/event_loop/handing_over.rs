@@ -178,7 +178,7 @@ impl Supervisor {
         let clients = state.clients.unpack(rundir.clients()?, arrived)?;
         let control = state.control.unpack(rundir.short_path("control.sock"), arrived)?;
         let signals = catch_signals()?;
-        let pid_file = options.pid_file.as_deref().map(PidFile::write).transpose()?;
+        let pid_file = options.pid_file.as_deref().map(PidFile::of_a_predecessor);
         scheduling::raise_priority();
         let this = Self {
             policy: state.policy,

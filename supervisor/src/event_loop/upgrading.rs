@@ -30,8 +30,8 @@ use crate::upgrade::{anew, check, handover};
 use super::handing_over::{State, signals_in};
 use super::{LEAVE_DEADLINE, Phase, Supervisor, unblock_signals};
 
-/// How long a program may take to say whether it could take over.
-const ANSWER_DEADLINE: Duration = Duration::from_secs(10);
+/// How long a program may take to say whether it could take over. Nobody waits for it, and the machine may be busy.
+const ANSWER_DEADLINE: Duration = Duration::from_secs(30);
 
 /// Why no program takes over at the end.
 const STOPPING: &str = "the instance is stopping: no other program takes over";
@@ -290,14 +290,19 @@ impl Supervisor {
         self.upgrade.others_wanted |= self.upgrade.others_outdated;
     }
 
-    /// Replaces them, once recovery has nothing to do.
+    /// Replaces them, once recovery has nothing to do. Recovery and keeper are killed: the next one is to begin when there is
+    /// no former one any more, and what they leave then is what it is used to.
     pub(super) fn replace_other_children(&mut self) {
-        if !self.upgrade.others_wanted || self.repairs.has_told() {
+        if !self.upgrade.others_wanted || self.repairs.is_at_work() {
             return;
         }
         (self.upgrade.others_wanted, self.upgrade.others_outdated) = (false, false);
-        for child in [self.recovery.child.take(), self.keeper.child.take()].into_iter().flatten() {
-            self.let_go(child);
+        for child in [&self.recovery, &self.keeper].into_iter().filter_map(|kept| kept.child.as_ref()) {
+            log::info!(
+                "process {} is killed, to make room for one of the program that is installed now",
+                child.pid
+            );
+            children::kill(child.pid);
         }
         self.shipping.renew();
         self.showing.renew();
