@@ -102,7 +102,7 @@ fn a_stopped_daemon_is_waited_for_as_long_as_the_whole_patience_lasts() {
     let place = Place::new();
     let _clean_up = CleanUp(&place);
     let port = acquire(&place);
-    let daemon = supervisors(&place).remove(0);
+    let daemon = the_daemon(&place);
     assert!(daemon.signal(Signal::SIGSTOP));
     let began = Instant::now();
     let outcome = run(&mut asking_within(&place, PATIENCE));
@@ -162,7 +162,7 @@ fn one_that_is_stopping_is_waited_for_and_followed() {
     let _clean_up = CleanUp(&place);
     let tallied = Tallied::new(&place);
     let first = port(&run(&mut tallied.asking("60s")));
-    let old = supervisors(&place).remove(0);
+    let old = the_daemon(&place);
     // A client in the middle of a line keeps its worker from leaving.
     let mut slow = Connection::to(&format!("tcp:127.0.0.1:{first}"));
     slow.send("arijort:first\n");
@@ -190,7 +190,7 @@ fn one_that_does_not_come_to_its_end_is_not_waited_for_without_limit() {
     let first = port(&run(&mut tallied.asking("60s")));
     let mut slow = Connection::to(&format!("tcp:127.0.0.1:{first}"));
     slow.send("arijort:half a li");
-    assert!(supervisors(&place).remove(0).signal(Signal::SIGTERM));
+    assert!(the_daemon(&place).signal(Signal::SIGTERM));
     until("it is stopping", || place.command("status", &["--json"]).stdout.contains("draining"));
     run(&mut tallied.asking("2s")).assert_failed(1, &["within 2s", "stopping"]);
     assert_eq!(tallied.starts(), 1);
