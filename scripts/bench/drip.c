@@ -5,7 +5,8 @@
  *
  * Every request has a connection of its own to 127.0.0.1; its latency counts from the moment at which it was due, so
  * that a server that stands still for a moment is not spared the requests that it kept from being sent. At the end it
- * prints one JSON object: requests (answered), errors, late (not answered at the end), latency_us {p50 p90 p99 p999 max}.
+ * prints one JSON object: requests (answered), errors, late (not answered at the end), seconds (that it took),
+ * latency_us {p50 p90 p99 p999 max}.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -144,10 +145,11 @@ int main(int argc, char **argv)
         for (int i = 0; i < count; i++)
             take(&ready[i]);
     }
+    double took = (now_ns() - begun) / 1e9;
     qsort(latencies, answered, sizeof *latencies, by_size);
-    printf("{\"requests\": %zu, \"errors\": %zu, \"late\": %zu, \"latency_us\": {\"p50\": %u, \"p90\": %u, "
+    printf("{\"requests\": %zu, \"errors\": %zu, \"late\": %zu, \"seconds\": %.3f, \"latency_us\": {\"p50\": %u, \"p90\": %u, "
            "\"p99\": %u, \"p999\": %u, \"max\": %u}}\n",
-           answered, errors, planned - answered - errors, quantile(.5), quantile(.9), quantile(.99),
+           answered, errors, planned - answered - errors, took, quantile(.5), quantile(.9), quantile(.99),
            quantile(.999), quantile(1));
     return 0;
 }

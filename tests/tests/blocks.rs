@@ -94,6 +94,27 @@ fn a_follower_prints_what_comes() {
     outcome.assert_failed(1, &["was removed"]);
 }
 
+/// Nobody marks such a file as retired: who sleeps on it, and who writes it, looks at the name.
+#[test]
+fn a_file_that_was_taken_away_by_hand_is_missed_by_who_waits_and_by_who_writes() {
+    let place = Place::new();
+    let directory = place.run_dir();
+    run(&mut produce(&place, &directory, "news", "one.")).assert_succeeded();
+    let mut follower = Running::start(block("consume", &directory, "news").arg("--follow"));
+    until("the first is printed", || follower.stdout() == "one.");
+    let blocks = Blocks::create(&directory).expect("the directory is there");
+    let mut producer = blocks.producer("news", Options::default()).expect("it can be written");
+    producer.publish(b"two.", DEADLINE).expect("it is written");
+    std::fs::remove_file(directory.join("news")).expect("it is there");
+    follower.finish_within(DEADLINE).assert_failed(1, &["was removed"]);
+    until("another file is made", || {
+        producer.publish(b"three.", DEADLINE).expect("it is written, whatever the name leads to");
+        directory.join("news").exists()
+    });
+    let outcome = run(&mut block("consume", &directory, "news"));
+    assert_eq!(outcome.assert_succeeded().stdout, "three.");
+}
+
 /// One who makes pictures and three who look at them. Each is killed and started again, and the others go on.
 #[test]
 fn pictures_go_on_whoever_is_killed() {
