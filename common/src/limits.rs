@@ -28,8 +28,8 @@ pub const MAX_SLOTS: u32 = 65_534;
 pub const REGION_SIZES: std::ops::RangeInclusive<u64> = (1 << 20)..=(1 << 42);
 
 /// A region of so many bytes is given huge pages when it is created: below, it is small enough for the processor's caches
-/// of addresses, and a start should not wait for the pages to be put together (about 1.3 ms each).
-pub const HUGE_PAGES_FROM: u64 = 128 << 20;
+/// of addresses, and nobody notices the rest.
+pub const HUGE_PAGES_FROM: u64 = 16 << 20;
 
 /// Bytes of undo log per slot, the small log of mini-transactions included.
 pub const UNDO_LOG_SIZE: u64 = 16 * 1024;

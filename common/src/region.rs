@@ -48,12 +48,15 @@ impl Region {
                 "a region cannot have {length} bytes: choose a multiple of 4KiB between 1MiB and 4TiB"
             ))
         })?;
-        file::allocate_whole(file, length)
-            .context(|| format!("cannot reserve {length} bytes for the region; free some space or choose a smaller --region-size"))?;
+        let reserving = || {
+            format!("cannot reserve {length} bytes for the region; free some space or choose a smaller --region-size")
+        };
+        file.set_len(length).context(reserving)?;
         let mapping = Mapping::writable(file).context(|| "cannot map the region".to_owned())?;
         if length >= HUGE_PAGES_FROM {
-            mapping.back_with_huge_pages();
+            mapping.back_with_huge_pages(file);
         }
+        file::allocate_whole(file, length).context(reserving)?;
         let region = Self { mapping, geometry };
         region.write_identity(seed)?;
         Ok(region)

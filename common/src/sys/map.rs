@@ -100,12 +100,23 @@ impl Mapping {
         (end <= self.raw.len()).then(|| self.raw.as_ptr().wrapping_add(start))
     }
 
-    /// Has the kernel back the file with huge pages, as far as it can: then a random access costs one miss of the caches and
-    /// none of the address translation, and a thousand processes do without a thousand page tables. The rest of the file
-    /// is as it was.
-    pub fn back_with_huge_pages(&self) {
-        // SAFETY: the mapping, whole; its contents stay what they are.
-        unsafe { libc::madvise(self.raw.as_mut_ptr().cast(), self.raw.len(), libc::MADV_COLLAPSE) };
+    /// Has the kernel back `file`, which this maps and which has nothing but a length yet, with huge pages, as far as it can:
+    /// then a random access costs one miss of the caches and none of the address translation, and a thousand processes do
+    /// without a thousand page tables. The rest of the file is as it was.
+    pub fn back_with_huge_pages(&self, file: &File) {
+        for start in (0..self.raw.len()).step_by(HUGE_PAGE) {
+            // One small page is enough to make a huge one of; if all were there, all would be copied.
+            if self.raw.len() - start < HUGE_PAGE || super::file::reserve(file, start as u64, 1).is_err() {
+                return;
+            }
+            let first = self.raw.as_mut_ptr().wrapping_add(start);
+            // SAFETY: a part of the mapping; its contents stay what they are.
+            let outcome = unsafe { libc::madvise(first.cast(), HUGE_PAGE, libc::MADV_COLLAPSE) };
+            match super::cerr(outcome.into()) {
+                Err(error) if error.kind() != io::ErrorKind::WouldBlock => return,
+                _ => {}
+            }
+        }
     }
 
     /// Keeps the mapping from children: one that is forked does not have it (`MADV_DONTFORK`).
