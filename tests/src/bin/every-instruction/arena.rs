@@ -135,7 +135,7 @@ impl Arena {
 
     /// Makes region and journal what an image says.
     pub fn show(&self, base: &[u64], image: &Image) -> Result<(), String> {
-        self.restore(base, &image.delta);
+        self.restore(base, &image.region.delta());
         self.set_journal(&image.journal.bytes)
     }
 

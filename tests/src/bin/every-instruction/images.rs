@@ -1,10 +1,10 @@
 //! What the others find if a process dies: images of the region and the journal, one for each state that they were in.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::rc::Rc;
 
 use crate::arena::{ACTOR, Arena, HOLDER};
-use crate::difference::{Delta, Difference, Key};
+use crate::difference::{Difference, Key, Picture};
 use crate::stores::Watched;
 use crate::tracee::{Next, Tracee};
 use crate::watch::Watch;
@@ -16,7 +16,7 @@ const EVERYWHERE: u64 = 4096;
 #[derive(Clone, Debug)]
 pub struct Image {
     /// Where the region differs from the one that the operation began with.
-    pub delta: Delta,
+    pub region: Picture,
     /// What the minute's file holds.
     pub journal: Journal,
 }
@@ -70,12 +70,12 @@ pub struct Reel {
 }
 
 impl Reel {
-    fn add(&mut self, difference: &Difference<'_>, journal: &Journal) {
+    fn add(&mut self, difference: &mut Difference<'_>, journal: &Journal) {
         let key = difference.key().with(journal.key);
         let next = self.images.len();
         let number = *self.numbers.entry(key).or_insert(next);
         if number == next {
-            self.images.push(Image { delta: difference.delta(), journal: journal.clone() });
+            self.images.push(Image { region: difference.picture(), journal: journal.clone() });
             self.keys.push(key);
         }
         self.sequence.push(number);
@@ -90,6 +90,22 @@ impl Reel {
         };
         self.keys == other.keys && sequence(self) == sequence(other)
     }
+
+    /// The first image that another one has not or has elsewhere: which words of the region differ there.
+    pub fn first_difference(&self, other: &Self) -> String {
+        let Some(place) = self.keys.iter().zip(&other.keys).position(|(ours, theirs)| ours != theirs) else {
+            return "the same images, up to where one has no more, or in another order".to_owned();
+        };
+        let words = |reel: &Self| reel.images[place].region.delta().into_iter().collect::<BTreeMap<_, _>>();
+        let (ours, theirs) = (words(self), words(other));
+        let differing = ours.keys().chain(theirs.keys()).collect::<BTreeSet<_>>();
+        let differing = differing.into_iter().filter(|index| ours.get(index) != theirs.get(index));
+        let said: Vec<_> = differing
+            .take(4)
+            .map(|index| format!("byte {}: {:x?}, {:x?}", index * 8, ours.get(index), theirs.get(index)))
+            .collect();
+        format!("image {place} ({})", said.join("; "))
+    }
 }
 
 /// Steps through what a child does up to its next mark. `every_prefix`: of what it writes into the journal every
@@ -102,7 +118,7 @@ pub fn record(
     every_prefix: bool,
     disturbance: &Disturbance<'_>,
 ) -> Result<Reel, String> {
-    let mut watch = Watch::new(arena, &[ACTOR, HOLDER], base, &begun.delta);
+    let mut watch = Watch::new(arena, &[ACTOR, HOLDER], base, &begun.region.delta());
     let mut reel = Reel::default();
     let mut journal = begun.journal.clone();
     reel.add(watch.difference(), &journal);
@@ -120,9 +136,6 @@ pub fn record(
             disturbance.while_waiting.inspect(|disturb| disturb(arena));
         })?;
         reel.steps += 1;
-        if reel.steps.is_multiple_of(EVERYWHERE) {
-            watch.look_everywhere()?;
-        }
         let written = matches!(next, Next::Write { .. });
         if written {
             journal = Journal::new(arena.journal());
@@ -131,6 +144,10 @@ pub fn record(
             disturbance.after_change.inspect(|disturb| disturb(arena));
             watch.look();
             reel.add(watch.difference(), &journal);
+        }
+        // Not before: it looks, too, and what it saw would have no image.
+        if reel.steps.is_multiple_of(EVERYWHERE) {
+            watch.look_everywhere()?;
         }
     }
     watch.look_everywhere()?;
@@ -144,12 +161,12 @@ pub fn watch(child: &mut Watched, arena: &Arena, base: &[u64], begun: &Image) ->
     if arena.journal() != *begun.journal.bytes {
         return Err("it has written into the journal, which nobody has seen".to_owned());
     }
-    let mut difference = Difference::new(base, &begun.delta);
+    let mut difference = Difference::new(base, &begun.region.delta());
     let mut reel = Reel { stores: child.stores(), ..Reel::default() };
-    reel.add(&difference, &begun.journal);
+    reel.add(&mut difference, &begun.journal);
     for change in child.changes() {
         change.into_iter().for_each(|(index, value)| difference.change(index, value));
-        reel.add(&difference, &begun.journal);
+        reel.add(&mut difference, &begun.journal);
     }
     Ok(reel)
 }

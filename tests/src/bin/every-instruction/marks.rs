@@ -25,11 +25,12 @@ pub fn take_away(region: &Region) {
 /// Whether in this image every page that differs from `base` is marked.
 pub fn check(region: &Region, base: &[u64], image: &Image) -> Result<(), String> {
     let geometry = region.geometry();
+    let delta = image.region.delta();
     let word_at = |index: usize| {
-        let changed = image.delta.binary_search_by_key(&(index as u32), |(index, _)| *index);
-        changed.map_or(base[index], |place| image.delta[place].1)
+        let changed = delta.binary_search_by_key(&(index as u32), |(index, _)| *index);
+        changed.map_or(base[index], |place| delta[place].1)
     };
-    for (index, _) in &image.delta {
+    for (index, _) in &delta {
         let offset = u64::from(*index) * 8;
         if offset < geometry.objects
             || offset < geometry.slabs && is_passing(region, offset - geometry.objects)

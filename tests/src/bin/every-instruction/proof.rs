@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::anticipation::Corpse;
 use crate::arena::{ACTOR, Arena};
+use crate::difference::Picture;
 use crate::images::{Disturbance, Image, Journal, Reel, record};
 use crate::marks;
 use crate::model::Model;
@@ -120,7 +121,7 @@ pub fn prove(place: &Path, operation: &Operation, course: Course, depth: Depth) 
     corpse.as_ref().map_or(Ok(()), |corpse| corpse.was_the_actor(&traced.region))?;
     let base = traced.copy();
     checked.copy_from(&traced)?;
-    let begun = Image { delta: Vec::new(), journal: Journal::new(traced.journal()) };
+    let begun = Image { region: Picture::default(), journal: Journal::new(traced.journal()) };
     let waited = Cell::new(false);
     let let_go = |arena: &Arena| {
         waited.set(true);

@@ -78,7 +78,8 @@ impl<'a> Repairs<'a> {
             if !stepped.is_as(&reel) {
                 let (ours, theirs) = (stepped.images.len(), reel.images.len());
                 return Err(format!(
-                    "stepped through it has {ours} images, and by its stores {theirs} or others"
+                    "stepped through it has {ours} images, and by its stores {theirs} or others: {}",
+                    stepped.first_difference(&reel)
                 ));
             }
             reel.steps = stepped.steps;

@@ -32,8 +32,8 @@ impl<'a> Watch<'a> {
     }
 
     /// What differs from the base now.
-    pub fn difference(&self) -> &Difference<'a> {
-        &self.difference
+    pub fn difference(&mut self) -> &mut Difference<'a> {
+        &mut self.difference
     }
 
     /// Looks at what operations change; whether something has.
