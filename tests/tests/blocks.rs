@@ -2,7 +2,6 @@
 //!
 //! `HOLDFAST_CHURN_SECONDS` and `HOLDFAST_CHURN_ALIVE` make the churn longer and denser than CI has time for.
 
-use std::collections::VecDeque;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -160,7 +159,7 @@ fn a_thousand_are_killed_and_every_name_is_usable() {
     let time = Duration::from_secs(variable("HOLDFAST_CHURN_SECONDS", 8));
     let most = variable("HOLDFAST_CHURN_ALIVE", 24) as usize;
     let mut random = Random::new(variable("HOLDFAST_CHURN_SEED", 1));
-    let mut alive = VecDeque::new();
+    let mut alive = Crowd::default();
     let churn = programs::churn();
     let (began, mut started) = (Instant::now(), 0_u64);
     let descriptors = open_descriptors();
@@ -174,13 +173,15 @@ fn a_thousand_are_killed_and_every_name_is_usable() {
             .arg(seed.to_string())
             .stdin(Stdio::null())
             .stderr(Stdio::piped());
-        alive.push_back(command.spawn().expect("it can be started"));
-        while alive.len() > most || (alive.len() > most / 2 && random.below(2) == 0) {
-            let victim = random.below(alive.len() as u64) as usize;
-            bury(alive.swap_remove_back(victim).expect("it is among them"));
+        alive.0.push(command.spawn().expect("it can be started"));
+        while alive.0.len() > most || (alive.0.len() > most / 2 && random.below(2) == 0) {
+            let victim = random.below(alive.0.len() as u64) as usize;
+            bury(alive.0.swap_remove(victim));
         }
     }
-    alive.into_iter().for_each(bury);
+    while let Some(child) = alive.0.pop() {
+        bury(child);
+    }
     println!("{started} were started and killed in {:.1} s", began.elapsed().as_secs_f64());
 
     let blocks = Blocks::create(&directory).expect("the directory is as it was");
@@ -197,6 +198,20 @@ fn a_thousand_are_killed_and_every_name_is_usable() {
     drop(blocks);
     assert_eq!(open_descriptors(), descriptors);
     place.no_process_left();
+}
+
+/// Those who are alive; none of them outlives the test, however it ends.
+#[derive(Default)]
+struct Crowd(Vec<std::process::Child>);
+
+impl Drop for Crowd {
+    fn drop(&mut self) {
+        for child in &mut self.0 {
+            // An error says that it is dead already.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
 }
 
 /// Kills one, who must have been alive.

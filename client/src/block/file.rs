@@ -145,6 +145,18 @@ impl Block {
         self.group.as_deref()
     }
 
+    /// Writes into a file that has no name yet whose identity and group it has.
+    pub fn become_of(&mut self, identity: u64, group: Option<&str>) -> std::io::Result<()> {
+        let name = group.unwrap_or_default().as_bytes();
+        if name.len() > name::MAX_NAME || !copy::into(&self.mapping, Offset(AT_GROUP), name) {
+            return Err(std::io::ErrorKind::InvalidInput.into());
+        }
+        self.word(AT_GROUP_LENGTH).store(name.len() as u64, Relaxed);
+        self.word(AT_IDENTITY).store(identity, Relaxed);
+        (self.identity, self.group) = (identity, group.map(ToOwned::to_owned));
+        Ok(())
+    }
+
     /// Whether it is from before the machine was started: nobody knows then what of it reached the disk.
     pub fn is_stale(&self) -> bool {
         self.stale

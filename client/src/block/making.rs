@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use common::ids::Offset;
 use common::sys::file::{self, Lock};
-use common::sys::{copy, process, range_lock};
+use common::sys::{process, range_lock};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
@@ -17,8 +17,8 @@ use super::directory::Blocks;
 use super::failure::{Doing, Failure, Result};
 use super::file::{Access, Block, boot_word};
 use super::layout::{
-    AT_BACKED, AT_BOOT, AT_BUFFERS, AT_CAPACITY, AT_FORMAT, AT_GROUP, AT_GROUP_LENGTH, AT_IDENTITY, AT_MAGIC,
-    AT_PRODUCER, FIRST_BUFFERS, FORMAT, Geometry, HEADER, MAGIC, MAKER_LOCK, WRITER_LOCK,
+    AT_BACKED, AT_BOOT, AT_BUFFERS, AT_CAPACITY, AT_FORMAT, AT_MAGIC, AT_PRODUCER, FIRST_BUFFERS, FORMAT, Geometry,
+    HEADER, MAGIC, MAKER_LOCK, WRITER_LOCK,
 };
 
 /// What the names of such files begin with.
@@ -51,6 +51,16 @@ impl Fresh {
     /// The block that it will be.
     pub fn block(&self) -> Result<&Block> {
         self.block.as_ref().ok_or(Failure::Order("making"))
+    }
+
+    /// Makes it one that can follow another, or begin a new block: of this identity and group. As long as it has no name.
+    pub fn follow(&mut self, identity: u64, group: Option<&str>) -> Result<()> {
+        let block = self.block.as_mut().ok_or(Failure::Order("making"))?;
+        if block.identity() != identity || block.group() != group {
+            let told = block.become_of(identity, group);
+            told.doing(|| "cannot make a block follow another".to_owned())?;
+        }
+        Ok(())
     }
 
     /// Gives it its name. False where the name is taken and is not to be replaced.
@@ -118,11 +128,9 @@ fn filled(
         (AT_FORMAT, FORMAT),
         (AT_CAPACITY, geometry.capacity),
         (AT_BUFFERS, geometry.buffers),
-        (AT_IDENTITY, identity),
         (AT_BOOT, boot_word()?),
         (AT_PRODUCER, u64::from(std::process::id())),
         (AT_BACKED, backed),
-        (AT_GROUP_LENGTH, group.map_or(0, |group| group.len() as u64)),
     ];
     let header = common::sys::map::Mapping::writable(&file)?;
     for (offset, value) in words {
@@ -131,12 +139,10 @@ fn filled(
         }
     }
     debug_assert!(header.length() >= HEADER);
-    let named = copy::into(&header, Offset(AT_GROUP), group.unwrap_or_default().as_bytes());
     drop(header);
-    match Block::map(file, Access::Write)? {
-        Some(block) if named => Ok(block),
-        _ => Err(std::io::ErrorKind::InvalidData.into()),
-    }
+    let mut block = Block::map(file, Access::Write)?.ok_or(std::io::ErrorKind::InvalidData)?;
+    block.become_of(identity, group)?;
+    Ok(block)
 }
 
 /// Removes the files whose makers are dead.

@@ -227,12 +227,20 @@ impl Producer {
             Some(block) if self.options.size.is_none() => wanted.max(block.geometry().capacity * 2),
             _ => wanted,
         };
-        let identity = match &self.block {
-            Some(block) => block.identity(),
-            None => process::random_word().doing(|| "cannot begin a block".to_owned())?,
-        };
-        let group = self.options.group.as_deref().or_else(|| self.block.as_ref()?.group());
+        let (identity, group) = (self.identity()?, self.group_name());
         Ok(Place::Fresh(Fresh::make(&self.blocks, Geometry::for_content(capacity), identity, group)?))
+    }
+
+    /// Whose versions the next one counts on; those of a new block are its own.
+    fn identity(&self) -> Result<u64> {
+        match &self.block {
+            Some(block) => Ok(block.identity()),
+            None => process::random_word().doing(|| "cannot begin a block".to_owned()),
+        }
+    }
+
+    fn group_name(&self) -> Option<&str> {
+        self.options.group.as_deref().or_else(|| self.block.as_ref()?.group())
     }
 
     #[inline]
@@ -252,6 +260,10 @@ impl Producer {
         let too_late = planted::has(Bug::NamedBeforeWritten);
         loop {
             let version = self.block.as_ref().map_or(0, |old| old.head().version()) + 1;
+            // Not necessarily the block that it was made for: that one may have been removed since, and whoever has read that
+            // takes a version of the same identity for a later one.
+            let identity = self.identity()?;
+            fresh.follow(identity, self.group_name())?;
             if !too_late {
                 fill(&fresh, version, length)?;
             }

@@ -130,6 +130,39 @@ fn a_reader_goes_along_when_the_block_grows_and_is_told_of_a_removal() {
     assert_eq!(read(&mut consumer), b"again");
 }
 
+/// Larger content was begun for a block that is gone when it is ready: it begins another block. Whoever has read the former
+/// one never gets an older version of the same.
+#[test]
+fn content_that_was_begun_for_a_removed_block_is_the_first_of_another() {
+    let place = Place::new();
+    let mut producer = place.producer();
+    for content in [&b"one"[..], b"two", b"three"] {
+        producer.publish(content, LIMIT).unwrap();
+    }
+    let mut consumer = place.consumer();
+    assert_eq!(read(&mut consumer), b"three");
+    let former = consumer.identity();
+    producer.begin(1 << 20, LIMIT).unwrap();
+    producer.write(0, &[7; 1 << 20]).unwrap();
+    place.blocks.remove("b", LIMIT).unwrap();
+    assert_eq!(producer.commit(LIMIT), Ok(1));
+    assert_eq!(consumer.wait(SHORT), Ok(true));
+    assert_eq!((read(&mut consumer), consumer.seen()), (vec![7; 1 << 20], 1));
+    assert_ne!(consumer.identity(), former);
+
+    // The same where another producer has begun a block in between, and that one has a group.
+    producer.begin(4 << 20, LIMIT).unwrap();
+    producer.write(0, &[8; 4 << 20]).unwrap();
+    place.blocks.remove("b", LIMIT).unwrap();
+    let options = Options { group: Some("g".to_owned()), ..Options::default() };
+    place.blocks.producer("b", options).unwrap().publish(b"another", LIMIT).unwrap();
+    let between = place.consumer().identity();
+    assert_eq!(producer.commit(LIMIT), Ok(2));
+    assert_eq!(read(&mut consumer).len(), 4 << 20);
+    assert_eq!(consumer.identity(), between);
+    assert_eq!(place.blocks.look_at("b").unwrap().unwrap().group.as_deref(), Some("g"));
+}
+
 #[test]
 fn pins_keep_writers_off_until_every_buffer_is_pinned() {
     let place = Place::new();
