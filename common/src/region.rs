@@ -49,7 +49,9 @@ impl Region {
             ))
         })?;
         let reserving = || {
-            format!("cannot reserve {length} bytes for the region; free some space or choose a smaller --region-size")
+            format!(
+                "cannot reserve {length} bytes for the region; free some space or choose a smaller --region-size"
+            )
         };
         file.set_len(length).context(reserving)?;
         let mapping = Mapping::writable(file).context(|| "cannot map the region".to_owned())?;

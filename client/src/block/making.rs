@@ -17,8 +17,8 @@ use super::directory::Blocks;
 use super::failure::{Doing, Failure, Result};
 use super::file::{Access, Block, boot_word};
 use super::layout::{
-    AT_BACKED, AT_BOOT, AT_BUFFERS, AT_CAPACITY, AT_FORMAT, AT_MAGIC, AT_PRODUCER, FIRST_BUFFERS, FORMAT, Geometry,
-    HEADER, MAGIC, MAKER_LOCK, WRITER_LOCK,
+    AT_BACKED, AT_BOOT, AT_BUFFERS, AT_CAPACITY, AT_FORMAT, AT_MAGIC, AT_PRODUCER, FIRST_BUFFERS, FORMAT,
+    Geometry, HEADER, MAGIC, MAKER_LOCK, WRITER_LOCK,
 };
 
 /// What the names of such files begin with.

@@ -17,6 +17,9 @@ const PASSING: usize = 2;
 /// So does who sleeps at a queue: whoever did is gone when a checkpoint is gone back to.
 const SLEEPING: usize = std::mem::offset_of!(Object, body) / 8 + SLEEPERS;
 
+/// Bytes before the word of an entry that says what it is.
+const IDENTITY: u64 = std::mem::offset_of!(Object, identity) as u64;
+
 /// Takes every mark away.
 pub fn take_away(region: &Region) {
     region.marks().iter().for_each(|mark| mark.store(0, Relaxed));
@@ -30,10 +33,16 @@ pub fn check(region: &Region, base: &[u64], image: &Image) -> Result<(), String>
         let changed = delta.binary_search_by_key(&(index as u32), |(index, _)| *index);
         changed.map_or(base[index], |place| delta[place].1)
     };
+    // Before the operation, or in this image: what the table says now may be from after it.
+    let is_queue = |entry: u64| {
+        let identity = geometry.objects + entry * size_of::<Object>() as u64 + IDENTITY;
+        let index = identity as usize / 8;
+        [base[index], word_at(index)].into_iter().filter_map(Kind::of).any(Kind::has_items)
+    };
     for (index, _) in &delta {
         let offset = u64::from(*index) * 8;
         if offset < geometry.objects
-            || offset < geometry.slabs && is_passing(region, offset - geometry.objects)
+            || offset < geometry.slabs && is_passing(offset - geometry.objects, is_queue)
         {
             continue;
         }
@@ -46,11 +55,7 @@ pub fn check(region: &Region, base: &[u64], image: &Image) -> Result<(), String>
 }
 
 /// Whether the word so far into the object table is one that no checkpoint needs.
-fn is_passing(region: &Region, within: u64) -> bool {
-    let (index, word) = (within as usize / size_of::<Object>(), within as usize % size_of::<Object>() / 8);
-    let is_queue = || {
-        let object = region.object(index as u32);
-        object.and_then(|object| Kind::of(object.identity.load(Relaxed))).is_some_and(Kind::has_items)
-    };
-    word < PASSING || word == SLEEPING && is_queue()
+fn is_passing(within: u64, is_queue: impl Fn(u64) -> bool) -> bool {
+    let (entry, word) = (within / size_of::<Object>() as u64, within as usize % size_of::<Object>() / 8);
+    word < PASSING || word == SLEEPING && is_queue(entry)
 }
