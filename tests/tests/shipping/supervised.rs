@@ -71,7 +71,8 @@ fn with_the_server_away_a_stop_waits_for_nothing_and_the_next_instance_ships_the
     let instance = collecting(&place, &server);
     collector_of(&instance);
     instance.say("one");
-    until("it arrives", || server.lines().len() == 1);
+    // Not only there: who ships it knows that it is.
+    until("it is delivered", || Account::of(&place.spool_dir()).delivered == 1);
     server.kill();
     instance.say("two");
     let began = Instant::now();
