@@ -53,6 +53,8 @@ pub struct Shell {
     /// What stands in the documents, and what takes its place here.
     names: Vec<(String, String)>,
     patience: Duration,
+    /// The command before has begun something in the background.
+    has_just_begun: bool,
     _scratch: TempDir,
     _memory: TempDir,
 }
@@ -99,7 +101,8 @@ impl Shell {
         });
         let stdin = child.stdin.take().expect("it was asked for");
         let patience = if builds { BUILDERS_PATIENCE } else { PATIENCE };
-        let mut this = Self { child, stdin, printed, names, patience, _scratch: scratch, _memory: memory };
+        let (has_just_begun, _scratch, _memory) = (false, scratch, memory);
+        let mut this = Self { child, stdin, printed, names, patience, has_just_begun, _scratch, _memory };
         this.say(if builds { "" } else { NOTHING_TO_BUILD });
         this.say(TOOLS);
         this
@@ -109,13 +112,24 @@ impl Shell {
     #[track_caller]
     pub fn execute(&mut self, place: &str, command: &str, shown: &[String]) {
         let command = self.translated(command);
-        let from = self.printed.lock().expect("nobody panics with it").len();
-        self.say(&format!("{command}\necho \"{DONE}$?\"\n"));
-        let end = self.wait_for(place, &command, |printed| {
-            let rest = printed[from..].split(DONE).nth(1)?;
-            rest.split_once('\n').map(|(status, _)| status.to_owned())
-        });
-        assert_eq!(end, "0", "{place}: {command}\n{}", self.since(from));
+        let deadline = Instant::now() + self.patience;
+        let from = loop {
+            let from = self.printed.lock().expect("nobody panics with it").len();
+            self.say(&format!("{command}\necho \"{DONE}$?\"\n"));
+            let end = self.wait_for(place, &command, |printed| {
+                let rest = printed[from..].split(DONE).nth(1)?;
+                rest.split_once('\n').map(|(status, _)| status.to_owned())
+            });
+            if end == "0" {
+                break from;
+            }
+            // A person would not be so fast after what goes on in the background.
+            let again = self.has_just_begun && Instant::now() < deadline;
+            assert!(again, "{place}: {command} ended with {end}\n{}", self.since(from));
+            std::thread::sleep(Duration::from_millis(50));
+        };
+        let without_comment = command.split(" #").next().unwrap_or_default();
+        self.has_just_begun = without_comment.trim_end().ends_with('&');
         let mut position = from;
         for line in shown {
             let line = self.translated(line);
