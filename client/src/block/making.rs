@@ -33,8 +33,8 @@ pub struct Fresh {
 }
 
 impl Fresh {
-    /// Makes one, with its writer's lock taken.
-    pub fn make(blocks: &Blocks, geometry: Geometry, identity: u64, group: Option<&str>) -> Result<Self> {
+    /// Makes one, with its writer's lock taken. Which block it is of is said by [`Fresh::follow`].
+    pub fn make(blocks: &Blocks, geometry: Geometry) -> Result<Self> {
         reclaim(blocks)?;
         let (name, file) = create(blocks)?;
         let mut this = Self { blocks: blocks.clone(), name: Some(name), block: None };
@@ -44,7 +44,7 @@ impl Fresh {
         file::reserve(&file, 0, geometry.buffer(first)).doing(doing)?;
         range_lock::try_lock(&file, &WRITER_LOCK, Lock::Exclusive)
             .doing(|| "cannot lock a block".to_owned())?;
-        this.block = Some(filled(file, geometry, identity, group, first).doing(doing)?);
+        this.block = Some(filled(file, geometry, first).doing(doing)?);
         Ok(this)
     }
 
@@ -56,11 +56,7 @@ impl Fresh {
     /// Makes it one that can follow another, or begin a new block: of this identity and group. As long as it has no name.
     pub fn follow(&mut self, identity: u64, group: Option<&str>) -> Result<()> {
         let block = self.block.as_mut().ok_or(Failure::Order("making"))?;
-        if block.identity() != identity || block.group() != group {
-            let told = block.become_of(identity, group);
-            told.doing(|| "cannot make a block follow another".to_owned())?;
-        }
-        Ok(())
+        block.become_of(identity, group).doing(|| "cannot make a block follow another".to_owned())
     }
 
     /// Gives it its name. False where the name is taken and is not to be replaced.
@@ -116,13 +112,7 @@ fn create(blocks: &Blocks) -> Result<(String, File)> {
     }
 }
 
-fn filled(
-    file: File,
-    geometry: Geometry,
-    identity: u64,
-    group: Option<&str>,
-    backed: u64,
-) -> std::io::Result<Block> {
+fn filled(file: File, geometry: Geometry, backed: u64) -> std::io::Result<Block> {
     let words = [
         (AT_MAGIC, MAGIC),
         (AT_FORMAT, FORMAT),
@@ -140,9 +130,7 @@ fn filled(
     }
     debug_assert!(header.length() >= HEADER);
     drop(header);
-    let mut block = Block::map(file, Access::Write)?.ok_or(std::io::ErrorKind::InvalidData)?;
-    block.become_of(identity, group)?;
-    Ok(block)
+    Ok(Block::map(file, Access::Write)?.ok_or(std::io::ErrorKind::InvalidData)?)
 }
 
 /// Removes the files whose makers are dead.

@@ -227,8 +227,7 @@ impl Producer {
             Some(block) if self.options.size.is_none() => wanted.max(block.geometry().capacity * 2),
             _ => wanted,
         };
-        let (identity, group) = (self.identity()?, self.group_name());
-        Ok(Place::Fresh(Fresh::make(&self.blocks, Geometry::for_content(capacity), identity, group)?))
+        Ok(Place::Fresh(Fresh::make(&self.blocks, Geometry::for_content(capacity))?))
     }
 
     /// Whose versions the next one counts on; those of a new block are its own.
@@ -260,10 +259,9 @@ impl Producer {
         let too_late = planted::has(Bug::NamedBeforeWritten);
         loop {
             let version = self.block.as_ref().map_or(0, |old| old.head().version()) + 1;
-            // Not necessarily the block that it was made for: that one may have been removed since, and whoever has read that
-            // takes a version of the same identity for a later one.
-            let identity = self.identity()?;
-            fresh.follow(identity, self.group_name())?;
+            // Here and not when it was begun: the block of then may have been removed since, and whoever has read that takes a
+            // version of the same identity for a later one.
+            fresh.follow(self.identity()?, self.group_name())?;
             if !too_late {
                 fill(&fresh, version, length)?;
             }
