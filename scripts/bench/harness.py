@@ -1,6 +1,7 @@
 """What the benchmarks share: starting and stopping servers, driving them, the table of results, the command line."""
 
 import argparse
+import collections
 import contextlib
 import json
 import os
@@ -13,6 +14,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -34,6 +36,7 @@ class Server:
     def __init__(self, command, ready, patience=60):
         # A session of its own: ^C must reach us alone, and a daemon has one too.
         self.log = tempfile.TemporaryFile("w+")
+        self.rest = None
         began = time.monotonic()
         self.process = subprocess.Popen(
             [str(word) for word in command], stdout=subprocess.PIPE, stdin=subprocess.DEVNULL,
@@ -47,6 +50,9 @@ class Server:
                 last = self.said().strip().splitlines()[-1:]
                 raise Failed(f"not ready: {' '.join(map(str, command))}: {self.line.strip()} {' '.join(last)}")
             self.port = int(found["port"])
+            # Whoever says more must not come to stand at a full pipe.
+            self.rest = threading.Thread(target=lambda: collections.deque(self.process.stdout, maxlen=0), daemon=True)
+            self.rest.start()
         except BaseException:
             self.stop()
             raise
@@ -69,6 +75,8 @@ class Server:
             self.process.wait()
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)  # whoever outlived it; the group is ours alone
+        if self.rest:
+            self.rest.join(timeout=20)
         self.process.stdout.close()
         self.log.close()
 

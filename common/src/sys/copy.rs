@@ -92,7 +92,7 @@ fn split(
 ///
 /// # Safety
 /// So many bytes can be read at `from` and written at `to`, and they do not overlap.
-#[cfg(target_arch = "x86_64")]
+#[cfg(all(target_arch = "x86_64", not(miri)))]
 #[inline]
 unsafe fn long(from: *const u8, to: *mut u8, length: usize) {
     // SAFETY: the caller's. The instruction touches nothing else; the direction flag is clear, as the ABI has it.
@@ -108,7 +108,7 @@ unsafe fn long(from: *const u8, to: *mut u8, length: usize) {
 }
 
 /// As above, where there is no such instruction: volatile words.
-#[cfg(not(target_arch = "x86_64"))]
+#[cfg(any(not(target_arch = "x86_64"), miri))]
 unsafe fn long(from: *const u8, to: *mut u8, length: usize) {
     let words = length / WORD;
     for index in 0..words {

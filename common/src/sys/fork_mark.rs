@@ -50,6 +50,9 @@ impl Default for ForkMark {
 
 /// A page with the mark on it. It stays for the life of the process, which has one slot or few.
 fn wiped_page() -> io::Result<&'static AtomicU32> {
+    if cfg!(miri) {
+        return Err(io::ErrorKind::Unsupported.into());
+    }
     let length = 4096;
     // SAFETY: a new private anonymous mapping, at a place that the kernel chooses.
     let page = unsafe {

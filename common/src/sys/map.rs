@@ -4,15 +4,19 @@ use std::fs::File;
 use std::io;
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64};
 
-use memmap2::{MmapOptions, MmapRaw};
-
 use crate::ids::Offset;
+
+#[cfg_attr(not(miri), path = "map/by_kernel.rs")]
+#[cfg_attr(miri, path = "map/on_heap.rs")]
+mod pages;
+
+use pages::{Advice, Pages};
 
 /// A shared mapping. Other processes write to it at any moment, so it hands out atomics and nothing else, each
 /// checked against the mapping's bounds.
 #[derive(Debug)]
 pub struct Mapping {
-    raw: MmapRaw,
+    pages: Pages,
     writable: bool,
 }
 
@@ -50,7 +54,7 @@ impl Mapping {
     /// # Errors
     /// What mmap reports; a file that is not readable and writable.
     pub fn writable(file: &File) -> io::Result<Self> {
-        Ok(Self { raw: aligned(|| MmapOptions::new().map_raw(file))?, writable: true })
+        Ok(Self { pages: Pages::of(file, true)?, writable: true })
     }
 
     /// Maps the whole of `file` so that no store through this mapping is possible.
@@ -58,12 +62,12 @@ impl Mapping {
     /// # Errors
     /// What mmap reports.
     pub fn read_only(file: &File) -> io::Result<Self> {
-        Ok(Self { raw: aligned(|| MmapOptions::new().map_raw_read_only(file))?, writable: false })
+        Ok(Self { pages: Pages::of(file, false)?, writable: false })
     }
 
     /// Bytes of the mapping.
     pub fn length(&self) -> u64 {
-        self.raw.len() as u64
+        self.pages.length() as u64
     }
 
     /// Whether stores are possible. A store through a read-only mapping is a SIGSEGV.
@@ -83,10 +87,10 @@ impl Mapping {
         let start = usize::try_from(offset.0).ok()?;
         let bytes = size_of::<T>().checked_mul(count)?;
         let end = start.checked_add(bytes)?;
-        if end > self.raw.len() || !start.is_multiple_of(align_of::<T>()) {
+        if end > self.pages.length() || !start.is_multiple_of(align_of::<T>()) {
             return None;
         }
-        let first = self.raw.as_ptr().wrapping_add(start);
+        let first = self.pages.first().wrapping_add(start);
         // SAFETY: in bounds and aligned (checked above; the mapping begins at a page). T is made of atomics, so
         // concurrent stores by other processes are allowed, and the mapping lives as long as &self.
         Some(unsafe { std::slice::from_raw_parts(first.cast::<T>(), count) })
@@ -97,22 +101,19 @@ impl Mapping {
     pub fn pointer(&self, offset: Offset, length: usize) -> Option<*const u8> {
         let start = usize::try_from(offset.0).ok()?;
         let end = start.checked_add(length)?;
-        (end <= self.raw.len()).then(|| self.raw.as_ptr().wrapping_add(start))
+        (end <= self.pages.length()).then(|| self.pages.first().wrapping_add(start))
     }
 
     /// Has the kernel back `file`, which this maps and which has nothing but a length yet, with huge pages, as far as it can:
     /// then a random access costs one miss of the caches and none of the address translation, and a thousand processes do
     /// without a thousand page tables. The rest of the file is as it was.
     pub fn back_with_huge_pages(&self, file: &File) {
-        for start in (0..self.raw.len()).step_by(HUGE_PAGE) {
+        for start in (0..self.pages.length()).step_by(HUGE_PAGE) {
             // One small page is enough to make a huge one of; if all were there, all would be copied.
-            if self.raw.len() - start < HUGE_PAGE || super::file::reserve(file, start as u64, 1).is_err() {
+            if self.pages.length() - start < HUGE_PAGE || super::file::reserve(file, start as u64, 1).is_err() {
                 return;
             }
-            let first = self.raw.as_mut_ptr().wrapping_add(start);
-            // SAFETY: a part of the mapping; its contents stay what they are.
-            let outcome = unsafe { libc::madvise(first.cast(), HUGE_PAGE, libc::MADV_COLLAPSE) };
-            match super::cerr(outcome.into()) {
+            match self.pages.advise(start, HUGE_PAGE, Advice::HugePage) {
                 Err(error) if error.kind() != io::ErrorKind::WouldBlock => return,
                 _ => {}
             }
@@ -124,23 +125,20 @@ impl Mapping {
     /// # Errors
     /// What madvise reports.
     pub fn keep_from_children(&self) -> io::Result<()> {
-        // SAFETY: the mapping, whole; in this process it stays what it is.
-        let kept =
-            unsafe { libc::madvise(self.raw.as_mut_ptr().cast(), self.raw.len(), libc::MADV_DONTFORK) };
-        super::cerr(kept.into()).map(drop)
+        self.pages.advise(0, self.pages.length(), Advice::NotForChildren)
     }
 
     /// Has the processor fetch the cache line at `offset`, ahead of its use. A hint: nothing happens outside the mapping.
     #[inline]
     pub fn prefetch(&self, offset: Offset) {
-        #[cfg(target_arch = "x86_64")]
+        #[cfg(all(target_arch = "x86_64", not(miri)))]
         {
             use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-            let line = self.raw.as_ptr().wrapping_add(offset.0 as usize);
+            let line = self.pages.first().wrapping_add(offset.0 as usize);
             // SAFETY: an address that cannot be read is ignored by the processor.
             unsafe { _mm_prefetch::<_MM_HINT_T0>(line.cast()) };
         }
-        #[cfg(not(target_arch = "x86_64"))]
+        #[cfg(any(not(target_arch = "x86_64"), miri))]
         let _ = offset;
     }
 
@@ -149,21 +147,8 @@ impl Mapping {
     /// # Errors
     /// What msync reports.
     pub fn flush(&self) -> io::Result<()> {
-        self.raw.flush()
+        self.pages.flush()
     }
-}
-
-/// Maps at a multiple of [`HUGE_PAGE`], if the kernel puts a mapping below the one before it, as it does: what the address
-/// is too high by is filled up meanwhile. Elsewhere the mapping is slower and nothing else.
-fn aligned(map: impl Fn() -> io::Result<MmapRaw>) -> io::Result<MmapRaw> {
-    let first = map()?;
-    let over = first.as_ptr() as usize % HUGE_PAGE;
-    if over == 0 || first.len() < HUGE_PAGE {
-        return Ok(first);
-    }
-    drop(first);
-    let _filler = MmapOptions::new().len(over).map_anon()?;
-    map()
 }
 
 #[cfg(test)]

@@ -46,11 +46,11 @@ fn action() -> impl Strategy<Value = Action> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(48))]
+    #![proptest_config(crate::cases(48))]
 
     #[test]
     fn a_blob_is_what_a_vector_is(
-        transactions in proptest::collection::vec((proptest::collection::vec(action(), 1..5), any::<bool>()), 1..20)
+        transactions in proptest::collection::vec((proptest::collection::vec(action(), 1..5), any::<bool>()), 1..crate::most(20))
     ) {
         let region = region(16 << 20);
         let mut seat = seat(&region, 1);

@@ -166,10 +166,10 @@ fn tree(region: &Region) -> Model {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
+    #![proptest_config(crate::cases(64))]
 
     #[test]
-    fn the_tree_is_what_paths_are(actions in proptest::collection::vec(action(), 1..80)) {
+    fn the_tree_is_what_paths_are(actions in proptest::collection::vec(action(), 1..crate::most(80))) {
         let region = region(2 << 20);
         let mut seat = seat(&region, 1);
         let mut model = Model::new();

@@ -12,6 +12,21 @@ use common::objects::{Folder, Kind};
 use common::region::Region;
 use common::slots;
 use common::txn::Seat;
+use proptest::test_runner::Config as ProptestConfig;
+
+/// How many cases a property is tried with: Miri is some thousand times slower.
+fn cases(usual: u32) -> ProptestConfig {
+    if cfg!(miri) {
+        ProptestConfig { cases: 1, failure_persistence: None, ..ProptestConfig::default() }
+    } else {
+        ProptestConfig::with_cases(usual)
+    }
+}
+
+/// How long a case is at most.
+fn most(usual: usize) -> usize {
+    if cfg!(miri) { usual / 10 } else { usual }
+}
 
 fn region(length: u64) -> Region {
     Region::create(&tempfile::tempfile().unwrap(), length).unwrap()

@@ -46,11 +46,11 @@ fn key(number: u8) -> Vec<u8> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
+    #![proptest_config(crate::cases(64))]
 
     #[test]
     fn a_map_is_what_a_hash_map_is(
-        transactions in proptest::collection::vec((proptest::collection::vec(action(), 1..12), any::<bool>()), 1..60)
+        transactions in proptest::collection::vec((proptest::collection::vec(action(), 1..12), any::<bool>()), 1..crate::most(60))
     ) {
         let region = region(8 << 20);
         let mut seat = seat(&region, 1);

@@ -65,11 +65,11 @@ struct Model {
 const CAPACITY: usize = 12;
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
+    #![proptest_config(crate::cases(64))]
 
     #[test]
     fn a_queue_is_what_a_deque_is(
-        transactions in proptest::collection::vec((proptest::collection::vec(action(), 1..10), any::<bool>()), 1..60)
+        transactions in proptest::collection::vec((proptest::collection::vec(action(), 1..10), any::<bool>()), 1..crate::most(60))
     ) {
         let region = region(8 << 20);
         let mut seat = seat(&region, 1);
