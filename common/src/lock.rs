@@ -14,6 +14,7 @@ use crate::bell::Side;
 use crate::ids::{Generation, Owner, SlotIndex};
 use crate::planted::{self, Bug};
 use crate::sys::futex::{self, Waited};
+use crate::sys::scheduling;
 
 /// Set while somebody may sleep on the lock.
 pub const WAITERS: u64 = 1 << 31;
@@ -31,8 +32,8 @@ const LOOKS: u32 = 16;
 /// it for the sequence word and the object's body and to give the lock back: who looks all the time makes what he waits
 /// for several times as long. And who waits a little longer finds that the other has done several changes meanwhile, with
 /// all that they need in his own caches, and then does as many himself.
-const FIRST_PAUSE: u32 = 16;
-const LONGEST_PAUSE: u32 = 32;
+const FIRST_PAUSE: Duration = Duration::from_nanos(700);
+const LONGEST_PAUSE: Duration = Duration::from_nanos(1400);
 
 /// A word that processes share.
 pub trait Word {
@@ -60,8 +61,8 @@ pub trait Word {
     fn release_fence();
     /// What follows is not read before what stands above.
     fn acquire_fence();
-    /// A moment, while another works.
-    fn pause();
+    /// So long, while another works.
+    fn pause(length: Duration);
 }
 
 impl Word for AtomicU64 {
@@ -121,8 +122,8 @@ impl Word for AtomicU64 {
     }
 
     #[inline]
-    fn pause() {
-        std::hint::spin_loop();
+    fn pause(length: Duration) {
+        scheduling::pause(length);
     }
 }
 
@@ -176,7 +177,7 @@ fn acquire_from_another<W: Word>(
         if seen & WAITERS != 0 {
             break;
         }
-        (0..LONGEST_PAUSE.min(FIRST_PAUSE << look)).for_each(|_| W::pause());
+        W::pause(LONGEST_PAUSE.min(FIRST_PAUSE * (1 << look)));
     }
     if patience.is_zero() {
         return false;

@@ -230,6 +230,12 @@ impl Region {
         self.mapping.prefetch(offset);
     }
 
+    /// The same ahead of a store.
+    #[inline]
+    pub fn prefetch_to_write(&self, offset: Offset) {
+        self.mapping.prefetch_to_write(offset);
+    }
+
     /// The word at `offset`; `None` where it would leave the region or is not aligned.
     #[inline]
     pub fn word(&self, offset: Offset) -> Option<&AtomicU64> {

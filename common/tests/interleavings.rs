@@ -107,7 +107,7 @@ impl Word for Modelled {
 
     fn acquire_fence() {}
 
-    fn pause() {
+    fn pause(_: Duration) {
         thread::yield_now();
     }
 }

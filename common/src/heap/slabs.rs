@@ -55,12 +55,11 @@ impl<'r> Seat<'r> {
         let size = usize::from(SIZES[class as usize]);
         let within = usize::from(FIRSTS[class as usize]) + usize::from(number) * size;
         let state_within = usize::from(number) * size_of::<AtomicU16>();
-        Some(Block {
-            offset: Offset(stand.page.0 + within as u64),
-            size,
-            state_offset: Offset(stand.page.0 + state_within as u64),
-            state,
-        })
+        let offset = Offset(stand.page.0 + within as u64);
+        // The next one has been another's, as an item of a queue has: it is on its way while this one is filled.
+        self.region.prefetch_to_write(Offset(offset.0 + size as u64));
+        self.region.prefetch_to_write(Offset(offset.0 + size as u64 + 64));
+        Some(Block { offset, size, state_offset: Offset(stand.page.0 + state_within as u64), state })
     }
 
     /// Remembers the slab that the cursor stands in.

@@ -197,7 +197,11 @@ impl<'r> Transaction<'_, 'r> {
             object.body[FIRST].store(0, Relaxed);
             object.body[LAST].store(0, Relaxed);
         } else {
-            object.body[end.word()].store(node.head[end.inward()].load(Relaxed), Relaxed);
+            let next = node.head[end.inward()].load(Relaxed);
+            // Whoever takes several has the next one on its way from another's caches meanwhile.
+            self.region().prefetch(Offset(next));
+            self.region().prefetch(Offset(next.wrapping_add(64)));
+            object.body[end.word()].store(next, Relaxed);
         }
         object.body[COUNT].store(count - 1, Relaxed);
         Ok(node)

@@ -12,11 +12,13 @@ use crate::objects::items::{CAPACITY, COUNT, SLEEPERS};
 use crate::objects::queue::Queue;
 use crate::planted::{self, Bug};
 use crate::sys::futex::Waited;
+use crate::sys::scheduling;
 use crate::txn::{Seat, Transaction, TxnError};
 
 /// How often a queue that is not ready is looked at before the process sleeps, and the pauses between, doubling.
 const LOOKS: u32 = 200;
-const LONGEST_PAUSE: u32 = 32;
+const FIRST_PAUSE: Duration = Duration::from_nanos(40);
+const LONGEST_PAUSE: Duration = Duration::from_nanos(1400);
 
 /// What a look at a queue under its lock gave.
 enum Look<T> {
@@ -142,7 +144,7 @@ impl<'r> Seat<'r> {
             if !same || is_ready(object, side) {
                 break;
             }
-            (0..(1 << look.min(10)).min(LONGEST_PAUSE)).for_each(|_| std::hint::spin_loop());
+            scheduling::pause(LONGEST_PAUSE.min(FIRST_PAUSE * (1 << look.min(10))));
         }
         Ok(())
     }

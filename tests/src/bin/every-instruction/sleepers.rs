@@ -178,7 +178,7 @@ impl Word for Deep<'_> {
     fn acquire_fence() {
         AtomicU64::acquire_fence();
     }
-    fn pause() {
-        AtomicU64::pause();
+    fn pause(length: Duration) {
+        AtomicU64::pause(length);
     }
 }
