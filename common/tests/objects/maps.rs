@@ -306,6 +306,7 @@ fn a_lock_held_by_another_is_waited_for_and_then_the_transaction_is_rolled_back(
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "there is no fork")]
 fn a_forked_child_cannot_go_on_with_its_parents_seat() {
     let region = region(1 << 20);
     let mut seat = seat(&region, 1);
