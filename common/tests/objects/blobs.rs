@@ -132,6 +132,7 @@ fn bounds_are_errors_and_roll_back() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "takes an hour there")]
 fn a_full_heap_refuses_and_changes_nothing() {
     let region = region(1 << 20);
     let mut seat = seat(&region, 1);
@@ -145,6 +146,7 @@ fn a_full_heap_refuses_and_changes_nothing() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "takes an hour there")]
 fn a_blob_whose_words_were_scribbled_over_is_damaged_and_reaches_nothing_else() {
     use std::sync::atomic::Ordering::SeqCst;
     let region = region(4 << 20);

@@ -188,6 +188,7 @@ proptest! {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "takes an hour there")]
 fn depth_and_names_are_bounded_and_what_a_transaction_has_made_counts() {
     let region = region(1 << 20);
     let mut seat = seat(&region, 1);

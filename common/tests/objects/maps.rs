@@ -93,6 +93,7 @@ proptest! {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "takes an hour there")]
 fn a_map_grows_through_all_its_levels_and_is_deleted_whole() {
     // Beyond one directory of segments: 512 × 512 buckets.
     const ENTRIES: u64 = 300_000;
@@ -133,6 +134,7 @@ fn a_map_grows_through_all_its_levels_and_is_deleted_whole() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "takes an hour there")]
 fn an_iterator_gives_what_is_there_all_the_time_once_and_ends() {
     let region = region(16 << 20);
     let mut seat = seat(&region, 1);
@@ -167,6 +169,7 @@ fn an_iterator_gives_what_is_there_all_the_time_once_and_ends() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "takes an hour there")]
 fn a_full_heap_refuses_and_changes_nothing() {
     let region = region(1 << 20);
     let mut seat = seat(&region, 1);

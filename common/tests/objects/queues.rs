@@ -288,6 +288,7 @@ fn a_full_heap_refuses_an_item_and_changes_nothing() {
 /// The producer's slot keeps other things of the same size, and two queues take turns, so that what is free is not where it
 /// was looked for last.
 #[test]
+#[cfg_attr(miri, ignore = "takes an hour there")]
 fn queues_that_are_filled_and_emptied_take_little_more_of_the_heap() {
     for consumer_is_another in [false, true] {
         let region = region(16 << 20);

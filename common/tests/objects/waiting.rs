@@ -44,6 +44,7 @@ fn wait_for_sleepers(region: &Region, queue: Queue) {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "it sleeps as the kernel has it; shuttle has its interleavings")]
 fn what_is_waited_for_comes_or_the_deadline() {
     let region = region(1 << 20);
     let mut seat = seat(&region, 1);
@@ -66,6 +67,7 @@ fn what_is_waited_for_comes_or_the_deadline() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "it sleeps as the kernel has it; shuttle has its interleavings")]
 fn many_producers_and_consumers_lose_nothing() {
     const EACH: u32 = 3000;
     let region = region(4 << 20);
@@ -112,6 +114,7 @@ fn many_producers_and_consumers_lose_nothing() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "it sleeps as the kernel has it; shuttle has its interleavings")]
 fn whoever_waits_at_a_queue_that_is_deleted_is_told_at_once() {
     let region = region(1 << 20);
     let mut seat = seat(&region, 1);
@@ -128,6 +131,7 @@ fn whoever_waits_at_a_queue_that_is_deleted_is_told_at_once() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "it sleeps as the kernel has it; shuttle has its interleavings")]
 fn an_item_that_is_put_back_is_what_a_sleeper_gets() {
     let region = region(1 << 20);
     let mut seat = seat(&region, 1);
