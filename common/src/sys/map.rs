@@ -151,7 +151,7 @@ impl Mapping {
             let line = self.pages.first().wrapping_add(offset.0 as usize);
             // SAFETY: as above; a processor that does not know it does nothing.
             unsafe {
-                std::arch::asm!("prefetchw [{}]", in(reg) line, options(nostack, preserves_flags, readonly))
+                std::arch::asm!("prefetchw [{}]", in(reg) line, options(nostack, preserves_flags, readonly));
             };
         }
         #[cfg(any(not(target_arch = "x86_64"), miri))]
