@@ -223,6 +223,9 @@ pub struct Options {
     /// be repeated. Nobody is asked who he is: keep it to loopback or a network of your own
     #[arg(long, value_name = "ADDR")]
     pub metrics_listen: Vec<Address>,
+    /// Run the process that shows it as this user; for the superuser [default: as --user says]
+    #[arg(long, value_name = "U")]
+    pub metrics_user: Option<String>,
     /// How recovery is kept
     #[arg(long, value_name = "HOW", value_enum, default_value = "standby")]
     pub recovery: Recovery,

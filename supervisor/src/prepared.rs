@@ -38,6 +38,8 @@ pub struct Prepared {
     pub spool_dir: PathBuf,
     /// Whom everything but the supervisor runs as, where that is somebody else.
     pub identity: Option<Identity>,
+    /// Whom the exporter runs as, where that is somebody else.
+    pub exporter_identity: Option<Identity>,
 }
 
 impl Prepared {
@@ -50,6 +52,11 @@ impl Prepared {
             Some(path) => check_program(path).map(|()| path.clone()),
             None => find_program(name),
         };
+        let identity = Identity::find(options.user.as_deref(), options.group.as_deref())?;
+        let exporter_identity = match &options.metrics_user {
+            Some(user) => Identity::find_for("--metrics-user", Some(user), None)?,
+            None => identity.clone(),
+        };
         let prepared = Self {
             length: options.region_length()?,
             listen: options.listen()?,
@@ -59,11 +66,17 @@ impl Prepared {
             exporter: options.metrics_listen.first().map(|_| find_program("exporter")).transpose()?,
             spool_dir: std::path::absolute(options.spool_dir()?)
                 .context(|| "cannot find the spool".to_owned())?,
-            identity: Identity::find(options.user.as_deref(), options.group.as_deref())?,
+            identity,
+            exporter_identity,
         };
-        let others = prepared.collector.iter().chain(&prepared.exporter);
-        for program in [&prepared.worker, &prepared.recovery].into_iter().chain(others) {
-            prepared.check_for_children(program, "run", || Ok(access(program, AccessFlags::X_OK)?))?;
+        let may_run = |identity, program| {
+            check_as(identity, program, "run", || Ok(access(program, AccessFlags::X_OK)?))
+        };
+        for program in [&prepared.worker, &prepared.recovery].into_iter().chain(&prepared.collector) {
+            may_run(prepared.identity.as_ref(), program)?;
+        }
+        if let Some(program) = &prepared.exporter {
+            may_run(prepared.exporter_identity.as_ref(), program)?;
         }
         let is_descriptor = |address: &&Address| matches!(address, Address::Fd(_));
         if let Some(twice) =
@@ -135,14 +148,7 @@ impl Prepared {
         what: &str,
         deed: impl FnOnce() -> io::Result<()>,
     ) -> Result<()> {
-        let Some(identity) = &self.identity else { return Ok(()) };
-        identity.attempt(deed).map_err(|error| {
-            let (user, path) = (identity.name(), path.display());
-            Error::usage(format!(
-                "the user {user} cannot {what} {path}: {error}; see to its owner and mode, and to those of the \
-                 directories above it"
-            ))
-        })
+        check_as(self.identity.as_ref(), path, what, deed)
     }
 
     /// Opens the spool, creating it for the children's user if need be, and takes it for this instance.
@@ -202,6 +208,23 @@ impl Prepared {
         std::os::unix::fs::fchown(file, Some(identity.uid()), Some(identity.gid()))
             .context(|| format!("cannot give {} to the user {}", path.display(), identity.name()))
     }
+}
+
+/// Whether this user may do what it will have to do with `path`.
+fn check_as(
+    identity: Option<&Identity>,
+    path: &Path,
+    what: &str,
+    deed: impl FnOnce() -> io::Result<()>,
+) -> Result<()> {
+    let Some(identity) = identity else { return Ok(()) };
+    identity.attempt(deed).map_err(|error| {
+        let (user, path) = (identity.name(), path.display());
+        Error::usage(format!(
+            "the user {user} cannot {what} {path}: {error}; see to its owner and mode, and to those of the \
+             directories above it"
+        ))
+    })
 }
 
 /// An empty directory that nobody but this user may enter.

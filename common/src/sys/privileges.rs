@@ -25,6 +25,14 @@ impl Identity {
     /// # Errors
     /// A name that nobody has, or one that only the superuser may take (exit 2).
     pub fn find(user: Option<&str>, group: Option<&str>) -> Result<Option<Self>> {
+        Self::find_for("--user", user, group)
+    }
+
+    /// The same for the sake of this option, which an error names.
+    ///
+    /// # Errors
+    /// As [`Identity::find`].
+    pub fn find_for(option: &str, user: Option<&str>, group: Option<&str>) -> Result<Option<Self>> {
         if user.is_none() && group.is_none() {
             return Ok(None);
         }
@@ -40,10 +48,10 @@ impl Identity {
         if changes && !geteuid().is_root() {
             let option = user.map_or_else(
                 || format!("--group {}", group.unwrap_or_default()),
-                |user| format!("--user {user}"),
+                |user| format!("{option} {user}"),
             );
             return Err(Error::usage(format!(
-                "{option}: only the superuser can run workers as somebody else; start as root, or leave it out"
+                "{option}: only the superuser can run others as somebody else; start as root, or leave it out"
             )));
         }
         let groups = match &account {

@@ -52,7 +52,7 @@ impl Supervisor {
 
     /// Nor is showing itself.
     fn show(&mut self, now: Clock) {
-        let terms = Terms { identity: self.prepared.identity.clone(), ..Terms::default() };
+        let terms = Terms { identity: self.prepared.exporter_identity.clone(), ..Terms::default() };
         let log_level = self.options.log_level.to_string();
         if let Err(error) = self.showing.start_if_due(now, &terms, &log_level, &mut self.control) {
             self.log_failure(now, &error.to_string());

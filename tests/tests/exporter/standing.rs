@@ -1,7 +1,7 @@
 //! What the exporter is among the other processes: one that can be killed, and can do nothing.
 
 use std::fs;
-use std::os::unix::fs::FileExt as _;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::time::Duration;
 
 use holdfast_tests::machine::{is_root, skip};
@@ -95,6 +95,31 @@ fn another_user_s_exporter_shows_what_only_the_instance_s_user_may_open() {
     let pid = exporter_of(&instance).pid;
     let said = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     assert!(said.contains("\nUid:\t65534\t65534\t65534\t65534"), "{said}");
+    instance.stop();
+}
+
+#[test]
+fn the_exporter_has_a_user_of_its_own_where_one_is_named() {
+    if !is_root() {
+        return skip("the_exporter_has_a_user_of_its_own", "only root can be somebody else");
+    }
+    let place = Place::new();
+    place.let_others_through();
+    place.instance().args(&SHOWN).args(&["--metrics-user", "no-such"]).run().assert_failed(2, &["no-such"]);
+    let starting = place.instance().args(&SHOWN).args(&["--user", "nobody", "--metrics-user", "daemon"]);
+    let instance = match programs_are_for_everybody() {
+        true => starting.start(),
+        false => return skip("the_exporter_has_a_user_of_its_own", "others may not reach the programs"),
+    };
+    let user = |pid: i32| fs::metadata(format!("/proc/{pid}")).map(|of| of.uid()).unwrap();
+    let first = exporter_of(&instance);
+    assert_eq!((user(instance.pid()), user(first.pid)), (0, 1), "supervisor and exporter");
+    instance.say("one");
+    assert_eq!(scrape(&shown_at(&instance))["holdfast_messages_total"], 1.0);
+    // So has the next one.
+    first.kill();
+    until("it is another", || exporter_of(&instance).pid != first.pid);
+    assert_eq!(user(exporter_of(&instance).pid), 1);
     instance.stop();
 }
 
