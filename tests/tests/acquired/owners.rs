@@ -172,7 +172,7 @@ fn one_that_is_stopping_is_waited_for_and_followed() {
     until("it is stopping", || place.command("status", &["--json"]).stdout.contains("draining"));
     let waiting: Vec<Running> = (0..8).map(|_| Running::start(&mut tallied.asking("60s"))).collect();
     // One that came after them has gone already, without a second daemon.
-    run(&mut tallied.asking("1s")).assert_failed(1, &["within 1s", "stopping"]);
+    run(&mut tallied.asking("1s")).assert_failed(1, &["within 1s"]);
     assert!(Process::of(old.pid).is_some_and(|now| now.name == "supervisor"), "it waits for its client");
     assert_eq!(tallied.starts(), 1, "none is started beside it");
     drop(slow);
