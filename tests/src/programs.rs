@@ -143,8 +143,9 @@ fn build(what: &[&str]) {
         None => panic!("{} does not name a profile", profile_directory.display()),
     };
     let above = profile_directory.parent().expect("a profile's directory lies in the target directory");
-    // Cargo tags the target directory itself; between it and the profile's may stand a triple.
-    let triple = (!above.join("CACHEDIR.TAG").exists()).then(|| above.file_name()).flatten();
+    // Cargo tags the target directory itself, unless others have made it; between it and the profile's may stand a triple.
+    let tagged = above.join("CACHEDIR.TAG").exists();
+    let triple = above.file_name().filter(|name| !tagged && name.to_string_lossy().contains('-'));
     let target_directory = if triple.is_some() { above.parent().unwrap_or(above) } else { above };
 
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
