@@ -13,7 +13,7 @@ fn configuration(scene: &Scene, port: u16, server: u16) -> String {
     let at = scene.file("nginx");
     let at = at.display();
     format!(
-        "daemon off; worker_processes 2; pid {at}/pid; error_log {at}/error.log;
+        "daemon off; master_process off; pid {at}/pid; error_log {at}/error.log;
 events {{ worker_connections 64; }}
 http {{
     access_log off;
