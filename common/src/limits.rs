@@ -29,7 +29,7 @@ pub const REGION_SIZES: std::ops::RangeInclusive<u64> = (1 << 20)..=(1 << 42);
 
 /// A region of so many bytes is given huge pages when it is created: below, it is small enough for the processor's caches
 /// of addresses, and nobody notices the rest. But one does notice the start: in a virtual machine huge pages are made of
-/// memory that nobody has used for long, which its host has to provide first, at 10 ms each; small ones are at hand.
+/// memory that nobody has used for long, which its host has to provide first; small ones are at hand.
 pub const HUGE_PAGES_FROM: u64 = 128 << 20;
 
 /// Bytes of undo log per slot, the small log of mini-transactions included.

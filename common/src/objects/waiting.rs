@@ -18,7 +18,7 @@ use crate::txn::{Seat, Transaction, TxnError};
 /// How often a queue that is not ready is looked at before the process sleeps, and the pauses between, doubling.
 const LOOKS: u32 = 200;
 const FIRST_PAUSE: Duration = Duration::from_nanos(40);
-const LONGEST_PAUSE: Duration = Duration::from_nanos(1400);
+const LONGEST_PAUSE: Duration = Duration::from_nanos(400);
 
 /// What a look at a queue under its lock gave.
 enum Look<T> {

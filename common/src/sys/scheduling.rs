@@ -121,8 +121,8 @@ pub fn wake_at_once<T>(wait: impl FnOnce() -> T) -> T {
     waited
 }
 
-/// Waits for about so long and keeps the core. By the clock, since the processor's own pause lasts 13 ns on one and four
-/// times as long on another.
+/// Waits for about so long and keeps the core. By the clock, since how long the processor's own pause lasts differs widely
+/// between processors.
 pub fn pause(length: Duration) {
     let began = Instant::now();
     while began.elapsed() < length {

@@ -101,6 +101,7 @@ proptest! {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "takes an hour there")]
 fn bounds_are_errors_and_roll_back() {
     let region = region(128 << 20);
     let mut seat = seat(&region, 1);

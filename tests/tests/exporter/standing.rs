@@ -8,7 +8,7 @@ use holdfast_tests::machine::{is_root, skip};
 use holdfast_tests::outcome::run;
 use holdfast_tests::random::Random;
 use holdfast_tests::web::{Caller, try_get};
-use holdfast_tests::{Place, openmetrics, place, until, web};
+use holdfast_tests::{Instance, Place, openmetrics, place, until, web};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
@@ -79,16 +79,8 @@ fn it_can_change_nothing_and_gain_nothing() {
 
 #[test]
 fn another_user_s_exporter_shows_what_only_the_instance_s_user_may_open() {
-    if !is_root() {
-        return skip("another_user_s_exporter", "only root can be somebody else");
-    }
     let place = Place::new();
-    place.let_others_through();
-    let starting = place.instance().args(&SHOWN).args(&["--user", "nobody"]);
-    let instance = match programs_are_for_everybody() {
-        true => starting.start(),
-        false => return skip("another_user_s_exporter", "others may not reach the programs"),
-    };
+    let Some(instance) = started_as(&place, &["--user", "nobody"]) else { return };
     let address = shown_at(&instance);
     instance.say("one");
     assert_eq!(scrape(&address)["holdfast_messages_total"], 1.0);
@@ -100,17 +92,10 @@ fn another_user_s_exporter_shows_what_only_the_instance_s_user_may_open() {
 
 #[test]
 fn the_exporter_has_a_user_of_its_own_where_one_is_named() {
-    if !is_root() {
-        return skip("the_exporter_has_a_user_of_its_own", "only root can be somebody else");
-    }
     let place = Place::new();
-    place.let_others_through();
     place.instance().args(&SHOWN).args(&["--metrics-user", "no-such"]).run().assert_failed(2, &["no-such"]);
-    let starting = place.instance().args(&SHOWN).args(&["--user", "nobody", "--metrics-user", "daemon"]);
-    let instance = match programs_are_for_everybody() {
-        true => starting.start(),
-        false => return skip("the_exporter_has_a_user_of_its_own", "others may not reach the programs"),
-    };
+    let others = ["--user", "nobody", "--metrics-user", "daemon"];
+    let Some(instance) = started_as(&place, &others) else { return };
     let user = |pid: i32| fs::metadata(format!("/proc/{pid}")).map(|of| of.uid()).unwrap();
     let first = exporter_of(&instance);
     assert_eq!((user(instance.pid()), user(first.pid)), (0, 1), "supervisor and exporter");
@@ -121,6 +106,20 @@ fn the_exporter_has_a_user_of_its_own_where_one_is_named() {
     until("it is another", || exporter_of(&instance).pid != first.pid);
     assert_eq!(user(exporter_of(&instance).pid), 1);
     instance.stop();
+}
+
+/// One whose processes run as others, where that can be.
+fn started_as(place: &Place, others: &[&str]) -> Option<Instance> {
+    if !is_root() {
+        skip("another user's exporter", "only root can be somebody else");
+        return None;
+    }
+    if !programs_are_for_everybody() {
+        skip("another user's exporter", "others may not reach the programs");
+        return None;
+    }
+    place.let_others_through();
+    Some(place.instance().args(&SHOWN).args(others).start())
 }
 
 fn programs_are_for_everybody() -> bool {
