@@ -19,8 +19,9 @@ use std::time::Duration;
 
 use common::error::{Context, Result};
 use common::sys::privileges::Identity;
+use common::sys::readiness;
 use nix::fcntl::{FcntlArg, fcntl};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::PollFlags;
 use nix::sys::stat::Mode;
 use nix::unistd::{Uid, fchown, geteuid, mkfifo};
 
@@ -243,8 +244,7 @@ fn kind_of(line: &[u8]) -> u64 {
 /// In one write, so that it does not mix with what others write there. False where it would have to be waited for.
 fn show(line: &[u8]) -> bool {
     let mut stderr = std::io::stderr();
-    let mut fds = [PollFd::new(stderr.as_fd(), PollFlags::POLLOUT)];
-    let takes = poll(&mut fds, PollTimeout::ZERO).is_ok_and(|ready| ready > 0);
+    let takes = readiness::now(&stderr, PollFlags::POLLOUT).is_ok_and(|ready| !ready.is_empty());
     takes && stderr.write_all(printable(line).as_bytes()).is_ok()
 }
 

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::socket::{
     self, AddressFamily, Backlog, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType,
@@ -55,7 +55,7 @@ impl Channel {
     /// What connect reports.
     pub fn connect(path: &Path) -> io::Result<Self> {
         let socket = socket::socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None)?;
-        socket::connect(socket.as_raw_fd(), &UnixAddr::new(path)?)?;
+        connect(&socket, path, || true)?;
         Ok(Self::from_descriptor(socket))
     }
 
@@ -66,7 +66,8 @@ impl Channel {
     pub fn connect_within(path: &Path, limit: Duration) -> io::Result<Self> {
         let socket = socket::socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None)?;
         socket::setsockopt(&socket, sockopt::SendTimeout, &timeval(limit))?;
-        socket::connect(socket.as_raw_fd(), &UnixAddr::new(path)?)?;
+        let until = Instant::now() + limit;
+        connect(&socket, path, || Instant::now() < until)?;
         Ok(Self::from_descriptor(socket))
     }
 
@@ -77,7 +78,7 @@ impl Channel {
     pub fn connect_at_once(path: &Path) -> io::Result<Self> {
         let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
         let socket = socket::socket(AddressFamily::Unix, SockType::SeqPacket, flags, None)?;
-        socket::connect(socket.as_raw_fd(), &UnixAddr::new(path)?)?;
+        connect(&socket, path, || true)?;
         nix::fcntl::fcntl(&socket, nix::fcntl::F_SETFL(nix::fcntl::OFlag::empty()))?;
         Ok(Self::from_descriptor(socket))
     }
@@ -280,6 +281,17 @@ impl ChannelListener {
 impl AsFd for ChannelListener {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
+    }
+}
+
+/// Connects, again where a signal cut it short and as long as `goes_on`: nothing is under way at a Unix socket then.
+fn connect(socket: &OwnedFd, path: &Path, goes_on: impl Fn() -> bool) -> io::Result<()> {
+    let address = UnixAddr::new(path)?;
+    loop {
+        match socket::connect(socket.as_raw_fd(), &address) {
+            Err(nix::errno::Errno::EINTR) if goes_on() => {}
+            ended => return Ok(ended?),
+        }
     }
 }
 

@@ -14,6 +14,7 @@ pub mod peer;
 pub mod privileges;
 pub mod process;
 pub mod range_lock;
+pub mod readiness;
 pub mod scheduling;
 pub mod signal;
 pub mod socket;

@@ -4,10 +4,11 @@ use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::PollFlags;
 use nix::sys::socket::{getsockopt, sockopt};
 use rustix::process::PidfdFlags;
 
+use super::readiness;
 use crate::ids::Pid;
 
 /// More groups than this nobody is in: the kernel's bound.
@@ -145,7 +146,7 @@ impl Process {
     /// # Errors
     /// What poll reports.
     pub fn has_ended(&self) -> io::Result<bool> {
-        is_readable(self.pidfd.as_fd())
+        Ok(!readiness::now(&self.pidfd, PollFlags::POLLIN)?.is_empty())
     }
 }
 
@@ -179,19 +180,13 @@ fn of_peer(socket: BorrowedFd<'_>) -> io::Result<OwnedFd> {
 /// that is open still is looked for afterwards.
 fn by_pid_of(socket: BorrowedFd<'_>, peer: &Peer) -> io::Result<OwnedFd> {
     let pidfd = open(peer.pid)?;
-    let mut connection = [PollFd::new(socket, PollFlags::empty())];
-    poll(&mut connection, PollTimeout::ZERO)?;
-    let closed = connection[0].revents().is_some_and(|seen| seen.contains(PollFlags::POLLHUP));
+    let closed = readiness::now(&socket, PollFlags::empty())?.contains(PollFlags::POLLHUP);
     if closed { Err(io::Error::from_raw_os_error(libc::ESRCH)) } else { Ok(pidfd) }
 }
 
 fn open(pid: Pid) -> io::Result<OwnedFd> {
     let pid = rustix::process::Pid::from_raw(pid.0).ok_or(nix::errno::Errno::ESRCH)?;
     Ok(rustix::process::pidfd_open(pid, PidfdFlags::empty())?)
-}
-
-fn is_readable(descriptor: BorrowedFd<'_>) -> io::Result<bool> {
-    Ok(poll(&mut [PollFd::new(descriptor, PollFlags::POLLIN)], PollTimeout::ZERO)? > 0)
 }
 
 /// The 22nd field of `/proc/PID/stat`. The name before it may contain anything, also parentheses.

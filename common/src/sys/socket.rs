@@ -7,11 +7,14 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
+use nix::poll::PollFlags;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::socket::{
     self, AddressFamily, Backlog, MsgFlags, SockFlag, SockType, SockaddrStorage, UnixAddr, sockopt,
 };
 use nix::sys::time::TimeVal;
+
+use super::readiness;
 
 /// As many waiting connections as the kernel allows: net.core.somaxconn.
 const BACKLOG: Backlog = Backlog::MAXALLOWABLE;
@@ -128,9 +131,7 @@ impl Listener {
     }
 
     fn somebody_waits(&self) -> bool {
-        use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-        let mut socket = [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)];
-        poll(&mut socket, PollTimeout::ZERO).is_ok_and(|count| count > 0)
+        readiness::now(&self.socket, PollFlags::POLLIN).is_ok_and(|ready| !ready.is_empty())
     }
 
     /// The TCP port that the kernel gave; `None` for other sockets.
