@@ -62,6 +62,6 @@ mod tests {
             done.store(true, Relaxed);
             answers
         });
-        assert!(answers.unwrap().iter().all(|answer| answer.is_empty()));
+        assert!(answers.unwrap().iter().all(PollFlags::is_empty));
     }
 }
