@@ -116,7 +116,7 @@ impl Clients {
     /// Takes over whom a former supervisor of this region left, dead or alive.
     pub fn inherit(&mut self, region: &Region) -> Vec<Heritage> {
         let mut heritage = Vec::new();
-        for (index, slot) in region.slots() {
+        for (index, slot) in region.slots().take(self.register.written()) {
             let Some(entry) = self.register.read(index).filter(|entry| entry.epoch == region.epoch()) else {
                 continue;
             };

@@ -293,16 +293,19 @@ fn in_environment(variable: impl Fn(String) -> Option<OsString>) -> Result<Layer
 ///
 /// # Errors
 /// There is one (exit 2).
-fn misspelt(mut names: impl Iterator<Item = String>) -> Result<()> {
+fn misspelt(names: impl Iterator<Item = String>) -> Result<()> {
     let mut known: Vec<String> = option_names().iter().map(|name| variable_name(name)).collect();
     known.push(variable_name("config"));
     let is_a_slip = |name: &String| {
         let distance = |known: &String| strsim::damerau_levenshtein(name, known);
         let nearest = known.iter().min_by_key(|known| distance(known))?;
-        (name.starts_with(PREFIX) && (1..=SLIP).contains(&distance(nearest)))
+        (1..=SLIP)
+            .contains(&distance(nearest))
             .then(|| Error::usage(format!("{name}: there is no such option; did you mean {nearest}?")))
     };
-    names.find_map(|name| is_a_slip(&name)).map_or(Ok(()), Err)
+    // The environment is full of others' names.
+    let mut ours = names.filter(|name| name.starts_with(PREFIX));
+    ours.find_map(|name| is_a_slip(&name)).map_or(Ok(()), Err)
 }
 
 fn split_at_commas(list: &OsStr) -> Vec<OsString> {

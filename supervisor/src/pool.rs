@@ -218,25 +218,39 @@ impl Pool {
         self.stand(owner.slot, Standing::Starting(pid, deadline));
         self.by_pid.insert(pid, owner.slot);
         let ended = self.unknown_dead.remove(&pid);
-        // One spawn is outstanding at a time, so no other reply can name any of these: forget them before their pids
-        // are used again.
-        self.unknown_dead.clear();
+        self.forget_unknown_dead();
         ended
     }
 
-    /// The slot that has been promised and whose process is not known yet.
-    pub fn reserved(&self) -> Option<Owner> {
-        let index = *self
-            .starting
-            .iter()
-            .find(|slot| self.entries[slot.0 as usize].standing == Standing::Reserved)?;
-        Some(slots::owner(index, self.entries[index.0 as usize].generation))
+    /// No reply that is still to come can name any of these: they are forgotten before their pids are used again.
+    fn forget_unknown_dead(&mut self) {
+        if !self.awaits_clone() {
+            self.unknown_dead.clear();
+        }
+    }
+
+    /// The slots that have been promised and whose processes are not known yet.
+    pub fn promised(&self) -> impl Iterator<Item = Owner> {
+        let entries = self.starting.iter().map(|index| (*index, self.entries[index.0 as usize]));
+        entries
+            .filter(|(_, entry)| entry.standing == Standing::Reserved)
+            .map(|(index, entry)| slots::owner(index, entry.generation))
+    }
+
+    /// Whether a slot is promised, in this generation.
+    pub fn is_promised(&self, owner: Owner) -> bool {
+        self.standing(owner) == Some(Standing::Reserved)
+    }
+
+    /// Whether some process is promised that is not known yet.
+    pub fn awaits_clone(&self) -> bool {
+        self.promised().next().is_some()
     }
 
     /// The promised process could not be made, or it is not known whether it was: the slot is taken back. False
     /// where a process has taken it: then it is repaired when that process ends.
     pub fn withdraw(&mut self, region: &Region, owner: Owner) -> bool {
-        if self.standing(owner) != Some(Standing::Reserved) {
+        if !self.is_promised(owner) {
             return false;
         }
         let taken_back = region
@@ -244,7 +258,7 @@ impl Pool {
             .is_some_and(|slot| slot.shift(owner.generation, State::Reserved, State::Free));
         if taken_back {
             self.release(owner.slot);
-            self.unknown_dead.clear();
+            self.forget_unknown_dead();
         }
         taken_back
     }
@@ -253,11 +267,12 @@ impl Pool {
     /// it was promised.
     #[must_use]
     pub fn abandon(&mut self, region: &Region, owner: Owner) -> Option<Owner> {
-        if self.standing(owner) != Some(Standing::Reserved) {
+        if !self.is_promised(owner) {
             return None;
         }
-        self.unknown_dead.clear();
-        self.take_back(region, owner)
+        let to_repair = self.take_back(region, owner);
+        self.forget_unknown_dead();
+        to_repair
     }
 
     fn take_back(&mut self, region: &Region, owner: Owner) -> Option<Owner> {
@@ -307,7 +322,7 @@ impl Pool {
     /// A process has been reaped.
     pub fn died(&mut self, region: &Region, pid: Pid, ending: Ending) -> Death {
         let Some(index) = self.by_pid.remove(&pid) else {
-            if self.reserved().is_some() {
+            if self.awaits_clone() {
                 self.unknown_dead.insert(pid, ending);
             }
             return Death::Unknown;
@@ -430,7 +445,7 @@ impl Pool {
 
     /// Whether no process of the pool is left, repaired or not.
     pub fn has_no_process(&self) -> bool {
-        self.by_pid.is_empty() && self.reserved().is_none()
+        self.by_pid.is_empty() && !self.awaits_clone()
     }
 
     fn release(&mut self, index: SlotIndex) {

@@ -31,6 +31,9 @@ use crate::{Service, worker};
 const SUPERVISORS_SIGNALS: [Signal; 5] =
     [Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT, Signal::SIGUSR1, Signal::SIGUSR2];
 
+/// More bytes than an order to clone has, or a report of it.
+const SHORT_FRAME: usize = 64;
+
 /// A loaded template.
 pub(crate) struct Template<S> {
     pub channel: Channel,
@@ -165,18 +168,18 @@ fn adopt_all(sockets: Vec<OwnedFd>) -> io::Result<Vec<Listener>> {
 }
 
 impl<S> Template<S> {
-    /// Obeys until the channel closes (`None`) or this process is a clone.
+    /// Obeys until the channel closes (`None`) or this process is a clone. Frames come and go on the stack: every page that
+    /// an allocation writes to would be one more that each clone has of its own.
     fn obey(&mut self) -> Result<Option<Newborn>> {
+        scheduling::go_first();
         self.report(&Report::Ready);
+        let mut frame = [0; SHORT_FRAME];
         loop {
-            match self.channel.receive() {
-                Ok(Received::Closed) => return Ok(None),
-                Ok(Received::Nothing) => {
-                    return Err(Error::failure("the supervisor's channel does not wait"));
-                }
-                Ok(Received::Frame(frame, _)) => {
+            match self.channel.receive_in(&mut frame) {
+                Ok(0) => return Ok(None),
+                Ok(length) => {
                     self.estate.log.follow(self.estate.region);
-                    if let Some(newborn) = self.follow(&frame) {
+                    if let Some(newborn) = self.follow(&frame[..length]) {
                         return Ok(Some(newborn));
                     }
                 }
@@ -226,8 +229,9 @@ impl<S> Template<S> {
 
     /// A report that cannot be sent finds a supervisor that has gone: the next receive says so.
     fn report(&self, report: &Report) {
-        let sent =
-            control::encode(report).map_err(io::Error::from).and_then(|frame| self.channel.send(&frame, &[]));
+        let mut frame = [0; SHORT_FRAME];
+        let frame = control::encode_in(report, &mut frame).map_err(io::Error::from);
+        let sent = frame.and_then(|frame| self.channel.send(frame, &[]));
         if let Err(error) = sent {
             log::warn!("cannot report to the supervisor: {error}");
         }

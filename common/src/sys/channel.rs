@@ -151,6 +151,24 @@ impl Channel {
         self.receive_with(MsgFlags::MSG_DONTWAIT)
     }
 
+    /// Receives one short frame, waiting for it, and writes to no other memory than `buffer`: how many bytes, 0 once the other
+    /// end is gone. Descriptors that come with it are closed.
+    ///
+    /// # Errors
+    /// What recv reports; `InvalidData`: a frame longer than `buffer`, which is lost.
+    pub fn receive_in(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        loop {
+            // With this flag it says how long the frame was.
+            match socket::recv(self.socket.as_raw_fd(), buffer, MsgFlags::MSG_TRUNC) {
+                Err(nix::errno::Errno::EINTR) => {}
+                Err(nix::errno::Errno::ECONNRESET) => return Ok(0),
+                Err(error) => return Err(error.into()),
+                Ok(length) if length > buffer.len() => return Err(too_long()),
+                Ok(length) => return Ok(length),
+            }
+        }
+    }
+
     /// Nothing goes either way any more, whoever else has a descriptor of this end.
     pub fn shut_down(&self) {
         let _ = socket::shutdown(self.socket.as_raw_fd(), socket::Shutdown::Both);
@@ -185,10 +203,7 @@ impl Channel {
             }
         };
         if cut || descriptors.len() > MAX_FRAME_FDS {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidData,
-                "a control frame is longer than its limit",
-            ));
+            return Err(too_long());
         }
         if length == 0 {
             return Ok(Received::Closed);
@@ -210,6 +225,10 @@ fn adopt_rights<'a>(messages: impl Iterator<Item = ControlMessageOwned> + 'a) ->
     });
     // SAFETY: the kernel has just opened these descriptors for this process, and nobody else knows their numbers.
     numbers.map(|number| unsafe { OwnedFd::from_raw_fd(number) }).collect()
+}
+
+fn too_long() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, "a control frame is longer than its limit")
 }
 
 /// Lets no descriptors be sent to a socket, where the kernel can see to that (since Linux 6.16): one that waits to be
@@ -337,5 +356,23 @@ mod tests {
         assert_eq!(other.try_receive().unwrap_err().kind(), io::ErrorKind::InvalidData);
         one.try_send(b"frame", &[]).unwrap();
         assert!(matches!(other.try_receive().unwrap(), Received::Frame(..)));
+    }
+
+    #[test]
+    fn short_frames_are_received_where_they_are_wanted() {
+        let (one, other) = Channel::pair().unwrap();
+        let mut buffer = [0; 8];
+        let (theirs, witness) = UnixStream::pair().unwrap();
+        one.send(b"order", &[theirs.as_raw_fd()]).unwrap();
+        drop(theirs);
+        assert_eq!(other.receive_in(&mut buffer).unwrap(), 5);
+        assert_eq!(&buffer[..5], b"order");
+        assert_eq!(nix::unistd::read(&witness, &mut [0]), Ok(0), "nobody has the descriptor");
+        one.send(b"too long an order", &[]).unwrap();
+        one.send(b"the next", &[]).unwrap();
+        assert_eq!(other.receive_in(&mut buffer).unwrap_err().kind(), io::ErrorKind::InvalidData);
+        assert_eq!(other.receive_in(&mut buffer).unwrap(), 8);
+        drop(one);
+        assert_eq!(other.receive_in(&mut buffer).unwrap(), 0);
     }
 }

@@ -413,8 +413,9 @@ pub fn signal_child(pid: Pid, signal: Signal) -> io::Result<()> {
 /// # Errors
 /// What prctl reports.
 pub fn die_with_parent(parent: Pid) -> io::Result<bool> {
-    nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
-    Ok(nix::unistd::getppid() == parent.raw())
+    // Not by way of libc: in a fresh clone each page of it that is used must be mapped first.
+    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
+    Ok(rustix::process::Pid::as_raw(rustix::process::getppid()) == parent.0)
 }
 
 /// The name shown by `ps`.

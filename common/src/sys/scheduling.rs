@@ -73,6 +73,13 @@ pub fn wake_without_interrupting() -> io::Result<()> {
     schedule(libc::SCHED_BATCH, 0, USUAL.load(Ordering::Relaxed))
 }
 
+/// Before others, as far as [`prepare_patience`] found it to be permitted: for the template, which every new worker has to
+/// wait for. Its clones, ready to run by the hundred, would otherwise keep it from making the next. They have this until
+/// they [`wake_without_interrupting`].
+pub fn go_first() {
+    let _ = schedule(libc::SCHED_OTHER, SHORT_SLICE_NS, PRECEDING.load(Ordering::Relaxed));
+}
+
 /// Whether this process, or its children, are to be patient.
 static PATIENT: AtomicBool = AtomicBool::new(false);
 

@@ -397,6 +397,16 @@ pub fn encode<T: Serialize>(frame: &T) -> Result<Vec<u8>, BadFrame> {
     Ok(bytes)
 }
 
+/// The same in `buffer`, without another byte of memory.
+///
+/// # Errors
+/// A frame that is longer.
+pub fn encode_in<'a, T: Serialize>(frame: &T, buffer: &'a mut [u8]) -> Result<&'a [u8], BadFrame> {
+    let length = bincode::serde::encode_into_slice(frame, &mut *buffer, bounded())
+        .map_err(|error| BadFrame(error.to_string()))?;
+    Ok(&buffer[..length])
+}
+
 /// The frame in `bytes`, which must hold nothing else.
 ///
 /// # Errors
@@ -475,6 +485,23 @@ mod tests {
         let frames: Vec<u8> =
             orders.chain(reports.iter().map(|report| encode(report).unwrap())).flatten().collect();
         assert_eq!((FRAMES_VERSION, crc32c::crc32c(&frames)), (1, 474_964_682), "{frames:?}");
+    }
+
+    #[test]
+    fn what_a_template_hears_and_says_is_short() {
+        let owner = Owner { slot: SlotIndex(u32::MAX), generation: Generation(u32::MAX) };
+        let mut short = [0; 64];
+        let order = encode_in(&Order::Spawn(owner), &mut short).unwrap();
+        assert_eq!(order, encode(&Order::Spawn(owner)).unwrap());
+        for report in [
+            Report::Ready,
+            Report::Spawned(owner, Pid(i32::MIN)),
+            Report::Spawned(owner, Pid(i32::MAX)),
+            Report::SpawnFailed(owner, i32::MIN),
+        ] {
+            assert_eq!(encode_in(&report, &mut short).unwrap(), encode(&report).unwrap());
+        }
+        assert!(encode_in(&Report::Failed("x".repeat(64)), &mut short).is_err());
     }
 
     #[test]

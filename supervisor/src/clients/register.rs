@@ -70,6 +70,12 @@ impl Register {
         file::write_whole_at(&self.file, &encode(&entry), place(owner.slot))
     }
 
+    /// So many slots, from the first one on, may have been written down.
+    pub fn written(&self) -> usize {
+        // Where it cannot be told, all of them.
+        self.file.metadata().map_or(usize::MAX, |about| about.len().div_ceil(RECORD as u64) as usize)
+    }
+
     /// Who has a slot, as it was written down last.
     pub fn read(&self, slot: SlotIndex) -> Option<Entry> {
         let mut bytes = [0; RECORD];

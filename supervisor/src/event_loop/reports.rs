@@ -11,7 +11,7 @@ use crate::policy::{Cause, Clock};
 use crate::repairs::REPAIR_DEADLINE;
 
 use super::commands::Successor;
-use super::{LOAD_DEADLINE, Phase, Supervisor};
+use super::{CLONE_DEADLINE, LOAD_DEADLINE, Phase, Supervisor};
 
 impl Supervisor {
     pub(super) fn take_template_reports(&mut self) {
@@ -28,25 +28,33 @@ impl Supervisor {
     }
 
     pub(super) fn spawned(&mut self, owner: Owner, pid: Pid) {
-        if self.pool.reserved() != Some(owner) {
+        if !self.pool.is_promised(owner) {
             // What it was asked is still to be answered, and the deadline runs.
             log::error!("the template names process {pid} for {owner}, and was not asked to");
             return;
-        }
-        if let Some(child) = &mut self.template.child {
-            child.deadline = None;
         }
         if !self.may_be_a_worker(pid) {
             log::error!("process {pid} was named for {owner}, and cannot be it");
             let to_repair = self.pool.abandon(&self.region, owner);
             self.repair_if(to_repair);
-            return;
+            return self.await_next_clone();
         }
         self.template.does_well();
-        if let Some(ending) = self.pool.spawned(owner, pid, self.now() + LOAD_DEADLINE) {
+        let ended = self.pool.spawned(owner, pid, self.now() + LOAD_DEADLINE);
+        self.await_next_clone();
+        // Where a child has the pid, it was another that has been seen to die with it.
+        if let Some(ending) = ended.filter(|_| !process::is_child(pid)) {
             self.died(pid, ending);
         }
         self.note_ready_workers();
+    }
+
+    /// The template has answered one order; the time for the next begins.
+    fn await_next_clone(&mut self) {
+        let deadline = self.pool.awaits_clone().then(|| self.now() + CLONE_DEADLINE);
+        if let Some(child) = &mut self.template.child {
+            child.deadline = deadline;
+        }
     }
 
     /// A pid from the template, or from the region, is an allegation: a worker is a child of this process, and none of
@@ -65,17 +73,15 @@ impl Supervisor {
     }
 
     pub(super) fn spawn_failed(&mut self, owner: Owner, errno: i32) {
-        if self.pool.reserved() != Some(owner) {
+        if !self.pool.is_promised(owner) {
             log::error!("the template gives up {owner}, and was not asked for it");
             return;
         }
         let now = self.now();
-        if let Some(child) = &mut self.template.child {
-            child.deadline = None;
-        }
         self.template.does_well();
         let to_repair = self.pool.abandon(&self.region, owner);
         self.repair_if(to_repair);
+        self.await_next_clone();
         self.policy.worker_failed(now, Cause::Refused);
         let (have, pool) = (self.pool.counts().ready, self.policy.shape());
         let (want, option) = (pool.most(), pool.option());
