@@ -66,7 +66,8 @@ impl Remains {
 /// Why a slot could not be repaired. It is not free then.
 #[derive(Debug)]
 pub enum Setback {
-    /// It holds what no owner leaves; what. Nothing was changed.
+    /// It holds what no owner leaves; what. Nothing was changed, unless that showed where the items that it had taken were put
+    /// back to their queues, whose content nobody looks through before: then all but those items is settled.
     Damage(String),
     /// The file system does not let it be decided now. To be tried again.
     Io(io::Error),
