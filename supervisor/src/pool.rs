@@ -229,7 +229,7 @@ impl Pool {
         }
     }
 
-    /// The slots that have been promised and whose processes are not known yet.
+    /// The slots that have been promised and whose processes are not known yet, in the order in which they were promised.
     pub fn promised(&self) -> impl Iterator<Item = Owner> {
         let entries = self.starting.iter().map(|index| (*index, self.entries[index.0 as usize]));
         entries
@@ -299,21 +299,17 @@ impl Pool {
     /// Looks which of the starting workers are ready; gives how many.
     pub fn note_ready(&mut self, region: &Region) -> u32 {
         let mut ready = 0;
-        let mut index = 0;
-        while index < self.starting.len() {
-            let place = self.starting[index];
+        // In the order in which they were promised, which is that of the template's replies.
+        for place in std::mem::take(&mut self.starting) {
             let Entry { generation, standing, .. } = self.entries[place.0 as usize];
             let live = region.slot(place).is_some_and(|slot| slot.is(generation, State::Live));
             match standing {
                 Standing::Starting(pid, _) if live => {
                     self.stand(place, Standing::Ready(pid));
-                    self.starting.swap_remove(index);
                     ready += 1;
                 }
-                Standing::Starting(..) | Standing::Reserved => index += 1,
-                _ => {
-                    self.starting.swap_remove(index);
-                }
+                Standing::Starting(..) | Standing::Reserved => self.starting.push(place),
+                _ => {}
             }
         }
         ready

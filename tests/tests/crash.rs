@@ -104,9 +104,30 @@ fn a_worker_killed_at_work_ends_its_connection_and_no_other() {
     assert_eq!(messages.len(), 3, "{messages:?}");
     let status = instance.status();
     assert_eq!((&status["totals"]["crashes"], &status["totals"]["recoveries"]), (&1.into(), &1.into()));
-    // The log names what it died of and what it was at.
+    // Status and the log name what it died of and what it was at.
+    let crash = &status["last_crashes"][0];
+    assert!(crash["doing"].as_str().is_some_and(|doing| doing.contains("cut off")), "{crash}");
+    assert_eq!(crash["ending"], "killed by SIGKILL");
     instance.wait_for_log("cut off");
     assert!(instance.stderr().contains("SIGKILL"), "{}", instance.stderr());
+    instance.stop();
+}
+
+#[test]
+fn a_worker_that_a_real_time_signal_ends_is_replaced() {
+    let place = Place::new();
+    let instance = place.start();
+    let before = instance.status_with_slots();
+    let pid = before["slots"][0]["pid"].as_i64().unwrap();
+    let killed = std::process::Command::new("sh").args(["-c", &format!("kill -40 {pid}")]).status().unwrap();
+    assert!(killed.success());
+    let status = eventually(DEADLINE, "it is repaired and replaced", || {
+        let status = instance.status();
+        let done =
+            status["totals"]["recoveries"] == 1 && status["workers"]["live"] == before["workers"]["live"];
+        if done { Ok(status) } else { Err(status.to_string()) }
+    });
+    assert_eq!(status["last_crashes"][0]["ending"], "killed by signal 40");
     instance.stop();
 }
 

@@ -76,10 +76,14 @@ pub(crate) fn run<S: Service>(load: impl FnOnce(&Settings) -> Result<S>) -> Resu
         Err(error) => return report_failure(&channel, &error),
     };
     let mut template = Template { channel, start, estate, service, cloner: Cloner::prepare() };
-    Ok(match template.obey()? {
-        Some(newborn) => worker::live(template, &newborn),
-        None => ExitCode::SUCCESS,
-    })
+    scheduling::go_first();
+    let obeyed = template.obey();
+    if let Ok(Some(newborn)) = obeyed {
+        return Ok(worker::live(template, &newborn));
+    }
+    // Whatever the service does at its end is not what others wait for.
+    scheduling::go_as_usual();
+    obeyed.map(|_| ExitCode::SUCCESS)
 }
 
 fn without_supervisor() -> Error {
@@ -171,7 +175,6 @@ impl<S> Template<S> {
     /// Obeys until the channel closes (`None`) or this process is a clone. Frames come and go on the stack: every page that
     /// an allocation writes to would be one more that each clone has of its own.
     fn obey(&mut self) -> Result<Option<Newborn>> {
-        scheduling::go_first();
         self.report(&Report::Ready);
         let mut frame = [0; SHORT_FRAME];
         loop {

@@ -55,7 +55,7 @@ impl Channel {
     /// What connect reports.
     pub fn connect(path: &Path) -> io::Result<Self> {
         let socket = socket::socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None)?;
-        connect(&socket, path, || true)?;
+        connect(&socket, path, || Ok(()))?;
         Ok(Self::from_descriptor(socket))
     }
 
@@ -65,9 +65,14 @@ impl Channel {
     /// As [`Channel::connect`]; `WouldBlock` where the time is over.
     pub fn connect_within(path: &Path, limit: Duration) -> io::Result<Self> {
         let socket = socket::socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None)?;
-        socket::setsockopt(&socket, sockopt::SendTimeout, &timeval(limit))?;
         let until = Instant::now() + limit;
-        connect(&socket, path, || Instant::now() < until)?;
+        connect(&socket, path, || {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(io::ErrorKind::WouldBlock.into());
+            }
+            Ok(socket::setsockopt(&socket, sockopt::SendTimeout, &timeval(left))?)
+        })?;
         Ok(Self::from_descriptor(socket))
     }
 
@@ -78,7 +83,7 @@ impl Channel {
     pub fn connect_at_once(path: &Path) -> io::Result<Self> {
         let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
         let socket = socket::socket(AddressFamily::Unix, SockType::SeqPacket, flags, None)?;
-        connect(&socket, path, || true)?;
+        connect(&socket, path, || Ok(()))?;
         nix::fcntl::fcntl(&socket, nix::fcntl::F_SETFL(nix::fcntl::OFlag::empty()))?;
         Ok(Self::from_descriptor(socket))
     }
@@ -303,12 +308,13 @@ impl AsFd for ChannelListener {
     }
 }
 
-/// Connects, again where a signal cut it short and as long as `goes_on`: nothing is under way at a Unix socket then.
-fn connect(socket: &OwnedFd, path: &Path, goes_on: impl Fn() -> bool) -> io::Result<()> {
+/// Connects, again where a signal cut it short: nothing is under way at a Unix socket then. Before each time `prepare`.
+fn connect(socket: &OwnedFd, path: &Path, prepare: impl Fn() -> io::Result<()>) -> io::Result<()> {
     let address = UnixAddr::new(path)?;
     loop {
+        prepare()?;
         match socket::connect(socket.as_raw_fd(), &address) {
-            Err(nix::errno::Errno::EINTR) if goes_on() => {}
+            Err(nix::errno::Errno::EINTR) => {}
             ended => return Ok(ended?),
         }
     }

@@ -11,8 +11,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
-use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
-use rustix::process::{PidfdFlags, Resource, Rlimit};
+use nix::sys::wait::{WaitPidFlag, waitpid};
+use rustix::io::Errno;
+use rustix::process::{PidfdFlags, Resource, Rlimit, WaitId, WaitIdOptions, WaitOptions};
 use serde::{Deserialize, Serialize};
 
 use super::privileges::Identity;
@@ -322,14 +323,15 @@ pub fn keep_descriptors_from_children() {
 /// What waitpid reports besides that.
 pub fn reap() -> io::Result<Option<(Pid, Ending)>> {
     loop {
-        match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
-            // A real-time signal has no name in nix's list; the child is reaped all the same.
-            Err(nix::errno::Errno::EINVAL) => {}
-            waited => match ended(waited)? {
-                Waited::Ended(pid, ending) => return Ok(Some((pid, ending))),
-                Waited::Nobody => return Ok(None),
-                Waited::Again => {}
-            },
+        match rustix::process::wait(WaitOptions::NOHANG) {
+            Ok(None) | Err(Errno::CHILD) => return Ok(None),
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+            Ok(Some((pid, status))) => {
+                if let Some(ending) = ending(status.exit_status(), status.terminating_signal()) {
+                    return Ok(Some((Pid(pid.as_raw_nonzero().get()), ending)));
+                }
+            }
         }
     }
 }
@@ -340,33 +342,18 @@ pub fn reap() -> io::Result<Option<(Pid, Ending)>> {
 /// # Errors
 /// What waitid reports.
 pub fn ending_of(child: Pid) -> io::Result<Option<Ending>> {
-    let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
-    match waitid(Id::Pid(child.raw()), flags) {
-        // Ended by a signal without a name: whoever reaps it sees to it.
-        Err(nix::errno::Errno::EINVAL) => Ok(None),
-        waited => match ended(waited)? {
-            Waited::Ended(_, ending) => Ok(Some(ending)),
-            Waited::Nobody | Waited::Again => Ok(None),
-        },
+    let flags = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+    let Some(child) = rustix::process::Pid::from_raw(child.0) else { return Ok(None) };
+    match rustix::process::waitid(WaitId::Pid(child), flags) {
+        Ok(status) => Ok(status.and_then(|status| ending(status.exit_status(), status.terminating_signal()))),
+        Err(Errno::CHILD | Errno::INTR) => Ok(None),
+        Err(error) => Err(error.into()),
     }
 }
 
-enum Waited {
-    Ended(Pid, Ending),
-    Nobody,
-    Again,
-}
-
-fn ended(waited: nix::Result<WaitStatus>) -> io::Result<Waited> {
-    Ok(match waited {
-        Ok(WaitStatus::Exited(pid, code)) => Waited::Ended(Pid(pid.as_raw()), Ending::Exited(code)),
-        Ok(WaitStatus::Signaled(pid, signal, _)) => {
-            Waited::Ended(Pid(pid.as_raw()), Ending::Killed(signal as i32))
-        }
-        Ok(WaitStatus::StillAlive) | Err(nix::errno::Errno::ECHILD) => Waited::Nobody,
-        Ok(_) | Err(nix::errno::Errno::EINTR) => Waited::Again,
-        Err(error) => return Err(error.into()),
-    })
+/// Signals are numbers here: nix knows none of the real-time ones, and loses whoever was ended by one.
+fn ending(code: Option<i32>, signal: Option<i32>) -> Option<Ending> {
+    signal.map(Ending::Killed).or(code.map(Ending::Exited))
 }
 
 /// Reaps a child that has ended.
@@ -376,11 +363,9 @@ pub fn reap_ended(child: Pid) {
 
 /// Whether a pid is that of a child of this process, alive or not reaped yet.
 pub fn is_child(pid: Pid) -> bool {
-    let options = rustix::process::WaitIdOptions::EXITED
-        | rustix::process::WaitIdOptions::NOHANG
-        | rustix::process::WaitIdOptions::NOWAIT;
+    let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
     rustix::process::Pid::from_raw(pid.0)
-        .is_some_and(|pid| rustix::process::waitid(rustix::process::WaitId::Pid(pid), options).is_ok())
+        .is_some_and(|pid| rustix::process::waitid(WaitId::Pid(pid), options).is_ok())
 }
 
 /// The children of this process, alive or not reaped yet, found among all processes.
@@ -400,10 +385,8 @@ pub fn children() -> io::Result<Vec<Pid>> {
 pub fn signal_child(pid: Pid, signal: Signal) -> io::Result<()> {
     let process = rustix::process::Pid::from_raw(pid.0).ok_or(nix::errno::Errno::ESRCH)?;
     let pidfd = rustix::process::pidfd_open(process, PidfdFlags::empty())?;
-    let options = rustix::process::WaitIdOptions::EXITED
-        | rustix::process::WaitIdOptions::NOHANG
-        | rustix::process::WaitIdOptions::NOWAIT;
-    rustix::process::waitid(rustix::process::WaitId::PidFd(std::os::fd::AsFd::as_fd(&pidfd)), options)?;
+    let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+    rustix::process::waitid(WaitId::PidFd(std::os::fd::AsFd::as_fd(&pidfd)), options)?;
     let signal = rustix::process::Signal::from_named_raw(signal as i32).ok_or(nix::errno::Errno::EINVAL)?;
     Ok(rustix::process::pidfd_send_signal(&pidfd, signal)?)
 }
@@ -507,5 +490,21 @@ mod tests {
         reap_ended(child);
         assert_eq!(ending_of(child).unwrap(), None);
         assert!(!is_child(child));
+    }
+
+    #[test]
+    fn who_is_ended_by_a_signal_without_a_name_has_ended() {
+        let child = Pid(Command::new("sleep").arg("60").spawn().unwrap().id() as i32);
+        let signal = libc::SIGRTMIN() + 1;
+        // SAFETY: a child of this process.
+        assert_eq!(unsafe { libc::kill(child.0, signal) }, 0);
+        let ending = loop {
+            match ending_of(child).unwrap() {
+                Some(ending) => break ending,
+                None => std::thread::yield_now(),
+            }
+        };
+        assert_eq!(ending, Ending::Killed(signal));
+        reap_ended(child);
     }
 }

@@ -80,6 +80,11 @@ pub fn go_first() {
     let _ = schedule(libc::SCHED_OTHER, SHORT_SLICE_NS, PRECEDING.load(Ordering::Relaxed));
 }
 
+/// As before [`go_first`].
+pub fn go_as_usual() {
+    let _ = schedule(libc::SCHED_OTHER, 0, USUAL.load(Ordering::Relaxed));
+}
+
 /// Whether this process, or its children, are to be patient.
 static PATIENT: AtomicBool = AtomicBool::new(false);
 

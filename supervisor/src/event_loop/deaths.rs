@@ -8,7 +8,7 @@ use common::sys::process::{self, Ending};
 use common::wire::control::{CrashReport, Response};
 use nix::sys::signal::Signal;
 
-use crate::children::Child;
+use crate::children::{self, Child};
 use crate::cli::Recovery;
 use crate::policy::{Cause, Clock};
 use crate::pool::Death;
@@ -249,13 +249,15 @@ impl Supervisor {
         }
     }
 
-    /// The template is gone with clones outstanding. Either nobody has taken the slot, and now nobody can; or the clone
-    /// has, and the kernel stored its pid there before it ran.
+    /// The template is gone with clones outstanding. Either nobody has taken the slot, and now nobody can: a clone that is
+    /// on its way to it is not waited for. Or the clone has, and the kernel stored its pid there before it ran.
     pub(super) fn settle_outstanding_spawns(&mut self) {
         for owner in self.pool.promised().collect::<Vec<_>>() {
+            let pid = self.region.slot(owner.slot).map_or(Pid(0), common::layout::Slot::pid);
             if !self.pool.withdraw(&self.region, owner) {
-                let pid = self.region.slot(owner.slot).map_or(Pid(0), common::layout::Slot::pid);
                 self.spawned(owner, pid);
+            } else if self.may_be_a_worker(pid) {
+                children::kill(pid);
             }
         }
     }

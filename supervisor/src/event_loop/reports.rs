@@ -33,15 +33,14 @@ impl Supervisor {
             log::error!("the template names process {pid} for {owner}, and was not asked to");
             return;
         }
+        self.has_answered(owner);
         if !self.may_be_a_worker(pid) {
             log::error!("process {pid} was named for {owner}, and cannot be it");
             let to_repair = self.pool.abandon(&self.region, owner);
-            self.repair_if(to_repair);
-            return self.await_next_clone();
+            return self.repair_if(to_repair);
         }
         self.template.does_well();
         let ended = self.pool.spawned(owner, pid, self.now() + LOAD_DEADLINE);
-        self.await_next_clone();
         // Where a child has the pid, it was another that has been seen to die with it.
         if let Some(ending) = ended.filter(|_| !process::is_child(pid)) {
             self.died(pid, ending);
@@ -49,9 +48,14 @@ impl Supervisor {
         self.note_ready_workers();
     }
 
-    /// The template has answered one order; the time for the next begins.
-    fn await_next_clone(&mut self) {
-        let deadline = self.pool.awaits_clone().then(|| self.now() + CLONE_DEADLINE);
+    /// The template has answered an order. If it was the oldest, the time for the next one begins; if it was not, the answer
+    /// to the oldest is lost, and the deadline stays, by which the template is given up.
+    fn has_answered(&mut self, owner: Owner) {
+        let mut promised = self.pool.promised();
+        if promised.next() != Some(owner) {
+            return;
+        }
+        let deadline = promised.next().map(|_| self.now() + CLONE_DEADLINE);
         if let Some(child) = &mut self.template.child {
             child.deadline = deadline;
         }
@@ -77,11 +81,11 @@ impl Supervisor {
             log::error!("the template gives up {owner}, and was not asked for it");
             return;
         }
+        self.has_answered(owner);
         let now = self.now();
         self.template.does_well();
         let to_repair = self.pool.abandon(&self.region, owner);
         self.repair_if(to_repair);
-        self.await_next_clone();
         self.policy.worker_failed(now, Cause::Refused);
         let (have, pool) = (self.pool.counts().ready, self.policy.shape());
         let (want, option) = (pool.most(), pool.option());

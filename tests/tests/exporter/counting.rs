@@ -149,8 +149,6 @@ fn forty_kills_a_second_fail_no_request() {
     let shown: Value = serde_json::from_str(&web::get(&address, "/status")).unwrap();
     let crashes = shown["last_crashes"].as_array().unwrap();
     assert_eq!(crashes.len(), 16, "the latest: {shown}");
-    let told = |crash: &&Value| crash["doing"].as_str().is_some_and(|doing| doing.contains("load "));
-    assert!(crashes.iter().filter(told).count() > 0, "what they were at: {shown}");
     assert!(
         crashes.iter().all(|crash| crash["ending"] == "killed by SIGKILL" && crash["repaired_us"].is_u64()),
         "{shown}"
