@@ -79,9 +79,6 @@ pub use upgrading::go_on;
 
 /// How long a child may take to load.
 const LOAD_DEADLINE: Duration = Duration::from_secs(30);
-/// So many clones are ordered at a time: while the template makes one, the order for the next is there already, and it need
-/// not wait for this process to hear of the former.
-const CLONES_AT_A_TIME: usize = 2;
 /// How long a template may take for one clone.
 const CLONE_DEADLINE: Duration = Duration::from_secs(10);
 /// How long the journal's keeper may take to seal everything.
@@ -553,7 +550,7 @@ impl Supervisor {
     /// While a clone is outstanding the template's reply will wake this loop, and the slots are looked at then: a
     /// thousand workers that start together need not each wake it too.
     fn say_whether_attentive(&mut self) {
-        let attentive = self.pool.awaits_clone();
+        let attentive = self.pool.reserved().is_some();
         if attentive != self.attentive {
             self.attentive = attentive;
             self.region.header().supervision.attentive.store(attentive.into(), SeqCst);

@@ -218,39 +218,25 @@ impl Pool {
         self.stand(owner.slot, Standing::Starting(pid, deadline));
         self.by_pid.insert(pid, owner.slot);
         let ended = self.unknown_dead.remove(&pid);
-        self.forget_unknown_dead();
+        // One spawn is outstanding at a time, so no other reply can name any of these: forget them before their pids
+        // are used again.
+        self.unknown_dead.clear();
         ended
     }
 
-    /// No reply that is still to come can name any of these: they are forgotten before their pids are used again.
-    fn forget_unknown_dead(&mut self) {
-        if !self.awaits_clone() {
-            self.unknown_dead.clear();
-        }
-    }
-
-    /// The slots that have been promised and whose processes are not known yet, in the order in which they were promised.
-    pub fn promised(&self) -> impl Iterator<Item = Owner> {
-        let entries = self.starting.iter().map(|index| (*index, self.entries[index.0 as usize]));
-        entries
-            .filter(|(_, entry)| entry.standing == Standing::Reserved)
-            .map(|(index, entry)| slots::owner(index, entry.generation))
-    }
-
-    /// Whether a slot is promised, in this generation.
-    pub fn is_promised(&self, owner: Owner) -> bool {
-        self.standing(owner) == Some(Standing::Reserved)
-    }
-
-    /// Whether some process is promised that is not known yet.
-    pub fn awaits_clone(&self) -> bool {
-        self.promised().next().is_some()
+    /// The slot that has been promised and whose process is not known yet.
+    pub fn reserved(&self) -> Option<Owner> {
+        let index = *self
+            .starting
+            .iter()
+            .find(|slot| self.entries[slot.0 as usize].standing == Standing::Reserved)?;
+        Some(slots::owner(index, self.entries[index.0 as usize].generation))
     }
 
     /// The promised process could not be made, or it is not known whether it was: the slot is taken back. False
     /// where a process has taken it: then it is repaired when that process ends.
     pub fn withdraw(&mut self, region: &Region, owner: Owner) -> bool {
-        if !self.is_promised(owner) {
+        if self.standing(owner) != Some(Standing::Reserved) {
             return false;
         }
         let taken_back = region
@@ -258,7 +244,7 @@ impl Pool {
             .is_some_and(|slot| slot.shift(owner.generation, State::Reserved, State::Free));
         if taken_back {
             self.release(owner.slot);
-            self.forget_unknown_dead();
+            self.unknown_dead.clear();
         }
         taken_back
     }
@@ -267,12 +253,11 @@ impl Pool {
     /// it was promised.
     #[must_use]
     pub fn abandon(&mut self, region: &Region, owner: Owner) -> Option<Owner> {
-        if !self.is_promised(owner) {
+        if self.standing(owner) != Some(Standing::Reserved) {
             return None;
         }
-        let to_repair = self.take_back(region, owner);
-        self.forget_unknown_dead();
-        to_repair
+        self.unknown_dead.clear();
+        self.take_back(region, owner)
     }
 
     fn take_back(&mut self, region: &Region, owner: Owner) -> Option<Owner> {
@@ -299,17 +284,21 @@ impl Pool {
     /// Looks which of the starting workers are ready; gives how many.
     pub fn note_ready(&mut self, region: &Region) -> u32 {
         let mut ready = 0;
-        // In the order in which they were promised, which is that of the template's replies.
-        for place in std::mem::take(&mut self.starting) {
+        let mut index = 0;
+        while index < self.starting.len() {
+            let place = self.starting[index];
             let Entry { generation, standing, .. } = self.entries[place.0 as usize];
             let live = region.slot(place).is_some_and(|slot| slot.is(generation, State::Live));
             match standing {
                 Standing::Starting(pid, _) if live => {
                     self.stand(place, Standing::Ready(pid));
+                    self.starting.swap_remove(index);
                     ready += 1;
                 }
-                Standing::Starting(..) | Standing::Reserved => self.starting.push(place),
-                _ => {}
+                Standing::Starting(..) | Standing::Reserved => index += 1,
+                _ => {
+                    self.starting.swap_remove(index);
+                }
             }
         }
         ready
@@ -318,7 +307,7 @@ impl Pool {
     /// A process has been reaped.
     pub fn died(&mut self, region: &Region, pid: Pid, ending: Ending) -> Death {
         let Some(index) = self.by_pid.remove(&pid) else {
-            if self.awaits_clone() {
+            if self.reserved().is_some() {
                 self.unknown_dead.insert(pid, ending);
             }
             return Death::Unknown;
@@ -441,7 +430,7 @@ impl Pool {
 
     /// Whether no process of the pool is left, repaired or not.
     pub fn has_no_process(&self) -> bool {
-        self.by_pid.is_empty() && !self.awaits_clone()
+        self.by_pid.is_empty() && self.reserved().is_none()
     }
 
     fn release(&mut self, index: SlotIndex) {

@@ -80,7 +80,7 @@ impl Supervisor {
 
     /// A loaded template takes over from the former one, once no clone of that is outstanding.
     pub(super) fn swap_templates(&mut self) {
-        if self.pool.awaits_clone() {
+        if self.pool.reserved().is_some() {
             return;
         }
         let loaded = self.next_template.take_if(|successor| successor.child.ready);

@@ -226,9 +226,9 @@ impl Supervisor {
         self.take_template_reports();
         // One that dies of the order to clone, or does not answer it, will do so again.
         let hung = self.template.child.as_ref().is_some_and(Child::was_given_up);
-        let useless = self.pool.awaits_clone() && (hung || !nobodys_fault(ending));
+        let useless = self.pool.reserved().is_some() && (hung || !nobodys_fault(ending));
         self.template.lost_as(now, was_ready && !useless);
-        self.settle_outstanding_spawns();
+        self.settle_outstanding_spawn();
         let said = self.failure_said.take();
         let why = said.unwrap_or_else(|| format!("template {pid} {ending}"));
         if was_ready && useless {
@@ -249,16 +249,15 @@ impl Supervisor {
         }
     }
 
-    /// The template is gone with clones outstanding. Either nobody has taken the slot, and now nobody can: a clone that is
+    /// The template is gone with a clone outstanding. Either nobody has taken the slot, and now nobody can: a clone that is
     /// on its way to it is not waited for. Or the clone has, and the kernel stored its pid there before it ran.
-    pub(super) fn settle_outstanding_spawns(&mut self) {
-        for owner in self.pool.promised().collect::<Vec<_>>() {
-            let pid = self.region.slot(owner.slot).map_or(Pid(0), common::layout::Slot::pid);
-            if !self.pool.withdraw(&self.region, owner) {
-                self.spawned(owner, pid);
-            } else if self.may_be_a_worker(pid) {
-                children::kill(pid);
-            }
+    pub(super) fn settle_outstanding_spawn(&mut self) {
+        let Some(owner) = self.pool.reserved() else { return };
+        let pid = self.region.slot(owner.slot).map_or(Pid(0), common::layout::Slot::pid);
+        if !self.pool.withdraw(&self.region, owner) {
+            self.spawned(owner, pid);
+        } else if self.may_be_a_worker(pid) {
+            children::kill(pid);
         }
     }
 

@@ -73,7 +73,7 @@ impl Supervisor {
     }
 
     pub(super) fn drain(&mut self, now: Clock, kill_at: Clock) {
-        if !self.pool.awaits_clone()
+        if self.pool.reserved().is_none()
             && let Some(template) = self.template.child.take()
         {
             self.let_go(template);

@@ -11,7 +11,7 @@ use crate::policy::{Cause, Clock};
 use crate::repairs::REPAIR_DEADLINE;
 
 use super::commands::Successor;
-use super::{CLONE_DEADLINE, LOAD_DEADLINE, Phase, Supervisor};
+use super::{LOAD_DEADLINE, Phase, Supervisor};
 
 impl Supervisor {
     pub(super) fn take_template_reports(&mut self) {
@@ -28,37 +28,25 @@ impl Supervisor {
     }
 
     pub(super) fn spawned(&mut self, owner: Owner, pid: Pid) {
-        if !self.pool.is_promised(owner) {
+        if self.pool.reserved() != Some(owner) {
             // What it was asked is still to be answered, and the deadline runs.
             log::error!("the template names process {pid} for {owner}, and was not asked to");
             return;
         }
-        self.has_answered(owner);
+        if let Some(child) = &mut self.template.child {
+            child.deadline = None;
+        }
         if !self.may_be_a_worker(pid) {
             log::error!("process {pid} was named for {owner}, and cannot be it");
             let to_repair = self.pool.abandon(&self.region, owner);
-            return self.repair_if(to_repair);
+            self.repair_if(to_repair);
+            return;
         }
         self.template.does_well();
-        let ended = self.pool.spawned(owner, pid, self.now() + LOAD_DEADLINE);
-        // Where a child has the pid, it was another that has been seen to die with it.
-        if let Some(ending) = ended.filter(|_| !process::is_child(pid)) {
+        if let Some(ending) = self.pool.spawned(owner, pid, self.now() + LOAD_DEADLINE) {
             self.died(pid, ending);
         }
         self.note_ready_workers();
-    }
-
-    /// The template has answered an order. If it was the oldest, the time for the next one begins; if it was not, the answer
-    /// to the oldest is lost, and the deadline stays, by which the template is given up.
-    fn has_answered(&mut self, owner: Owner) {
-        let mut promised = self.pool.promised();
-        if promised.next() != Some(owner) {
-            return;
-        }
-        let deadline = promised.next().map(|_| self.now() + CLONE_DEADLINE);
-        if let Some(child) = &mut self.template.child {
-            child.deadline = deadline;
-        }
     }
 
     /// A pid from the template, or from the region, is an allegation: a worker is a child of this process, and none of
@@ -77,12 +65,14 @@ impl Supervisor {
     }
 
     pub(super) fn spawn_failed(&mut self, owner: Owner, errno: i32) {
-        if !self.pool.is_promised(owner) {
+        if self.pool.reserved() != Some(owner) {
             log::error!("the template gives up {owner}, and was not asked for it");
             return;
         }
-        self.has_answered(owner);
         let now = self.now();
+        if let Some(child) = &mut self.template.child {
+            child.deadline = None;
+        }
         self.template.does_well();
         let to_repair = self.pool.abandon(&self.region, owner);
         self.repair_if(to_repair);

@@ -91,8 +91,8 @@ impl Supervisor {
         for child in kept.into_iter().chain([next, checkpoint]).flatten() {
             self.end(&child);
         }
-        // With the template nobody answers for its clones: they are found among the dead, or were never there.
-        self.settle_outstanding_spawns();
+        // With the template nobody answers for its clone: it is found among the dead, or was never there.
+        self.settle_outstanding_spawn();
         self.pool.fell_all().into_iter().for_each(children::kill);
         self.answer_reload(&Response::Refused("the region is damaged".to_owned()));
         let more = Duration::from_millis(self.region.geometry().length / WRITTEN_PER_MS);

@@ -11,7 +11,7 @@ use crate::policy::Clock;
 use crate::pool::Leave;
 use crate::service_manager;
 
-use super::{CLONE_DEADLINE, CLONES_AT_A_TIME, NEVER, Supervisor, TICK};
+use super::{CLONE_DEADLINE, NEVER, Supervisor, TICK};
 
 /// So long at least a worker waits for its client to pause.
 const SHORTEST_PATIENCE: Duration = Duration::from_millis(100);
@@ -44,8 +44,8 @@ impl Supervisor {
         self.ask_again = plan.ask_again;
         // Not while somebody may be waiting for a repair: a clone takes longer.
         if plan.start > 0 && self.others_due.is_none() {
-            self.start_workers(plan.start, now);
-        } else if self.template.ready().is_some() && !self.pool.awaits_clone() {
+            self.start_worker(now);
+        } else if self.template.ready().is_some() && self.pool.reserved().is_none() {
             // Nothing is wanted of it that it could fail at.
             self.template.does_well();
         }
@@ -53,23 +53,18 @@ impl Supervisor {
         self.watch_spare(plan.watch_spare);
     }
 
-    /// Asks the template for so many workers, [`CLONES_AT_A_TIME`]; for none once another one is to take over.
-    fn start_workers(&mut self, wanted: u32, now: Clock) {
-        let takes_over = self.next_template.as_ref().is_some_and(|next| next.child.ready);
-        if self.template.ready().is_none() || takes_over {
+    /// Asks the template for one worker; one at a time is outstanding.
+    pub(super) fn start_worker(&mut self, now: Clock) {
+        if self.template.ready().is_none() || self.pool.reserved().is_some() {
             return;
         }
-        let outstanding = self.pool.promised().count();
-        for number in outstanding..CLONES_AT_A_TIME.min(outstanding + wanted as usize) {
-            let Some(owner) = self.pool.reserve(&self.region, self.template_number) else { return };
-            let Some(child) = &mut self.template.child else { return };
-            if !child.order(&Order::Spawn(owner)) {
-                let to_repair = self.pool.abandon(&self.region, owner);
-                return self.repair_if(to_repair);
-            }
-            if number == 0 {
-                child.deadline = Some(now + CLONE_DEADLINE);
-            }
+        let Some(owner) = self.pool.reserve(&self.region, self.template_number) else { return };
+        let Some(child) = &mut self.template.child else { return };
+        if child.order(&Order::Spawn(owner)) {
+            child.deadline = Some(now + CLONE_DEADLINE);
+        } else {
+            let to_repair = self.pool.abandon(&self.region, owner);
+            self.repair_if(to_repair);
         }
     }
 

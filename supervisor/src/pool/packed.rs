@@ -106,7 +106,7 @@ mod tests {
         assert_eq!((next.counts(), next.retiring, next.attached()), (pool.counts(), 1, 1));
         assert_eq!((next.counts().outdated, next.counts().starting), (3, 2));
         assert!(next.awaits_repair(owners[0]) && next.has_seen_die(Pid(99)));
-        assert!(next.promised().eq([promised]));
+        assert_eq!(next.reserved(), Some(promised));
         assert_eq!(next.next_deadline(), Some(DEADLINE));
         assert_eq!(
             (next.standing(lent), next.standing(attached)),

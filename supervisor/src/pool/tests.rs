@@ -115,21 +115,6 @@ fn a_death_may_come_before_the_reply_that_names_it() {
 }
 
 #[test]
-fn replies_to_two_promises_may_be_preceded_by_both_deaths() {
-    let mut scene = Scene::new();
-    let first = scene.pool.reserve(&scene.region, 1).unwrap();
-    let second = scene.pool.reserve(&scene.region, 1).unwrap();
-    assert!(scene.pool.promised().eq([first, second]));
-    assert_eq!(scene.died(101, SEGV), Death::Unknown);
-    assert_eq!(scene.died(100, LEFT), Death::Unknown);
-    assert_eq!(scene.pool.spawned(first, Pid(100), LATE), Some(LEFT));
-    assert!(scene.pool.has_seen_die(Pid(101)), "its reply is still to come");
-    assert_eq!(scene.pool.abandon(&scene.region, first), None, "not promised any more");
-    assert_eq!(scene.pool.spawned(second, Pid(101), LATE), Some(SEGV));
-    assert!(!scene.pool.awaits_clone() && !scene.pool.has_seen_die(Pid(101)));
-}
-
-#[test]
 fn a_promise_is_taken_back_unless_somebody_took_it() {
     let mut scene = Scene::new();
     let owner = scene.pool.reserve(&scene.region, 1).unwrap();
@@ -138,9 +123,9 @@ fn a_promise_is_taken_back_unless_somebody_took_it() {
     let owner = scene.pool.reserve(&scene.region, 1).unwrap();
     assert!(scene.region.slot(owner.slot).unwrap().go_live(owner.generation));
     assert!(!scene.pool.withdraw(&scene.region, owner));
-    assert!(scene.pool.promised().eq([owner]));
+    assert_eq!(scene.pool.reserved(), Some(owner));
     assert_eq!(scene.pool.abandon(&scene.region, owner), Some(owner), "nobody's, and not as it was promised");
-    assert!(!scene.pool.awaits_clone());
+    assert_eq!(scene.pool.reserved(), None);
     let owner = scene.pool.reserve(&scene.region, 1).unwrap();
     assert_eq!(scene.pool.abandon(&scene.region, owner), None);
     assert_eq!(scene.pool.abandon(&scene.region, owner), None, "once");
