@@ -44,15 +44,25 @@ pub struct Ledger {
     pub broken: u64,
 }
 
+/// How long a client keeps a connection.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Keeps {
+    WhileItLasts,
+    ForOneMessage,
+    /// For one message, and until the server has ended it too.
+    UntilItHasEnded,
+}
+
 impl Load {
     /// So many clients, each sending one message after the other over a connection that it keeps while it lasts.
     pub fn on(address: &str, clients: usize) -> Self {
-        Self::start(address, clients, |_| true, say)
+        Self::start(address, clients, |_| Keeps::WhileItLasts, say)
     }
 
-    /// So many clients, each with a new connection for every message.
+    /// So many clients, each with a new connection for every message. They wait for the server to end the former one: no
+    /// more workers have one of theirs than there are clients, however slowly these learn that their peers have gone.
     pub fn with_short_connections(address: &str, clients: usize) -> Self {
-        Self::start(address, clients, |_| false, say)
+        Self::start(address, clients, |_| Keeps::UntilItHasEnded, say)
     }
 
     /// So many clients that say something else: a client's number and its message's give a user, and a message that no
@@ -62,13 +72,14 @@ impl Load {
         clients: usize,
         say: impl Fn(usize, u64) -> (String, String) + Send + Sync + 'static,
     ) -> Self {
-        Self::start(address, clients, |client| client % 2 == 0, say)
+        let keeps = |client| if client % 2 == 0 { Keeps::WhileItLasts } else { Keeps::ForOneMessage };
+        Self::start(address, clients, keeps, say)
     }
 
     fn start(
         address: &str,
         clients: usize,
-        keep: fn(usize) -> bool,
+        keeps: fn(usize) -> Keeps,
         say: impl Fn(usize, u64) -> (String, String) + Send + Sync + 'static,
     ) -> Self {
         let (course, say) = (Arc::<Course>::default(), Arc::new(say));
@@ -76,7 +87,7 @@ impl Load {
             .map(|client| {
                 let (address, course, say) = (address.to_owned(), Arc::clone(&course), Arc::clone(&say));
                 std::thread::spawn(move || {
-                    work(&address, keep(client), |number| say(client, number), &course)
+                    work(&address, keeps(client), |number| say(client, number), &course)
                 })
             })
             .collect();
@@ -128,7 +139,7 @@ impl Drop for Load {
     }
 }
 
-fn work(address: &str, keep: bool, say: impl Fn(u64) -> (String, String), course: &Course) -> Ledger {
+fn work(address: &str, keeps: Keeps, say: impl Fn(u64) -> (String, String), course: &Course) -> Ledger {
     let mut ledger = Ledger::default();
     let mut connection = None;
     for number in 0_u64.. {
@@ -137,7 +148,15 @@ fn work(address: &str, keep: bool, say: impl Fn(u64) -> (String, String), course
         }
         let Some(open) = connection.take().or_else(|| connect(address)) else { continue };
         let (user, message) = say(number);
-        connection = exchange(open, &user, message, &mut ledger, course).filter(|_| keep);
+        connection = exchange(open, &user, message, &mut ledger, course);
+        if keeps != Keeps::WhileItLasts
+            && let Some(mut done) = connection.take()
+            && keeps == Keeps::UntilItHasEnded
+        {
+            done.finish_sending_if_open();
+            // However it ends, it has been answered.
+            let _ = done.try_line();
+        }
     }
     ledger
 }
