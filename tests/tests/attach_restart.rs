@@ -37,12 +37,12 @@ fn all_is_well(place: &Place, witness: &mut Visitor) {
 fn programs_keep_their_slots_when_the_supervisor_is_killed() {
     let place = Place::new();
     let instance = place.start();
+    // Whoever takes the first one would be among the dead.
+    instance.wait_for_status("a checkpoint is taken", |status| status["checkpoint"]["number"] == 1);
     let mut idle = banker(&place);
     let mut busy = Visitor::attached(&place.run_dir());
     let slots = [slot_of(&instance, &idle), slot_of(&instance, &busy)];
     busy.must("hold", "holding");
-    // Whoever takes the first one would be among the dead.
-    instance.wait_for_status("a checkpoint is taken", |status| status["checkpoint"]["number"] == 1);
     instance.kill9_leaving_visitors();
     // Nobody is there, and the region is.
     idle.must("add", "1");
