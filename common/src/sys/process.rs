@@ -475,16 +475,21 @@ pub fn monotonic_ns() -> u64 {
 mod tests {
     use super::*;
 
+    fn once_ended(child: Pid) -> Ending {
+        let began = Instant::now();
+        loop {
+            if let Some(ending) = ending_of(child).unwrap() {
+                return ending;
+            }
+            assert!(began.elapsed() < Duration::from_secs(60), "it has not ended");
+            std::thread::yield_now();
+        }
+    }
+
     #[test]
     fn a_child_that_has_ended_stays_until_it_is_reaped() {
         let child = Pid(Command::new("sh").args(["-c", "exit 3"]).spawn().unwrap().id() as i32);
-        let ending = loop {
-            match ending_of(child).unwrap() {
-                Some(ending) => break ending,
-                None => std::thread::yield_now(),
-            }
-        };
-        assert_eq!(ending, Ending::Exited(3));
+        assert_eq!(once_ended(child), Ending::Exited(3));
         assert_eq!(ending_of(child).unwrap(), Some(Ending::Exited(3)), "asked again");
         assert!(is_child(child));
         reap_ended(child);
@@ -498,13 +503,7 @@ mod tests {
         let signal = libc::SIGRTMIN() + 1;
         // SAFETY: a child of this process.
         assert_eq!(unsafe { libc::kill(child.0, signal) }, 0);
-        let ending = loop {
-            match ending_of(child).unwrap() {
-                Some(ending) => break ending,
-                None => std::thread::yield_now(),
-            }
-        };
-        assert_eq!(ending, Ending::Killed(signal));
+        assert_eq!(once_ended(child), Ending::Killed(signal));
         reap_ended(child);
     }
 }
