@@ -10,6 +10,7 @@ use common::address::Address;
 use common::error::{Context, Error, Result};
 use common::ids::Pid;
 use common::journal::spool::Spool;
+use common::limits::JOURNAL_RING;
 use common::log_limit::LogLimit;
 use common::region::Region;
 use common::sys::file;
@@ -237,6 +238,11 @@ struct Supervisor {
     failure_log: LogLimit,
     overdue_log: LogLimit,
     total_logged: u64,
+    /// Not before.
+    total_due: Clock,
+    /// How far the journal's minutes were written at the last look, and whether that had changed.
+    written: [u64; JOURNAL_RING],
+    written_lately: bool,
     next_tick: Clock,
     /// When the policy wants to be asked again.
     ask_again: Option<Clock>,
@@ -362,6 +368,9 @@ impl Supervisor {
             failure_log: LogLimit::default(),
             overdue_log: LogLimit::default(),
             total_logged: 0,
+            total_due: Duration::ZERO,
+            written: [0; JOURNAL_RING],
+            written_lately: true,
             next_tick: Duration::ZERO,
             ask_again: None,
             next_request_due: Duration::ZERO,

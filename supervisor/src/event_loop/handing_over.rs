@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use common::error::{Context, Result};
 use common::ids::Pid;
 use common::journal::spool::Spool;
+use common::limits::JOURNAL_RING;
 use common::log_limit::LogLimit;
 use common::region::Region;
 use common::sys::{process, scheduling};
@@ -233,6 +234,9 @@ impl Supervisor {
             failure_log: LogLimit::default(),
             overdue_log: LogLimit::default(),
             total_logged: state.total_logged,
+            total_due: Duration::ZERO,
+            written: [0; JOURNAL_RING],
+            written_lately: true,
             next_tick: state.next_tick,
             ask_again: state.ask_again,
             next_request_due: state.next_request_due,
