@@ -39,6 +39,8 @@ pub struct Header {
     pub gate: Gate,
     /// What is known of checkpoints.
     pub history: History,
+    /// Which workers wait for connections, and which wait to be needed.
+    pub door: Door,
 }
 
 /// What the region is. Never changes after creation.
@@ -184,6 +186,23 @@ pub struct History {
     pub reserved: AtomicU64,
 }
 
+/// Words of `Door::posts`, each for 32 slots: workers in slots beyond these always stand at the door.
+pub const DOOR_WORDS: usize = 432;
+
+/// Which workers wait for connections, and which wait to be needed; see `door`.
+#[derive(Debug)]
+#[repr(C, align(64))]
+pub struct Door {
+    /// So many workers are enough at the door and busy together; 0 = nobody rests.
+    pub enough: AtomicU32,
+    /// Whoever leaves fewer than so many at the door calls others.
+    pub few: AtomicU32,
+    /// Zero.
+    pub reserved: [AtomicU64; 7],
+    /// Two bits for each slot: what its worker is at.
+    pub posts: [AtomicU64; DOOR_WORDS],
+}
+
 /// One unsealed minute. Both words carry the low bits of the minute's number above the offset, so that one
 /// compare-and-swap both claims a range and proves that the entry is still this minute's.
 #[derive(Debug)]
@@ -213,8 +232,10 @@ pub struct Slot {
     pub pad0: AtomicU32,
     /// When the owner turned to the request that it is at, by `process::coarse_ms`; 0 = to none.
     pub since_ms: AtomicU64,
+    /// How often the owner was called from the reserve, see `door`; it sleeps there on the low half of this word.
+    pub calls: AtomicU64,
     /// Zero.
-    pub pad1: [AtomicU64; 3],
+    pub pad1: [AtomicU64; 2],
     /// Cumulative over all generations; changed in transactions.
     pub counters: Counters,
     /// The counters as last committed: what readers of status see.
@@ -381,18 +402,21 @@ const _: () = {
     assert!(size_of::<JournalState>() == 64 + 16 * JOURNAL_RING);
     assert!(size_of::<Demand>() == 64);
     assert!(size_of::<Gate>() == 64 && size_of::<History>() == 64);
-    assert!(size_of::<Header>() == 576 && size_of::<Header>() as u64 <= HEADER_SIZE);
+    assert!(size_of::<Door>() == 64 + 8 * DOOR_WORDS && offset_of!(Door, posts) == 64);
+    assert!(size_of::<Header>() == 4096 && size_of::<Header>() as u64 <= HEADER_SIZE);
     assert!(offset_of!(Header, supervision) == 128);
     assert!(offset_of!(Header, journal) == 192);
     assert!(offset_of!(Header, demand) == 384);
     assert!(offset_of!(Header, gate) == 448);
     assert!(offset_of!(Header, history) == 512);
+    assert!(offset_of!(Header, door) == 576);
     assert!(offset_of!(JournalState, ring) == 64);
 
     assert!(size_of::<Slot>() as u64 == SLOT_SIZE);
     assert!(offset_of!(Slot, owner) == 0);
     assert!(offset_of!(Slot, pid) == 8);
     assert!(offset_of!(Slot, since_ms) == 32);
+    assert!(offset_of!(Slot, calls) == 40);
     assert!(offset_of!(Slot, counters) == 64);
     assert!(offset_of!(Slot, published) == 128);
     assert!(offset_of!(Slot, base) == 192);

@@ -29,6 +29,8 @@ pub mod slots;
 
 pub mod demand;
 
+pub mod door;
+
 pub mod lock;
 
 pub mod gate;

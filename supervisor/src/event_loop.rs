@@ -385,6 +385,7 @@ impl Supervisor {
     fn equip(&self, region: &Region) {
         region.header().journal.limit.store(self.options.spool_limit(), SeqCst);
         region.header().demand.count(matches!(self.policy.shape(), Shape::Dynamic(_)));
+        region.open_door();
     }
 
     /// Until it is stopped.

@@ -314,6 +314,7 @@ impl Pool {
         };
         let owner = slots::owner(index, self.entries[index.0 as usize].generation);
         let before = self.stand(index, Standing::Dead);
+        region.leave_door(index);
         let Some(slot) = region.slot(index) else { return Death::Crashed(owner) };
         if slot.is(owner.generation, State::Reserved) {
             return Death::Young(self.take_back(region, owner));

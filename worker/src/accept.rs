@@ -4,6 +4,8 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
+use common::ids::SlotIndex;
+use common::region::Region;
 use common::sys::signal::Retirement;
 use common::sys::socket::{self, Doorbell, Listener};
 
@@ -40,6 +42,13 @@ struct Trouble {
     logged: Option<Instant>,
 }
 
+/// A worker's place at the door.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Place<'a> {
+    pub region: &'a Region,
+    pub slot: SlotIndex,
+}
+
 impl Entrance {
     /// Made in the worker itself: an epoll that several processes had would be one object for all of them.
     pub fn new(listeners: &[Listener]) -> io::Result<Self> {
@@ -48,7 +57,25 @@ impl Entrance {
     }
 
     /// The next connection; `None` once asked to leave.
-    pub fn next(&mut self, listeners: &[Listener], retirement: &Retirement) -> Option<Arrival> {
+    pub fn next(
+        &mut self,
+        listeners: &[Listener],
+        retirement: &Retirement,
+        place: Place<'_>,
+    ) -> Option<Arrival> {
+        let mut urgent = false;
+        while !retirement.asked() {
+            if place.region.stand_at_door(place.slot, urgent) {
+                let arrival = self.wait(listeners, retirement)?;
+                place.region.take_from_door(place.slot);
+                return Some(arrival);
+            }
+            urgent = listeners.iter().any(|listener| listener.waiting() > 0);
+        }
+        None
+    }
+
+    fn wait(&mut self, listeners: &[Listener], retirement: &Retirement) -> Option<Arrival> {
         while !retirement.asked() {
             match self.take(listeners) {
                 Ok(Some(arrival)) => {

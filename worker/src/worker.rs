@@ -20,7 +20,7 @@ use common::txn::Seat;
 use common::wire::control::Settings;
 
 use crate::Service;
-use crate::accept::Entrance;
+use crate::accept::{Entrance, Place};
 use crate::connection::Desk;
 use crate::exchange::Ledger;
 use crate::template::{Estate, Newborn, Template};
@@ -118,9 +118,11 @@ fn serve<S: Service>(service: S, mut estate: Estate, settings: &Settings, post: 
     seat.carry(estate.tidings);
     let slot = seat.slot();
     let demand = &estate.region.header().demand;
+    let place = Place { region: estate.region, slot: seat.owner().slot };
     // Nothing of what follows is made before somebody comes.
-    let mut next = entrance.next(&estate.listeners, &retirement);
+    let mut next = entrance.next(&estate.listeners, &retirement, place);
     if next.is_none() {
+        estate.region.leave_door(place.slot);
         return seat.leave();
     }
     let mut desk = Desk::new(service, Ledger::new(seat, estate.spool, settings), settings);
@@ -138,8 +140,9 @@ fn serve<S: Service>(service: S, mut estate: Estate, settings: &Settings, post: 
         // Counted first: what is seen to be idle has been counted.
         demand.turned_idle();
         slot.activity.store(Activity::Idle as u32, Release);
-        next = entrance.next(&estate.listeners, &retirement);
+        next = entrance.next(&estate.listeners, &retirement, place);
     }
+    estate.region.leave_door(place.slot);
     desk.leave();
 }
 

@@ -30,6 +30,13 @@ pub fn wait(word: &AtomicU64, seen: u64, limit: Duration) -> Waited {
     }
 }
 
+/// Sleeps as [`wait`] does, without precedence once it is woken: for who waits for nobody in particular.
+pub fn rest(word: &AtomicU64, seen: u64, limit: Duration) {
+    let limit =
+        futex::Timespec { tv_sec: limit.as_secs().cast_signed(), tv_nsec: limit.subsec_nanos().into() };
+    let _ = futex::wait(low_half(word), futex::Flags::empty(), seen as u32, Some(&limit));
+}
+
 /// Sleeps as [`wait`] does, but is woken only by a wake that names one of `bits`.
 pub fn wait_as(word: &AtomicU64, bits: NonZeroU32, seen: u64, limit: Duration) -> Waited {
     // This way of waiting takes the moment at which it ends.
@@ -50,6 +57,11 @@ pub fn wait_as(word: &AtomicU64, bits: NonZeroU32, seen: u64, limit: Duration) -
 pub fn wake_as(word: &AtomicU64, bits: NonZeroU32, most: u32) -> u32 {
     let woken = futex::wake_bitset(low_half(word), futex::Flags::empty(), most, bits);
     woken.map_or(0, |count| count as u32)
+}
+
+/// Wakes up to `most` processes that sleep on the low half of `word`; says how many.
+pub fn wake(word: &AtomicU64, most: u32) -> u32 {
+    futex::wake(low_half(word), futex::Flags::empty(), most).map_or(0, |count| count as u32)
 }
 
 /// Wakes one process that sleeps on the low half of `word`.

@@ -60,8 +60,13 @@ fn note_unused_header(wrongs: &mut Found, region: &Region) {
     let beyond = size_of::<Header>() as u64;
     let beyond = region.words(Offset(beyond), (HEADER_SIZE - beyond) as usize / size_of::<u64>());
     let history = std::slice::from_ref(&header.history.reserved);
-    let words: [&[AtomicU64]; 4] =
-        [&header.supervision.reserved, &header.gate.reserved, history, beyond.unwrap_or_default()];
+    let words: [&[AtomicU64]; 5] = [
+        &header.supervision.reserved,
+        &header.gate.reserved,
+        history,
+        &header.door.reserved,
+        beyond.unwrap_or_default(),
+    ];
     let pad = std::slice::from_ref(&header.supervision.pad);
     note_unused(wrongs, &words, &[&header.identity.reserved, pad, &header.demand.reserved]);
 }

@@ -246,6 +246,8 @@ impl Supervisor {
             prepared,
             rundir,
         };
+        // The predecessor's program may not have known of the door.
+        this.region.measure_door();
         Ok(this)
     }
 }
