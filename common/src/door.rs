@@ -1,16 +1,17 @@
 //! Which workers wait for connections. The kernel gives a connection to the worker that has waited longest, so that a thousand
 //! of them serve in turn where thirty would do, and each finds that what it touches has left the caches. So only as many
 //! are at work as are likely to be needed: at the door, where connections come in, or busy with one. The others rest. Who is
-//! done with a connection while more than enough are at work rests too, and whoever takes a connection and leaves few at the
-//! door calls one: always the one in the lowest slot, so that the same ones serve again and again. Who is called stands back
-//! for those at work (`scheduling::come_last`): where these only wait for something it is there at once, and where the
+//! done with a connection while enough others are at work rests too, and whoever takes a connection and leaves few at the
+//! door calls one or two: always those in the lowest slots, so that the same ones serve again and again. Who is called stands
+//! back for those at work (`scheduling::come_last`): where these only wait for something it is there at once, and where the
 //! processors have no time for it, neither would they have for what it brings.
 //!
-//! Nothing of this has to be repaired. What a worker is at are two bits of one word; they are changed in one step, by itself,
-//! by whoever calls it, and by the supervisor once it is dead, which then calls another where few are left. Who takes a
-//! connection leaves the door first and looks whether few are left then; somebody who dies in between forgets to call
-//! once, and the next one makes up for it. Should those that were called not come, because they are stopped or the one who
-//! chose them died before it woke them: who rests looks at the door himself from time to time.
+//! What a worker is at are two bits of one word; they are changed in one step, by itself, by whoever calls it, and by the
+//! supervisor once it is dead, which then calls others where few are left. Recovery has nothing to do with them. Who takes a
+//! connection leaves the door first and looks whether few are left then. What somebody forgets who dies or is stopped
+//! in between, the next one does, or the supervisor, or, at the latest, one of those who rest: each looks at the door from time
+//! to time, and where connections go on waiting, who is said to stand there all the while (it is stopped, or was never woken)
+//! counts as busy from then on.
 
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
@@ -30,6 +31,9 @@ const CALLED: usize = 2;
 
 /// Who rests looks at the door himself after so long, whatever became of the calls.
 const REST: Duration = Duration::from_secs(15);
+
+/// Who finds connections waiting then looks again after so long.
+const DOUBT: Duration = Duration::from_millis(100);
 
 /// Slots of one word, two bits for each; the lower and the upper ones of all.
 const SLOTS: u32 = 32;
@@ -55,7 +59,7 @@ struct Place<'a> {
 
 impl Region {
     /// A worker's: waits for connections from now on. False where it has rested instead: it has come back for a signal or
-    /// because the time was over, and is to try again; `urgent`, if connections are waiting for all that.
+    /// because the time was over, and is to try again; `urgent`, if [`Region::doubt_door`] says so.
     pub fn stand_at_door(&self, slot: SlotIndex, urgent: bool) -> bool {
         let Some(place) = self.place_at_door(slot) else { return true };
         let Some(calls) = self.slot(slot).map(|slot| &slot.calls) else { return true };
@@ -70,6 +74,27 @@ impl Region {
             scheduling::come_last(|| futex::rest(calls, seen, REST));
         }
         place.is(Post::Standing)
+    }
+
+    /// A worker's that has come back from its rest: whether connections wait in vain, as far as `waiting` tells. Whoever has
+    /// been said to stand at the door while they did counts as busy from then on, so that others are called.
+    pub fn doubt_door(&self, slot: SlotIndex, waiting: impl Fn() -> bool) -> bool {
+        let Some(place) = self.place_at_door(slot) else { return true };
+        let Some(calls) = self.slot(slot).map(|slot| &slot.calls) else { return true };
+        let seen = calls.load(SeqCst);
+        let stood: Vec<u64> = self.posts().iter().map(|word| standing(word.load(SeqCst))).collect();
+        if !waiting() || place.is(Post::Standing) {
+            return false;
+        }
+        futex::rest(calls, seen, DOUBT);
+        if !waiting() || place.is(Post::Standing) {
+            return false;
+        }
+        for (word, stood) in self.posts().iter().zip(stood) {
+            let idle = |now| stood & standing(now);
+            let _ = word.fetch_update(SeqCst, SeqCst, |now| (idle(now) != 0).then_some(now | idle(now) >> 1));
+        }
+        true
     }
 
     /// A worker's: has taken a connection from the door. Where that leaves few there, others are called.
@@ -102,7 +127,7 @@ impl Region {
         door.enough.store(processors.saturating_mul(ENOUGH_PER_PROCESSOR), SeqCst);
     }
 
-    /// Whether enough others are at work, and more than a few of them at the door.
+    /// Whether enough others are at work, and not few at the door.
     fn has_enough_besides(&self, place: &Place<'_>) -> bool {
         let door = &self.header().door;
         let (enough, few) = (door.enough.load(Relaxed), door.few.load(Relaxed));
@@ -111,7 +136,7 @@ impl Region {
     }
 
     fn is_bare(&self, few: u32) -> bool {
-        few > 0 && !self.has_more(few - 1, |word| word & UPPER & !(word << 1))
+        few > 0 && !self.has_more(few - 1, standing)
     }
 
     fn has_more(&self, than: u32, which: impl Fn(u64) -> u64) -> bool {
@@ -155,14 +180,28 @@ impl Region {
 
     /// The words that this region's slots have.
     fn posts(&self) -> &[AtomicU64] {
+        self.posts_and_unused().0
+    }
+
+    /// Words that no slot of this region has.
+    pub fn unused_posts(&self) -> &[AtomicU64] {
+        self.posts_and_unused().1
+    }
+
+    fn posts_and_unused(&self) -> (&[AtomicU64], &[AtomicU64]) {
         let posts = &self.header().door.posts;
-        &posts[..posts.len().min(self.geometry().slot_count.div_ceil(SLOTS) as usize)]
+        posts.split_at(posts.len().min(self.geometry().slot_count.div_ceil(SLOTS) as usize))
     }
 
     fn place_at_door(&self, slot: SlotIndex) -> Option<Place<'_>> {
         let word = self.posts().get((slot.0 / SLOTS) as usize)?;
         Some(Place { word, shift: slot.0 % SLOTS * 2 })
     }
+}
+
+/// The upper bits of those that stand at the door.
+fn standing(word: u64) -> u64 {
+    word & UPPER & !(word << 1)
 }
 
 impl Place<'_> {
@@ -294,6 +333,28 @@ mod tests {
         thread.join().unwrap();
     }
 
+    #[test]
+    fn who_is_said_to_stand_there_and_takes_nothing_counts_as_busy() {
+        let region = region();
+        stand(region, 0..4);
+        let thread = comes(region, 9);
+        assert!(!region.doubt_door(SlotIndex(8), || false), "nobody waits");
+        let doubts = std::cell::Cell::new(0);
+        let waiting = || {
+            // One of them takes a connection and is back.
+            if doubts.replace(doubts.get() + 1) == 1 {
+                busy(region, [2]);
+                region.leave_door(SlotIndex(2));
+            }
+            true
+        };
+        assert!(region.doubt_door(SlotIndex(8), waiting));
+        assert!([0, 1, 3].iter().all(|slot| is(region, *slot, Post::Busy)));
+        assert!(region.stand_at_door(SlotIndex(8), true));
+        busy(region, [8]);
+        thread.join().unwrap();
+    }
+
     /// Workers and connections at random, all of which are served: nobody rests for good while one waits.
     #[test]
     fn no_connection_waits_while_somebody_rests() {
@@ -327,10 +388,13 @@ mod tests {
             }
         }
         over.store(true, SeqCst);
-        for slot in region.slots().map(|(_, slot)| slot) {
-            slot.calls.fetch_add(1, SeqCst);
-            futex::wake_one(&slot.calls);
-        }
+        until("all have ended", || {
+            for (_, slot) in region.slots() {
+                slot.calls.fetch_add(1, SeqCst);
+                futex::wake_one(&slot.calls);
+            }
+            workers.iter().all(std::thread::JoinHandle::is_finished)
+        });
         workers.into_iter().for_each(|worker| worker.join().unwrap());
     }
 }

@@ -261,6 +261,7 @@ impl Pool {
     }
 
     fn take_back(&mut self, region: &Region, owner: Owner) -> Option<Owner> {
+        region.leave_door(owner.slot);
         let slot = region.slot(owner.slot)?;
         if slot.holds_nothing() && slot.shift(owner.generation, State::Reserved, State::Free) {
             self.release(owner.slot);
@@ -269,6 +270,15 @@ impl Pool {
         self.stand(owner.slot, Standing::Dead);
         slot.owner.store(slots::owner_word(owner.generation, State::Dead), SeqCst);
         Some(owner)
+    }
+
+    /// The slots that no worker has.
+    pub fn without_worker(&self) -> impl Iterator<Item = SlotIndex> {
+        let no_workers = |standing| {
+            matches!(standing, Standing::Free | Standing::Lent | Standing::Attached | Standing::Dead)
+        };
+        let slots = (0..).map(SlotIndex).zip(&self.entries);
+        slots.filter(move |(_, entry)| no_workers(entry.standing)).map(|(slot, _)| slot)
     }
 
     /// Whether a pid is in the book already.

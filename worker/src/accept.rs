@@ -70,7 +70,8 @@ impl Entrance {
                 place.region.take_from_door(place.slot);
                 return Some(arrival);
             }
-            urgent = listeners.iter().any(|listener| listener.waiting() > 0);
+            let waiting = || listeners.iter().any(|listener| listener.waiting() > 0);
+            urgent = !retirement.asked() && place.region.doubt_door(place.slot, waiting);
         }
         None
     }

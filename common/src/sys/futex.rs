@@ -59,11 +59,6 @@ pub fn wake_as(word: &AtomicU64, bits: NonZeroU32, most: u32) -> u32 {
     woken.map_or(0, |count| count as u32)
 }
 
-/// Wakes up to `most` processes that sleep on the low half of `word`; says how many.
-pub fn wake(word: &AtomicU64, most: u32) -> u32 {
-    futex::wake(low_half(word), futex::Flags::empty(), most).map_or(0, |count| count as u32)
-}
-
 /// Wakes one process that sleeps on the low half of `word`.
 pub fn wake_one(word: &AtomicU64) {
     let _ = futex::wake(low_half(word), futex::Flags::empty(), 1);

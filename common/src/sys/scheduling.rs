@@ -134,10 +134,10 @@ pub fn wake_at_once<T>(wait: impl FnOnce() -> T) -> T {
 }
 
 /// The slice of who stands back. The kernel takes the one whose slice would end first: the others' are 3 ms or less.
-const LONG_SLICE_NS: u64 = 100_000_000;
+const LONG_SLICE_NS: u64 = 20_000_000;
 
-/// Waits, and stands back for everybody else who is ready to run when that is over, for a tenth of a second at most. Always
-/// permitted. Before Linux 6.12 it stands back for nobody.
+/// Waits, and stands back for others who are ready to run when that is over, until each has had so much of the processor more.
+/// Always permitted. Before Linux 6.12 it stands back for nobody.
 pub fn come_last<T>(wait: impl FnOnce() -> T) -> T {
     if !PATIENT.load(Ordering::Relaxed) {
         return wait();

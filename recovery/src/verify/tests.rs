@@ -37,7 +37,7 @@ fn no_step_of_a_life_is_a_finding_before_or_after_its_repair() {
 #[test]
 fn every_kind_of_damage_is_found_where_it_is() {
     type Scribble = fn(&Scene);
-    let table: [(&str, Scribble); 22] = [
+    let table: [(&str, Scribble); 23] = [
         ("slot 3", |scene| scene.slot(3).owner.store(99, SeqCst)),
         ("slot 3", |scene| scene.slot(3).undo.store(5, SeqCst)),
         ("slot 3", |scene| scene.slot(3).mini.store(5, SeqCst)),
@@ -54,6 +54,7 @@ fn every_kind_of_damage_is_found_where_it_is() {
         ("header", |scene| scene.region.header().supervision.pad.store(5, SeqCst)),
         ("header", |scene| scene.region.header().demand.reserved[11].store(5, SeqCst)),
         ("header", |scene| scene.region.header().history.reserved.store(5, SeqCst)),
+        ("header", |scene| scene.region.header().door.reserved[6].store(5, SeqCst)),
         ("header", |scene| scene.region.word(Offset(4088)).unwrap().store(5, SeqCst)),
         ("header", |scene| scene.region.header().supervision.damaged.store(1, SeqCst)),
         ("header", |scene| scene.region.header().supervision.draining.store(5, SeqCst)),

@@ -60,11 +60,12 @@ fn note_unused_header(wrongs: &mut Found, region: &Region) {
     let beyond = size_of::<Header>() as u64;
     let beyond = region.words(Offset(beyond), (HEADER_SIZE - beyond) as usize / size_of::<u64>());
     let history = std::slice::from_ref(&header.history.reserved);
-    let words: [&[AtomicU64]; 5] = [
+    let words: [&[AtomicU64]; 6] = [
         &header.supervision.reserved,
         &header.gate.reserved,
         history,
         &header.door.reserved,
+        region.unused_posts(),
         beyond.unwrap_or_default(),
     ];
     let pad = std::slice::from_ref(&header.supervision.pad);

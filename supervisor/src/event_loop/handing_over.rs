@@ -246,8 +246,9 @@ impl Supervisor {
             prepared,
             rundir,
         };
-        // The predecessor's program may not have known of the door.
+        // The predecessor's program may not have known of the door, and its predecessor's may have.
         this.region.measure_door();
+        this.pool.without_worker().for_each(|slot| this.region.leave_door(slot));
         Ok(this)
     }
 }

@@ -14,6 +14,9 @@ use crate::service_manager;
 
 use super::{CLONE_DEADLINE, NEVER, Supervisor, TICK};
 
+/// However long it takes to add up the total.
+const TOTAL_AT_LEAST_EVERY: Duration = Duration::from_secs(60);
+
 /// So long at least a worker waits for its client to pause.
 const SHORTEST_PATIENCE: Duration = Duration::from_millis(100);
 
@@ -112,22 +115,24 @@ impl Supervisor {
             self.look_for_connections();
         }
         if now >= self.total_due {
-            self.log_total(now);
+            self.log_total();
         }
     }
 
     /// Says how many messages there have been, if more have come. To add them up is to read from every slot, which is 10 ms
     /// with a thousand that have not been looked at for a second, and during that a processor serves nobody: it is done
     /// only if the journal says that there is something new, and takes at most a thousandth of the time.
-    fn log_total(&mut self, now: Clock) {
+    fn log_total(&mut self) {
         let written = self.region.header().journal.ring.each_ref().map(|minute| minute.tail.load(Relaxed));
         // Looked at once more after the last change: a message is in the journal before it is counted.
         let changed = std::mem::replace(&mut self.written, written) != written;
         if !std::mem::replace(&mut self.written_lately, changed) && !changed {
             return;
         }
+        let began = self.now();
         let total = self.region.totals().messages;
-        self.total_due = now + 1000 * (self.now() - now);
+        let ended = self.now();
+        self.total_due = ended + (1000 * (ended - began)).min(TOTAL_AT_LEAST_EVERY);
         if total != self.total_logged {
             self.total_logged = total;
             log::info!("total requests {total}");
