@@ -21,10 +21,7 @@ pub enum Waited {
 
 /// Sleeps while the low half of `word` is that of `seen`, for at most `limit`.
 pub fn wait(word: &AtomicU64, seen: u64, limit: Duration) -> Waited {
-    let limit =
-        futex::Timespec { tv_sec: limit.as_secs().cast_signed(), tv_nsec: limit.subsec_nanos().into() };
-    let wait = || futex::wait(low_half(word), futex::Flags::empty(), seen as u32, Some(&limit));
-    match scheduling::wake_at_once(wait) {
+    match scheduling::wake_at_once(|| sleep(word, seen, limit)) {
         Err(error) if io::Error::from(error).kind() == io::ErrorKind::TimedOut => Waited::TimedOut,
         _ => Waited::Woken,
     }
@@ -32,9 +29,13 @@ pub fn wait(word: &AtomicU64, seen: u64, limit: Duration) -> Waited {
 
 /// Sleeps as [`wait`] does, without precedence once it is woken: for who waits for nobody in particular.
 pub fn rest(word: &AtomicU64, seen: u64, limit: Duration) {
+    let _ = sleep(word, seen, limit);
+}
+
+fn sleep(word: &AtomicU64, seen: u64, limit: Duration) -> rustix::io::Result<()> {
     let limit =
         futex::Timespec { tv_sec: limit.as_secs().cast_signed(), tv_nsec: limit.subsec_nanos().into() };
-    let _ = futex::wait(low_half(word), futex::Flags::empty(), seen as u32, Some(&limit));
+    futex::wait(low_half(word), futex::Flags::empty(), seen as u32, Some(&limit))
 }
 
 /// Sleeps as [`wait`] does, but is woken only by a wake that names one of `bits`.
