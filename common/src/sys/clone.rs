@@ -35,6 +35,9 @@ pub struct Cloner {
     /// Where glibc keeps this thread's id; 0 where the kernel does not tell.
     tid_address: usize,
     robust_list: (usize, usize),
+    /// It was seen that this process has one thread. Only that thread could start another, and whoever has it clone has it
+    /// start none in between.
+    alone: bool,
 }
 
 const FLAGS: u64 = libc::CLONE_PARENT as u64 | libc::CLONE_PARENT_SETTID as u64;
@@ -57,7 +60,7 @@ impl Cloner {
         // SAFETY: the kernel stores two words through the given pointers; pid 0 is the caller.
         let asked = unsafe { libc::syscall(libc::SYS_get_robust_list, 0, &raw mut head, &raw mut length) };
         let robust_list = if asked == 0 { (head, length) } else { (0, 0) };
-        Self { method, tid_address, robust_list }
+        Self { method, tid_address, robust_list, alone: false }
     }
 
     /// The method in use.
@@ -70,9 +73,10 @@ impl Cloner {
     /// # Errors
     /// What the kernel reports (EAGAIN at a pids limit, ENOMEM); a process with more than one thread.
     pub fn clone_sibling(&mut self, pid_word: &AtomicU32) -> io::Result<Cloned> {
-        if threads_of_this_process()? != 1 {
+        if !self.alone && threads_of_this_process()? != 1 {
             return Err(io::Error::other("only a process of one thread can be cloned"));
         }
+        self.alone = true;
         let mut outcome = self.clone_once(pid_word);
         if let Err(error) = &outcome
             && self.method == Method::Clone3

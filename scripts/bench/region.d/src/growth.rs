@@ -16,6 +16,15 @@ const SMALLEST: u64 = 100;
 /// More than an entry takes of a region, its share of the buckets and of the region's tables included.
 const BYTES_OF_ENTRY: u64 = 320;
 
+/// What a get waits for.
+#[derive(Clone, Copy)]
+enum Order {
+    /// The one before: its value says which key comes next. So the time is what a get takes.
+    OneByOne,
+    /// Nothing: the processor begins the next one while this one's memory is on its way, if its window reaches so far.
+    AtOnce,
+}
+
 /// Both maps at one size, the same keys in both.
 struct Pair<'r> {
     entries: u64,
@@ -36,14 +45,16 @@ pub fn run(table: &mut Table, effort: Effort) {
     let mut pairs: Vec<Pair<'_>> =
         sizes.iter().map(|entries| Pair::filled(&region, &mut seat, *entries)).collect();
 
-    let mut gets = Vec::new();
-    let mut puts = Vec::new();
+    let (mut gets, mut at_once, mut puts) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..effort.rounds {
         // All sizes in every round, so that each ratio is of figures of the same moment.
-        gets.push(pairs.iter().map(|pair| pair.get(effort)).collect::<Vec<_>>());
+        gets.push(pairs.iter().map(|pair| pair.get(effort, Order::OneByOne)).collect::<Vec<_>>());
+        at_once.push(pairs.iter().map(|pair| pair.get(effort, Order::AtOnce)).collect::<Vec<_>>());
         puts.push(pairs.iter_mut().map(|pair| pair.put(&mut seat, effort)).collect::<Vec<_>>());
     }
-    for (what, rounds) in [("get", &gets), ("put", &puts)] {
+    for (what, rounds, has_target) in
+        [("get", &gets, true), ("gets at once", &at_once, false), ("put", &puts, true)]
+    {
         for (index, entries) in sizes.iter().enumerate() {
             let of = |side: usize| rounds.iter().map(|round| round[index][side]).collect::<Vec<_>>();
             let (ours, theirs) = (median(&of(0)), median(&of(1)));
@@ -52,7 +63,8 @@ pub fn run(table: &mut Table, effort: Effort) {
                 .map(|round| (round[index][0] / round[0][0]) / (round[index][1] / round[0][1]))
                 .collect();
             // The target is about the whole way; the sizes between show where it is steep.
-            let target = if index + 1 == sizes.len() { Target::AtMost(1.3) } else { Target::None };
+            let whole_way = index + 1 == sizes.len();
+            let target = if has_target && whole_way { Target::AtMost(1.3) } else { Target::None };
             let figures = format!("region {ours:.1} ns, HashMap {theirs:.1} ns");
             table.line(&format!("{what}, {entries} entries"), &figures, &grown, target);
         }
@@ -67,22 +79,24 @@ impl<'r> Pair<'r> {
     }
 
     /// Nanoseconds of a get: ours, the standard library's.
-    fn get(&self, effort: Effort) -> [f64; 2] {
+    fn get(&self, effort: Effort, order: Order) -> [f64; 2] {
         let (mut keys, mut other_keys) = (Keys::new(self.entries), Keys::new(self.entries));
-        let (mut buffer, mut other_buffer) = (Vec::with_capacity(VALUE), Vec::with_capacity(VALUE));
+        let (mut buffer, mut other_buffer) = (vec![0; VALUE], vec![0; VALUE]);
         let measured = in_turn(
             1,
             &mut [
                 &mut || {
                     ns_per_operation(effort, || {
-                        assert!(self.map.get_into(self.region, &keys.next(), &mut buffer).expect("get"));
+                        let key = order.next(&mut keys, &buffer);
+                        assert!(self.map.get_into(self.region, &key, &mut buffer).expect("get"));
                         black_box(&buffer);
                     })
                 },
                 &mut || {
                     ns_per_operation(effort, || {
+                        let key = order.next(&mut other_keys, &other_buffer);
                         other_buffer.clear();
-                        other_buffer.extend_from_slice(self.std.get(&other_keys.next()).expect("get"));
+                        other_buffer.extend_from_slice(self.std.get(&key).expect("get"));
                         black_box(&other_buffer);
                     })
                 },
@@ -113,5 +127,15 @@ impl<'r> Pair<'r> {
             ],
         );
         [measured[0][0], measured[1][0]]
+    }
+}
+
+impl Order {
+    #[inline]
+    fn next(self, keys: &mut Keys, value: &[u8]) -> [u8; KEY] {
+        match self {
+            Self::OneByOne => keys.next_after(value[0]),
+            Self::AtOnce => keys.next(),
+        }
     }
 }

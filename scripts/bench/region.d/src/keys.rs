@@ -34,6 +34,18 @@ impl Keys {
     #[inline]
     pub fn next(&mut self) -> [u8; KEY] {
         self.state = self.state.wrapping_add(1);
+        self.key()
+    }
+
+    /// The same, but not known before `byte` is.
+    #[inline]
+    pub fn next_after(&mut self, byte: u8) -> [u8; KEY] {
+        self.state = self.state.wrapping_add(1 + u64::from(byte));
+        self.key()
+    }
+
+    #[inline]
+    fn key(&self) -> [u8; KEY] {
         key(((u128::from(mix(self.state)) * u128::from(self.count)) >> 64) as u64)
     }
 }
