@@ -111,8 +111,10 @@ pub struct Supervision {
     pub attentive: AtomicU32,
     /// Zero.
     pub pad: AtomicU32,
+    /// 1 while not all of a new region's disk space is reserved: nobody begins a transaction then. Who waits sleeps here.
+    pub incomplete: AtomicU64,
     /// Zero.
-    pub reserved: [AtomicU64; 2],
+    pub reserved: AtomicU64,
 }
 
 /// Where the journal stands.

@@ -4,6 +4,7 @@
 use std::fs::File;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64};
+use std::time::Duration;
 
 use crate::error::{Context, Error, Result};
 use crate::ids::{Offset, SlotIndex};
@@ -15,13 +16,25 @@ use crate::limits::{HUGE_PAGES_FROM, MINI_LOG_SIZE, PAGE_SIZE, UNDO_LOG_SIZE};
 use crate::planted::{self, Bug};
 use crate::slots::Totals;
 use crate::sys::map::Mapping;
-use crate::sys::{file, process};
+use crate::sys::{file, futex, process};
 
 /// A mapped region. Its geometry was computed when it was opened and is never read from the file again.
 #[derive(Debug)]
 pub struct Region {
     mapping: Mapping,
     geometry: Geometry,
+}
+
+/// Reserves disk space for every byte of a region's file.
+///
+/// # Errors
+/// No space for it.
+pub fn reserve_all(file: &File, length: u64) -> Result<()> {
+    file::allocate(file, 0, length).context(|| reserving(length))
+}
+
+fn reserving(length: u64) -> String {
+    format!("cannot reserve {length} bytes for the region; free some space or choose a smaller --region-size")
 }
 
 /// A region that nobody has looked at yet: its identity is right, its contents are allegations.
@@ -43,25 +56,47 @@ impl Region {
     /// # Errors
     /// As [`Region::create`].
     pub fn create_seeded(file: &File, length: u64, seed: Option<u64>) -> Result<Self> {
+        let region = Self::lay_out(file, length)?;
+        reserve_all(file, length)?;
+        region.write_identity(seed)?;
+        Ok(region)
+    }
+
+    /// Makes an empty region as [`Region::create`] does, but what only transactions use, nearly all of it, may have no disk
+    /// space yet: it is incomplete then, and nobody may begin a transaction before [`Region::complete`].
+    ///
+    /// # Errors
+    /// As [`Region::create`], unless space goes short only later.
+    pub fn begin(file: &File, length: u64) -> Result<Self> {
+        if length >= HUGE_PAGES_FROM {
+            return Self::create(file, length);
+        }
+        let region = Self::lay_out(file, length)?;
+        if file::free_space(file).is_ok_and(|(free, _)| free < length) {
+            // The kernel says best why.
+            reserve_all(file, length)?;
+        }
+        let Geometry { logs, objects, heap, .. } = region.geometry;
+        for (start, end) in [(0, logs), (objects, heap)] {
+            file::allocate(file, start, end - start).context(|| reserving(length))?;
+        }
+        region.header().supervision.incomplete.store(1, SeqCst);
+        region.write_identity(None)?;
+        Ok(region)
+    }
+
+    fn lay_out(file: &File, length: u64) -> Result<Self> {
         let geometry = Geometry::of(length).ok_or_else(|| {
             Error::usage(format!(
                 "a region cannot have {length} bytes: choose a multiple of 4KiB between 1MiB and 4TiB"
             ))
         })?;
-        let reserving = || {
-            format!(
-                "cannot reserve {length} bytes for the region; free some space or choose a smaller --region-size"
-            )
-        };
-        file.set_len(length).context(reserving)?;
+        file.set_len(length).context(|| reserving(length))?;
         let mapping = Mapping::writable(file).context(|| "cannot map the region".to_owned())?;
         if length >= HUGE_PAGES_FROM {
             mapping.back_with_huge_pages(file);
         }
-        file::allocate_whole(file, length).context(reserving)?;
-        let region = Self { mapping, geometry };
-        region.write_identity(seed)?;
-        Ok(region)
+        Ok(Self { mapping, geometry })
     }
 
     fn write_identity(&self, seed: Option<u64>) -> Result<()> {
@@ -91,6 +126,27 @@ impl Region {
         identity.checksum.store(checksum(identity), Relaxed);
         self.header().supervision.clean.store(1, SeqCst);
         Ok(())
+    }
+
+    /// Whether not all of its disk space is reserved yet.
+    pub fn is_incomplete(&self) -> bool {
+        self.header().supervision.incomplete.load(SeqCst) != 0
+    }
+
+    /// The supervisor's, after [`reserve_all`]: transactions may begin.
+    pub fn complete(&self) {
+        let incomplete = &self.header().supervision.incomplete;
+        incomplete.store(0, SeqCst);
+        futex::wake_all(incomplete);
+    }
+
+    /// Sleeps while the region is incomplete, for so long at most; less where a signal comes.
+    pub fn await_completion(&self, limit: Duration) {
+        let incomplete = &self.header().supervision.incomplete;
+        let seen = incomplete.load(SeqCst);
+        if seen != 0 {
+            futex::rest(incomplete, seen, limit);
+        }
     }
 
     /// Maps a region that the supervisor has vetted and handed over.

@@ -37,6 +37,7 @@ use crate::pool::Pool;
 use crate::prepared::Prepared;
 use crate::recoverer::Recoverer;
 use crate::repairs::Repairs;
+use crate::reservation::Reservation;
 use crate::rundir::RunDir;
 use crate::service_manager::{self, Giver, Passed};
 use crate::shipping::{Errand, Shipping};
@@ -184,6 +185,7 @@ struct Supervisor {
     region: Region,
     region_file: File,
     region_to_show: File,
+    reservation: Option<Reservation>,
     spool: Spool,
     writers: File,
     listeners: Listeners,
@@ -292,6 +294,12 @@ impl Supervisor {
         let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
         let bell = EventFd::from_value_and_flags(0, flags).context(|| "cannot make an eventfd".to_owned())?;
         let bell = File::from(OwnedFd::from(bell));
+        let contents = region.unverified.contents();
+        let reservation = if contents.is_incomplete() {
+            Some(Reservation::begin(&region.file, contents.geometry().length, &bell)?)
+        } else {
+            None
+        };
         let tidings = Tidings::new().context(|| "cannot make a pipe".to_owned())?;
         let voices = Voices::open(&rundir.short_path("stderr"), prepared.identity.as_ref())?;
         let region_to_show =
@@ -328,6 +336,7 @@ impl Supervisor {
             region,
             region_file,
             region_to_show,
+            reservation,
             spool,
             writers,
             listeners,
@@ -528,6 +537,7 @@ impl Supervisor {
             self.tick(now);
         }
         self.voices.attend(now);
+        self.look_at_reservation();
         self.end_long_requests(now);
         self.kill_the_overdue(now);
         self.end_overdue_question(now);

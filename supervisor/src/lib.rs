@@ -1,5 +1,5 @@
 //! The supervisor: owns the run directory, the region's file, the listening sockets and every child. One thread, one
-//! poll loop. It knows slots, counters and process states; objects, locks and messages it does not know.
+//! poll loop (but see [`reservation`]). It knows slots, counters and process states; objects, locks and messages it does not know.
 #![forbid(unsafe_code)]
 
 pub mod cli;
@@ -33,6 +33,8 @@ pub mod children;
 pub mod voices;
 
 pub mod rundir;
+
+pub mod reservation;
 
 pub mod recoverer;
 

@@ -182,7 +182,7 @@ impl RunDir {
             },
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
                 if !recoverer.has_checkpoints()? {
-                    return self.fresh_region(length, |_| Ok(()));
+                    return self.make_region(|file| Region::begin(file, length).map(drop));
                 }
                 log::warn!("there is no region, and the spool has checkpoints");
                 self.go_back(length, recoverer)
@@ -259,7 +259,8 @@ impl RunDir {
             );
             return Ok(Existing::Usable(RegionFile { file, unverified }));
         }
-        let made = self.fresh_region(length, |next| {
+        let made = self.make_region(|next| {
+            Region::create(next, length)?;
             recoverer.carry(&file, path, next, has.max(length))?;
             contents.give_way();
             Ok(())
@@ -268,12 +269,11 @@ impl RunDir {
         Ok(Existing::Usable(made))
     }
 
-    /// Makes a region under another name first: one that is not complete is never found.
-    fn fresh_region(&self, length: u64, fill: impl FnOnce(&File) -> Result<()>) -> Result<RegionFile> {
+    /// Makes a region under another name first: one that is not whole is never found.
+    fn make_region(&self, make: impl FnOnce(&File) -> Result<()>) -> Result<RegionFile> {
         let (next, path) = (self.path.join(NEXT), self.path.join(REGION));
         let file = self.create_next()?;
-        let made = Region::create(&file, length).map(drop).and_then(|()| fill(&file));
-        made.inspect_err(|_| drop(self.remove(NEXT)))?;
+        make(&file).inspect_err(|_| drop(self.remove(NEXT)))?;
         std::fs::rename(&next, &path).context(|| format!("cannot create {}", path.display()))?;
         Ok(RegionFile { unverified: UnverifiedRegion::open(&file)?, file })
     }
@@ -284,6 +284,11 @@ impl RunDir {
         let next = self.path.join(NEXT);
         let file = File::options().read(true).write(true).create_new(true).mode(0o600).open(&next);
         file.context(|| format!("cannot create {}", next.display()))
+    }
+
+    /// Takes away a region that could not be given its space: nobody has kept anything in it.
+    pub fn remove_region(&self) {
+        drop(self.remove(REGION));
     }
 
     /// Gives the directory back. The files stay: their locks are what counts.

@@ -2,11 +2,16 @@
 //! lost, nothing half-done.
 
 use std::fs;
+use std::mem::offset_of;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 
+use common::layout::{Header, Supervision};
 use holdfast_tests::connection::Receipt;
 use holdfast_tests::load::Load;
 use holdfast_tests::machine::{PidsLimit, mount_small, skip, with_private_mounts};
+use holdfast_tests::outcome::run;
+use holdfast_tests::place::program;
 use holdfast_tests::processes::children_of;
 use holdfast_tests::{Connection, DEADLINE, Instance, Place, eventually, journal, until};
 
@@ -171,6 +176,46 @@ fn no_room_for_the_region_is_a_sentence() {
         let instance = starting().region_size("1MiB").start();
         instance.say("served");
         instance.stop();
+    });
+}
+
+/// As a supervisor leaves a region that dies while its space is being reserved: only what is not zero is there.
+fn make_incomplete(region: &Path) {
+    let mut bytes = fs::read(region).unwrap();
+    bytes[offset_of!(Header, supervision) + offset_of!(Supervision, incomplete)] = 1;
+    fs::remove_file(region).unwrap();
+    let file = fs::File::create_new(region).unwrap();
+    file.set_len(bytes.len() as u64).unwrap();
+    for (page, bytes) in
+        bytes.chunks(4096).enumerate().filter(|(_, bytes)| bytes.iter().any(|byte| *byte != 0))
+    {
+        file.write_all_at(bytes, page as u64 * 4096).unwrap();
+    }
+}
+
+#[test]
+fn a_region_without_all_of_its_space_is_given_it_before_anybody_is_served() {
+    with_small("a full file system", 6 << 20, |place, small| {
+        let starting = || place.instance().run_dir(small.join("run")).region_size("4MiB");
+        let instance = starting().start();
+        instance.say("before");
+        instance.stop();
+        let region = small.join("run/region");
+        make_incomplete(&region);
+        let filler = small.join("filler");
+        let room = nix::sys::statvfs::statvfs(small).unwrap();
+        let free = room.blocks_available() * room.fragment_size();
+        fs::write(&filler, vec![0_u8; free as usize - (1 << 20)]).unwrap();
+        starting().run().assert_failed(1, &["cannot reserve", "--region-size"]);
+        assert!(region.exists(), "there may be something in it");
+        fs::remove_file(&filler).unwrap();
+        let instance = starting().start();
+        instance.say("after");
+        assert_eq!(instance.wait_for_rest()["totals"]["messages"], 2);
+        instance.stop();
+        let metadata = fs::metadata(&region).unwrap();
+        assert_eq!(metadata.blocks() * 512, metadata.len());
+        run(program("recovery").arg("verify").arg(&region)).assert_succeeded();
     });
 }
 

@@ -9,6 +9,9 @@ use common::region::Region;
 use common::sys::signal::Retirement;
 use common::sys::socket::{self, Doorbell, Listener};
 
+/// How long a worker waits for a new region's space before it looks whether it is to leave.
+const COMPLETION: Duration = Duration::from_millis(100);
+
 /// How long a worker that cannot accept leaves the matter be, at first and at most.
 const PAUSES: std::ops::RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_secs(1);
 
@@ -66,7 +69,7 @@ impl Entrance {
         let mut urgent = false;
         while !retirement.asked() {
             if place.region.stand_at_door(place.slot, urgent) {
-                let arrival = self.wait(listeners, retirement)?;
+                let arrival = self.wait(listeners, retirement, place.region)?;
                 place.region.take_from_door(place.slot);
                 return Some(arrival);
             }
@@ -76,8 +79,12 @@ impl Entrance {
         None
     }
 
-    fn wait(&mut self, listeners: &[Listener], retirement: &Retirement) -> Option<Arrival> {
+    fn wait(&mut self, listeners: &[Listener], retirement: &Retirement, region: &Region) -> Option<Arrival> {
         while !retirement.asked() {
+            if region.is_incomplete() {
+                region.await_completion(COMPLETION);
+                continue;
+            }
             match self.take(listeners) {
                 Ok(Some(arrival)) => {
                     self.trouble.pause = Duration::ZERO;

@@ -140,23 +140,24 @@ pub fn rename_in(directory: &File, from: &str, to: &str, replace: bool) -> io::R
 /// # Errors
 /// ENOSPC, EDQUOT, EFBIG; EOPNOTSUPP where the file system cannot reserve.
 pub fn reserve(file: &File, offset: u64, length: u64) -> io::Result<()> {
-    allocate(file, FallocateFlags::FALLOC_FL_KEEP_SIZE, offset, length)
+    fallocate(file, FallocateFlags::FALLOC_FL_KEEP_SIZE, offset, length)
 }
 
-/// Gives a file its size and the disk space for it.
+/// Gives a part of a file its disk space; the file becomes as long as that takes.
 ///
 /// # Errors
 /// As [`reserve`].
-pub fn allocate_whole(file: &File, length: u64) -> io::Result<()> {
-    allocate(file, FallocateFlags::empty(), 0, length)
+pub fn allocate(file: &File, offset: u64, length: u64) -> io::Result<()> {
+    fallocate(file, FallocateFlags::empty(), offset, length)
 }
 
-fn allocate(file: &File, flags: FallocateFlags, offset: u64, length: u64) -> io::Result<()> {
+fn fallocate(file: &File, flags: FallocateFlags, offset: u64, length: u64) -> io::Result<()> {
     let signed = |value: u64| i64::try_from(value).map_err(|_| io::Error::from_raw_os_error(libc::EFBIG));
     let (offset, length) = (signed(offset)?, signed(length)?);
     if cfg!(miri) {
         // It has no such call.
-        return if flags.is_empty() { file.set_len(length.cast_unsigned()) } else { Ok(()) };
+        let (has, end) = (file.metadata()?.len(), (offset + length).cast_unsigned());
+        return if flags.is_empty() && has < end { file.set_len(end) } else { Ok(()) };
     }
     loop {
         match nix::fcntl::fallocate(file, flags, offset, length) {

@@ -37,7 +37,7 @@ fn no_step_of_a_life_is_a_finding_before_or_after_its_repair() {
 #[test]
 fn every_kind_of_damage_is_found_where_it_is() {
     type Scribble = fn(&Scene);
-    let table: [(&str, Scribble); 23] = [
+    let table: [(&str, Scribble); 25] = [
         ("slot 3", |scene| scene.slot(3).owner.store(99, SeqCst)),
         ("slot 3", |scene| scene.slot(3).undo.store(5, SeqCst)),
         ("slot 3", |scene| scene.slot(3).mini.store(5, SeqCst)),
@@ -52,6 +52,8 @@ fn every_kind_of_damage_is_found_where_it_is() {
         ("slot 3", |scene| scene.slot(3).knell.pad[4].store(5, SeqCst)),
         ("slot 3", |scene| scene.slot(3).knell.reserved[0].store(5, SeqCst)),
         ("header", |scene| scene.region.header().supervision.pad.store(5, SeqCst)),
+        ("header", |scene| scene.region.header().supervision.reserved.store(5, SeqCst)),
+        ("header", |scene| scene.region.header().supervision.incomplete.store(2, SeqCst)),
         ("header", |scene| scene.region.header().demand.reserved[11].store(5, SeqCst)),
         ("header", |scene| scene.region.header().history.reserved.store(5, SeqCst)),
         ("header", |scene| scene.region.header().door.reserved[6].store(5, SeqCst)),

@@ -51,6 +51,11 @@ pub(super) fn header(region: &Region) -> Wrongs {
     if gate != 0 && !lock::owner_of(gate).is_some_and(|closer| may_close(region, closer)) {
         wrongs.push(("gate", format!("the gate is closed by {gate:#x}, which names nobody who could")));
     }
+    let incomplete = supervision.incomplete.load(SeqCst);
+    if incomplete > 1 {
+        wrongs
+            .push(("incomplete", format!("whether its disk space is reserved is {incomplete}, not 0 or 1")));
+    }
     note_unused_header(&mut wrongs, region);
     at(&Place::Header, wrongs)
 }
@@ -61,7 +66,7 @@ fn note_unused_header(wrongs: &mut Found, region: &Region) {
     let beyond = region.words(Offset(beyond), (HEADER_SIZE - beyond) as usize / size_of::<u64>());
     let history = std::slice::from_ref(&header.history.reserved);
     let words: [&[AtomicU64]; 6] = [
-        &header.supervision.reserved,
+        std::slice::from_ref(&header.supervision.reserved),
         &header.gate.reserved,
         history,
         &header.door.reserved,

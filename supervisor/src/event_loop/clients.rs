@@ -20,10 +20,12 @@ use crate::pool::Departure;
 use super::{Phase, Supervisor};
 
 impl Supervisor {
-    /// Somebody wants a share in the region. While it is being restored, or every slot is still being looked at, he waits.
+    /// Somebody wants a share in the region. While it is being made or restored, or every slot is still being looked at, he
+    /// waits.
     pub(super) fn attach(&mut self, id: ConnectionId, access: Access) {
         match self.phase {
             Phase::TakingOver | Phase::Restoring { .. } => self.let_wait(id, access),
+            Phase::Serving if self.region.is_incomplete() => self.let_wait(id, access),
             Phase::Serving => match access {
                 Access::Read if self.control.carries_descriptors(id) => {
                     self.control.reply(id, &Response::Shown, &[self.region_to_show.as_raw_fd()]);

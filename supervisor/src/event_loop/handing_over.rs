@@ -194,6 +194,7 @@ impl Supervisor {
             region,
             region_file,
             region_to_show: File::from(arrived.take(state.region_to_show)?),
+            reservation: None,
             spool: Spool::from_directory(File::from(arrived.take(state.spool)?)),
             writers: File::from(arrived.take(state.writers)?),
             listeners: state.listeners.unpack(arrived)?,

@@ -1,7 +1,7 @@
 //! Serving: as many workers as the policy wants, of the template that serves.
 
 use std::io::Read as _;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::time::Duration;
 
 use common::wire::control::Order;
@@ -41,7 +41,7 @@ impl Supervisor {
         self.swap_templates();
         self.replace_other_children();
         let counts = self.take_counts();
-        if !self.announced && counts.ready >= self.policy.shape().least() {
+        if !self.announced && counts.ready >= self.policy.shape().least() && !self.region.is_incomplete() {
             self.announce(counts.ready);
         }
         let plan = self.policy.plan(now, counts);
@@ -105,11 +105,39 @@ impl Supervisor {
         self.answer_touches();
     }
 
+    /// A new region has all of its space: transactions may begin. Or there is none: nobody has kept anything in the region yet.
+    pub(super) fn look_at_reservation(&mut self) {
+        let Some(reservation) = self.reservation.take_if(|reservation| reservation.has_ended()) else {
+            return;
+        };
+        match reservation.end() {
+            Ok(()) => {
+                self.region.complete();
+                self.answer_attach_waiters();
+            }
+            Err(error) => {
+                if self.region.header().supervision.life.load(SeqCst) == 1 {
+                    self.rundir.remove_region();
+                }
+                self.stop_with(error);
+            }
+        }
+    }
+
+    /// Nobody is to wait for space that nobody reserves: somebody has written where he must not.
+    fn watch_completion(&self) {
+        if self.reservation.is_none() && self.region.is_incomplete() && self.verdict.is_none() {
+            log::error!("the region is said to be incomplete, and is not");
+            self.region.complete();
+        }
+    }
+
     pub(super) fn tick(&mut self, now: Clock) {
         self.next_tick = now + TICK;
         service_manager::is_alive();
         self.control.rested();
         self.watch_gate();
+        self.watch_completion();
         self.look_after_clients();
         if self.options.idle_exit.limit().is_some() {
             self.look_for_connections();
