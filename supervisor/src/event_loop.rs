@@ -294,12 +294,7 @@ impl Supervisor {
         let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
         let bell = EventFd::from_value_and_flags(0, flags).context(|| "cannot make an eventfd".to_owned())?;
         let bell = File::from(OwnedFd::from(bell));
-        let contents = region.unverified.contents();
-        let reservation = if contents.is_incomplete() {
-            Some(Reservation::begin(&region.file, contents.geometry().length, &bell)?)
-        } else {
-            None
-        };
+        let reservation = Reservation::begin(&region, &bell)?;
         let tidings = Tidings::new().context(|| "cannot make a pipe".to_owned())?;
         let voices = Voices::open(&rundir.short_path("stderr"), prepared.identity.as_ref())?;
         let region_to_show =

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use common::error::{Context, Error, Result};
 use common::layout::GIVES_WAY;
 use common::places::{CLIENTS, PID_FILE, START_LOCK};
-use common::region::{Region, UnverifiedRegion};
+use common::region::{self, Region, UnverifiedRegion};
 use common::sys::file::{self, Lock};
 use serde::{Deserialize, Serialize};
 
@@ -250,6 +250,11 @@ impl RunDir {
             return Ok(Existing::Lost("the region was in use when the machine went down"));
         }
         let has = contents.geometry().length;
+        if contents.is_incomplete() {
+            // Whoever was making it has died. Nobody kept anything in it, but somebody may have written that word.
+            region::reserve_all(&file, has)?;
+            contents.complete();
+        }
         if has == length {
             return Ok(Existing::Usable(RegionFile { file, unverified }));
         }

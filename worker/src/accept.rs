@@ -10,7 +10,7 @@ use common::sys::signal::Retirement;
 use common::sys::socket::{self, Doorbell, Listener};
 
 /// How long a worker waits for a new region's space before it looks whether it is to leave.
-const COMPLETION: Duration = Duration::from_millis(100);
+const COMPLETION: Duration = Duration::from_millis(50);
 
 /// How long a worker that cannot accept leaves the matter be, at first and at most.
 const PAUSES: std::ops::RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_secs(1);

@@ -98,7 +98,8 @@ impl Identity {
     /// # Errors
     /// The kernel's refusal; a process that cannot be made.
     pub fn attempt(&self, deed: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
-        // SAFETY: the supervisor, which alone asks this, has one thread; its child may do whatever it may.
+        // SAFETY: the supervisor, which alone asks this, has one thread, or a second one that only waits for the kernel and has
+        // no lock; its child may do whatever it may.
         match unsafe { fork() }? {
             ForkResult::Child => {
                 let refused = self.assume().and_then(|()| deed()).err();

@@ -25,7 +25,7 @@ impl Supervisor {
     pub(super) fn attach(&mut self, id: ConnectionId, access: Access) {
         match self.phase {
             Phase::TakingOver | Phase::Restoring { .. } => self.let_wait(id, access),
-            Phase::Serving if self.region.is_incomplete() => self.let_wait(id, access),
+            Phase::Serving if self.reservation.is_some() => self.let_wait(id, access),
             Phase::Serving => match access {
                 Access::Read if self.control.carries_descriptors(id) => {
                     self.control.reply(id, &Response::Shown, &[self.region_to_show.as_raw_fd()]);

@@ -85,7 +85,8 @@ impl Supervisor {
              (pids.max of the cgroup, ulimit -u) or the memory, or ask for fewer ({option})"
         );
         self.log_failure(now, &why);
-        if !self.announced {
+        // The thread that reserves space counts where processes do, and is gone soon.
+        if !self.announced && self.reservation.is_none() {
             self.stop_with(Error::failure(why));
         }
     }

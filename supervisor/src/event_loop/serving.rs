@@ -1,9 +1,10 @@
 //! Serving: as many workers as the policy wants, of the template that serves.
 
 use std::io::Read as _;
-use std::sync::atomic::Ordering::{Relaxed, SeqCst};
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
+use common::slots::Totals;
 use common::wire::control::Order;
 use nix::sys::signal::Signal;
 
@@ -41,7 +42,7 @@ impl Supervisor {
         self.swap_templates();
         self.replace_other_children();
         let counts = self.take_counts();
-        if !self.announced && counts.ready >= self.policy.shape().least() && !self.region.is_incomplete() {
+        if !self.announced && counts.ready >= self.policy.shape().least() && self.reservation.is_none() {
             self.announce(counts.ready);
         }
         let plan = self.policy.plan(now, counts);
@@ -116,7 +117,8 @@ impl Supervisor {
                 self.answer_attach_waiters();
             }
             Err(error) => {
-                if self.region.header().supervision.life.load(SeqCst) == 1 {
+                // Unless somebody has written where he must not, and others have believed it.
+                if self.region.totals() == Totals::default() {
                     self.rundir.remove_region();
                 }
                 self.stop_with(error);
