@@ -19,6 +19,17 @@ const TRIES: u32 = 4;
 /// A read that meets nothing but overwritten content for so long is given up. No living writer is that fast.
 const PATIENCE: Duration = Duration::from_secs(1);
 
+/// To sleep and be woken takes about so long. Whoever had to wait for less the last time keeps the core for so long at most
+/// before it sleeps: at worst it has waited twice what it had to (A. R. Karlin et al., "Empirical studies of competitive
+/// spinning for a shared-memory multiprocessor", SOSP '91).
+const SLEEP_COSTS: Duration = Duration::from_micros(25);
+
+/// After looking in vain it sleeps at once for so many waits: the producer may not have a core of its own.
+const DISCOURAGED: u8 = 64;
+
+/// A wait that was over so soon, sleep included, was for somebody who answers at once.
+const SHORT: Duration = Duration::from_micros(75);
+
 /// Whoever waits looks at the name so often: whoever removed the block may have died before it could tell.
 const NAP: Duration = Duration::from_millis(100);
 
@@ -32,6 +43,10 @@ pub struct Consumer {
     seen: u64,
     group: Option<Group>,
     locked: bool,
+    /// Whether the last wait was short.
+    hurried: bool,
+    /// For so many waits it sleeps at once: looking first was in vain.
+    discouraged: u8,
 }
 
 impl Consumer {
@@ -40,7 +55,8 @@ impl Consumer {
             return Err(Failure::Unknown(name.to_owned()));
         };
         let block = Arc::new(fresh(block, name)?);
-        Ok(Self { blocks, name: name.to_owned(), block, seen: 0, group: None, locked: false })
+        let (name, seen, group) = (name.to_owned(), 0, None);
+        Ok(Self { blocks, name, block, seen, group, locked: false, hurried: false, discouraged: 0 })
     }
 
     /// The block's name.
@@ -101,12 +117,38 @@ impl Consumer {
         Err(self.overwritten())
     }
 
-    /// Waits until there is something newer than what was read last, for at most `limit`; whether there is.
+    /// Waits until there is something newer than what was read last, for at most `limit`; whether there is. Sleeps, but where
+    /// the last wait was a matter of microseconds: then it looks for some first.
     ///
     /// # Errors
     /// The block was removed, or is damaged.
     pub fn wait(&mut self, limit: Duration) -> Result<bool> {
+        if self.head()?.version() > self.seen {
+            return Ok(true);
+        }
         let began = Instant::now();
+        self.discouraged = self.discouraged.saturating_sub(1);
+        if self.hurried && self.discouraged == 0 && !self.spin(began, limit.min(SLEEP_COSTS)) {
+            self.discouraged = DISCOURAGED;
+        }
+        let came = self.sleep(began, limit);
+        self.hurried = began.elapsed() < SHORT;
+        came
+    }
+
+    /// Looks for so long whether something newer is there.
+    fn spin(&self, began: Instant, limit: Duration) -> bool {
+        let before = self.block.head();
+        while self.block.head() == before {
+            if began.elapsed() >= limit {
+                return false;
+            }
+            std::hint::spin_loop();
+        }
+        true
+    }
+
+    fn sleep(&mut self, began: Instant, limit: Duration) -> Result<bool> {
         loop {
             let head = self.head()?;
             if head.version() > self.seen {
@@ -117,6 +159,7 @@ impl Consumer {
                 return Ok(false);
             }
             let waited = futex::wait(self.block.word(AT_HEAD), head.0, left.min(NAP));
+            self.block.foresee_next(head);
             if waited == futex::Waited::TimedOut {
                 self.follow()?;
             }

@@ -167,6 +167,13 @@ impl Block {
         self.place == (device, inode)
     }
 
+    /// Has the processor fetch what the version after `head` will most likely be in, while it still looks at what is current.
+    pub fn foresee_next(&self, head: Head) {
+        let next = (head.buffer() + 1) % self.geometry.buffers;
+        self.mapping.prefetch(Offset(stamp_of(next)));
+        self.mapping.prefetch(Offset(self.geometry.buffer(next)));
+    }
+
     /// Finds the content that `head` tells of; `None` where it is not there any more.
     #[inline]
     pub fn find(&self, head: Head) -> Result<Option<Found>> {

@@ -337,3 +337,37 @@ impl Place {
         self.consumer()
     }
 }
+
+/// A wait looks for some time before it sleeps, or not, by how the last one was: that is to change nothing but when it is over.
+#[test]
+fn who_answers_at_once_and_who_takes_a_while_are_both_waited_for() {
+    const TURNS: u64 = 2_000;
+    let place = Place::new();
+    let publish = |producer: &mut Producer, number: u64| {
+        producer.publish(&number.to_le_bytes(), LIMIT).unwrap();
+    };
+    let (mut to, mut fro) =
+        ["to", "fro"].map(|name| place.blocks.producer(name, Options::default()).unwrap()).into();
+    [&mut to, &mut fro].into_iter().for_each(|producer| publish(producer, 0));
+    let [mut there, mut back] = ["to", "fro"].map(|name| place.blocks.consumer(name).unwrap());
+    [&mut there, &mut back].into_iter().for_each(|consumer| drop(read(consumer)));
+    let answering = std::thread::spawn(move || {
+        for number in 1..=TURNS {
+            assert!(there.wait(LIMIT).unwrap());
+            assert_eq!(read(&mut there), number.to_le_bytes());
+            if number % 500 == 0 {
+                std::thread::sleep(SHORT);
+            }
+            publish(&mut fro, number);
+        }
+    });
+    for number in 1..=TURNS {
+        publish(&mut to, number);
+        assert!(back.wait(LIMIT).unwrap());
+        assert_eq!(read(&mut back), number.to_le_bytes());
+    }
+    answering.join().unwrap();
+    let began = std::time::Instant::now();
+    assert!(!back.wait(SHORT).unwrap(), "nothing came");
+    assert!(began.elapsed() >= SHORT);
+}

@@ -18,8 +18,8 @@ pub type Message = [u8; 64];
 /// What goes to and fro between two processes. Each opens its own end, when it is a process of its own.
 pub trait Channel {
     fn send(&mut self, message: &Message);
-    /// Whether one came within the limit.
-    fn receive(&mut self, limit: Duration) -> bool;
+    /// The one that came within the limit.
+    fn receive(&mut self, limit: Duration) -> Option<Message>;
 }
 
 /// How a process learns that something came.
@@ -82,7 +82,7 @@ impl Channel for Block {
         self.producer.publish(message, Duration::from_secs(1)).expect("a version");
     }
 
-    fn receive(&mut self, limit: Duration) -> bool {
+    fn receive(&mut self, limit: Duration) -> Option<Message> {
         let came = match self.notice {
             Notice::Sleeping => self.consumer.wait(limit).expect("a block"),
             Notice::Polling => {
@@ -90,10 +90,11 @@ impl Channel for Block {
                 poll(limit, || self.consumer.version().expect("a block") > seen)
             }
         };
-        if came {
-            self.consumer.read(&mut self.content).expect("content");
+        if !came {
+            return None;
         }
-        came
+        self.consumer.read(&mut self.content).expect("content");
+        self.content.as_slice().try_into().ok()
     }
 }
 
@@ -114,8 +115,9 @@ impl Channel for Pipe {
         self.out.write_all(message).expect("the other end is there");
     }
 
-    fn receive(&mut self, _limit: Duration) -> bool {
-        self.back.read_exact(&mut [0; 64]).is_ok()
+    fn receive(&mut self, _limit: Duration) -> Option<Message> {
+        let mut message = [0; 64];
+        self.back.read_exact(&mut message).ok().map(|()| message)
     }
 }
 
@@ -162,21 +164,20 @@ impl Channel for Iceoryx {
         }
     }
 
-    fn receive(&mut self, limit: Duration) -> bool {
+    fn receive(&mut self, limit: Duration) -> Option<Message> {
         if self.notice == Notice::Sleeping {
             let began = Instant::now();
             while self.listener.timed_wait(|_| (), limit).expect("it waits") == 0 {
                 if began.elapsed() >= limit {
-                    return false;
+                    return None;
                 }
             }
         }
-        poll(limit, || match self.subscriber.receive().expect("it looks") {
-            Some(sample) => {
-                std::hint::black_box(*sample);
-                true
-            }
-            None => false,
-        })
+        let mut message = None;
+        poll(limit, || {
+            message = self.subscriber.receive().expect("it looks").map(|sample| *sample);
+            message.is_some()
+        });
+        message
     }
 }
