@@ -6,9 +6,14 @@ import pathlib
 import platform
 import re
 import subprocess
+import time
 
 import plots
 from harness import ROOT
+
+
+# More work of others than this is said in bold.
+OTHERS = 0.2
 
 
 def said(*command):
@@ -29,6 +34,18 @@ def machine():
     virtual = " (a virtual machine)" if "hypervisor" in cpus else ""
     return (f"{os.cpu_count()} × {model[1] if model else platform.machine()}{virtual}, "
             f"{int(info['MemTotal']) / (1 << 20):.0f} GiB, Linux {platform.release()}, {system[1] if system else '?'}")
+
+
+def busy():
+    """Which share of its processors others use, over a second: the load average still tells of the section before."""
+    def ticks():
+        fields = [int(word) for word in pathlib.Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
+        return sum(fields), fields[3] + fields[4]
+
+    before, idle = ticks()
+    time.sleep(1)
+    after, idle_after = ticks()
+    return 1 - (idle_after - idle) / max(after - before, 1)
 
 
 def tree():
@@ -58,7 +75,7 @@ class Page:
 
     def section(self, key, title, commands, words):
         """Begins a section; everything after belongs to it, until it is `done`."""
-        self.key, self.began, self.busy = key, datetime.datetime.now(datetime.timezone.utc), os.getloadavg()[0]
+        self.key, self.busy, self.began = key, busy(), datetime.datetime.now(datetime.timezone.utc)
         self.parts = []
         self.heading = title, commands, words
         return self
@@ -67,10 +84,10 @@ class Page:
         """The section is measured."""
         title, commands, words = self.heading
         took = (datetime.datetime.now(datetime.timezone.utc) - self.began).total_seconds()
-        seen = f"{self.began:%Y-%m-%d %H:%M} UTC, in {took:,.0f} s, of {tree()}; load average at the beginning {self.busy:.1f}."
-        if self.busy > os.cpu_count():
-            seen += (f"\n**The machine had other work than this ({self.busy:.0f} processes for {os.cpu_count()} processors before it"
-                     " began): rates are low, times long and ratios wide. To be measured again.**")
+        seen = (f"{self.began:%Y-%m-%d %H:%M} UTC, in {took:,.0f} s, of {tree()}, on {machine()}; others used {self.busy:.0%} of it "
+                "before it began.")
+        if self.busy > OTHERS:
+            seen += "\n**That is much: rates are low, times long and ratios wide. To be measured again.**"
         commands = "\n".join(f"    {command}" for command in commands)
         self.sections[self.key] = "\n".join([f"## {title}\n", f"{commands}\n", f"{seen}\n", f"{words.strip()}\n", *self.parts])
 
@@ -111,7 +128,7 @@ class Page:
 Written by `{self.command}`; what is changed here by hand is lost with the next run. A section that is measured alone
 replaces its own.
 
-{machine()}. {said('rustc', '--version')}.
+Each section says on which machine. {said('rustc', '--version')}.
 
 {words.strip()}
 """
