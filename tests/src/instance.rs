@@ -231,6 +231,26 @@ impl Instance {
         processes::signal_child_of(self.pid(), pid, signal)
     }
 
+    /// Stops a child of the supervisor. False where it has ended instead: a signal to one that has, and was not waited for
+    /// yet, is no error.
+    ///
+    /// # Panics
+    /// Where it does neither.
+    #[track_caller]
+    pub fn stop_child(&self, pid: i32) -> bool {
+        self.signal_child(pid, Signal::SIGSTOP)
+            && eventually(DEADLINE, "it is stopped, or has ended", || {
+                match processes::Process::of(pid)
+                    .filter(|process| process.parent == self.pid())
+                    .map(|process| process.state)
+                {
+                    Some('T') => Ok(true),
+                    Some('Z' | 'X') | None => Ok(false),
+                    Some(state) => Err(state.to_string()),
+                }
+            })
+    }
+
     /// Kills a child of the supervisor and waits until it is gone: a connection that comes while it dies may go with it.
     ///
     /// # Panics

@@ -30,7 +30,7 @@ fn a_checkpoint_goes_on_and_who_waits_for_it_is_told() {
         let mut asking = command(&place, &["checkpoint"]);
         let caught = eventually(DEADLINE, "it begins, or is over", || {
             let begun = instance.children_in_role("checkpoint").first().copied();
-            let stopped = begun.filter(|pid| instance.signal_child(*pid, Signal::SIGSTOP));
+            let stopped = begun.filter(|pid| instance.stop_child(*pid));
             if stopped.is_some() || asking.ended().is_some() { Ok(stopped) } else { Err(String::new()) }
         });
         caught.map(|pid| (pid, asking)).ok_or_else(|| "it was too fast".to_owned())
