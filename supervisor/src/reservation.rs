@@ -1,6 +1,6 @@
-//! The disk space of a new region, which the kernel gives page by page: a sixth of the time that a thousand workers take to
+//! The disk space of a new region, which the kernel gives page by page: an eighth of the time that a thousand workers take to
 //! start. So a thread waits for it, the supervisor's only second one, while the first processes are made. It touches
-//! nothing but the file, takes no lock, and no signal.
+//! nothing but the file and the bell, takes no lock, and no signal.
 
 use std::fs::File;
 use std::io::Write as _;

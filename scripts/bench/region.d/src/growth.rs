@@ -52,9 +52,7 @@ pub fn run(table: &mut Table, effort: Effort) {
         at_once.push(pairs.iter().map(|pair| pair.get(effort, Order::AtOnce)).collect::<Vec<_>>());
         puts.push(pairs.iter_mut().map(|pair| pair.put(&mut seat, effort)).collect::<Vec<_>>());
     }
-    for (what, rounds, has_target) in
-        [("get", &gets, true), ("gets at once", &at_once, false), ("put", &puts, true)]
-    {
+    for (what, rounds) in [("get", &gets), ("gets at once", &at_once), ("put", &puts)] {
         for (index, entries) in sizes.iter().enumerate() {
             let of = |side: usize| rounds.iter().map(|round| round[index][side]).collect::<Vec<_>>();
             let (ours, theirs) = (median(&of(0)), median(&of(1)));
@@ -63,8 +61,7 @@ pub fn run(table: &mut Table, effort: Effort) {
                 .map(|round| (round[index][0] / round[0][0]) / (round[index][1] / round[0][1]))
                 .collect();
             // The target is about the whole way; the sizes between show where it is steep.
-            let whole_way = index + 1 == sizes.len();
-            let target = if has_target && whole_way { Target::AtMost(1.3) } else { Target::None };
+            let target = if index + 1 == sizes.len() { Target::AtMost(1.3) } else { Target::None };
             let figures = format!("region {ours:.1} ns, HashMap {theirs:.1} ns");
             table.line(&format!("{what}, {entries} entries"), &figures, &grown, target);
         }
