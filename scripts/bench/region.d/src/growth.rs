@@ -27,10 +27,12 @@ enum Order {
 
 /// Both maps at one size, the same keys in both.
 struct Pair<'r> {
-    entries: u64,
     map: Map,
     std: HashMap<[u8; KEY], [u8; VALUE]>,
     region: &'r Region,
+    /// What is asked for next: of ours, of the standard library's. They go on where they were, from round to round: keys
+    /// that were the same in every slice would be a small part of a large map, and in the caches.
+    keys: [Keys; 2],
 }
 
 pub fn run(table: &mut Table, effort: Effort) {
@@ -48,8 +50,8 @@ pub fn run(table: &mut Table, effort: Effort) {
     let (mut gets, mut at_once, mut puts) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..effort.rounds {
         // All sizes in every round, so that each ratio is of figures of the same moment.
-        gets.push(pairs.iter().map(|pair| pair.get(effort, Order::OneByOne)).collect::<Vec<_>>());
-        at_once.push(pairs.iter().map(|pair| pair.get(effort, Order::AtOnce)).collect::<Vec<_>>());
+        gets.push(pairs.iter_mut().map(|pair| pair.get(effort, Order::OneByOne)).collect::<Vec<_>>());
+        at_once.push(pairs.iter_mut().map(|pair| pair.get(effort, Order::AtOnce)).collect::<Vec<_>>());
         puts.push(pairs.iter_mut().map(|pair| pair.put(&mut seat, effort)).collect::<Vec<_>>());
     }
     for (what, rounds) in [("get", &gets), ("gets at once", &at_once), ("put", &puts)] {
@@ -72,28 +74,28 @@ impl<'r> Pair<'r> {
     fn filled(region: &'r Region, seat: &mut Seat<'_>, entries: u64) -> Self {
         let map = ours::filled(seat, &entries.to_string(), entries);
         let std = (0..entries).map(|number| (keys::key(number), [1; VALUE])).collect();
-        Self { entries, map, std, region }
+        Self { map, std, region, keys: [Keys::new(entries), Keys::new(entries)] }
     }
 
     /// Nanoseconds of a get: ours, the standard library's.
-    fn get(&self, effort: Effort, order: Order) -> [f64; 2] {
-        let (mut keys, mut other_keys) = (Keys::new(self.entries), Keys::new(self.entries));
+    fn get(&mut self, effort: Effort, order: Order) -> [f64; 2] {
+        let Self { map, std, region, keys: [keys, other_keys] } = self;
         let (mut buffer, mut other_buffer) = (vec![0; VALUE], vec![0; VALUE]);
         let measured = in_turn(
             1,
             &mut [
                 &mut || {
                     ns_per_operation(effort, || {
-                        let key = order.next(&mut keys, &buffer);
-                        assert!(self.map.get_into(self.region, &key, &mut buffer).expect("get"));
+                        let key = order.next(keys, &buffer);
+                        assert!(map.get_into(region, &key, &mut buffer).expect("get"));
                         black_box(&buffer);
                     })
                 },
                 &mut || {
                     ns_per_operation(effort, || {
-                        let key = order.next(&mut other_keys, &other_buffer);
+                        let key = order.next(other_keys, &other_buffer);
                         other_buffer.clear();
-                        other_buffer.extend_from_slice(self.std.get(&key).expect("get"));
+                        other_buffer.extend_from_slice(std.get(&key).expect("get"));
                         black_box(&other_buffer);
                     })
                 },
@@ -104,15 +106,14 @@ impl<'r> Pair<'r> {
 
     /// Nanoseconds of a put under a key that is there: ours, the standard library's.
     fn put(&mut self, seat: &mut Seat<'_>, effort: Effort) -> [f64; 2] {
-        let (mut keys, mut other_keys) = (Keys::new(self.entries), Keys::new(self.entries));
-        let (map, std) = (self.map, &mut self.std);
+        let Self { map, std, keys: [keys, other_keys], .. } = self;
         let measured = in_turn(
             1,
             &mut [
                 &mut || {
                     ns_per_operation(effort, || {
                         let key = keys.next();
-                        ours::put(seat, map, &key, &keys::value(&key));
+                        ours::put(seat, *map, &key, &keys::value(&key));
                     })
                 },
                 &mut || {
