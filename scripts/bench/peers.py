@@ -229,6 +229,8 @@ class Peer:
 
 
 OURS = Peer("Holdfast", lambda keep_alive=False, **options: ours(**options), "worker")
+DYNAMIC = Peer("Holdfast, 5 to 1000", lambda **options: ours(pool=("--min-workers", 5, "--max-workers", WORKERS), **options),
+               "worker")
 FLOOR = Peer("bare floor", floor, "floor", respawns=False)
 APACHE = Peer("Apache prefork, mod_echo", apache, "apache2", options=("--echo",))
 NET_SERVER = Peer("Perl Net::Server::PreFork", perl, "perl-lines")
