@@ -52,7 +52,7 @@ def draw(path, title, across, up, lines, log_x=False, log_y=False, extra=(), poi
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     script = [
-        f"set terminal svg size 860,480 dynamic font '{FONT},13' background rgb 'white'",
+        f"set terminal svg size 860,480 dynamic noenhanced font '{FONT},13' background rgb 'white'",
         f"set output {quoted(path)}",
         f"set title {quoted(title)}",
         f"set xlabel {quoted(across)}",
