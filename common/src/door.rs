@@ -27,7 +27,7 @@ const ENOUGH_PER_PROCESSOR: u32 = 16;
 
 /// So many are few at the door: others are called once nobody is left there. Where there are more connections than workers at
 /// work, the door is bare most of the time, and those who are done with one are there sooner than who is called: with two for
-/// each processor, 1000 connections got a sixth less on that EPYC.
+/// each processor, 1000 connections got a sixth less on an EPYC.
 const FEW: u32 = 1;
 
 /// How many are called at once at most: one more than have left, so that the door fills up.

@@ -21,6 +21,8 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 TARGET = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
 RELEASE = TARGET / "release"
 WORKERS = 1000
+# A pool that grows: what `acquired` starts.
+DYNAMIC_POOL = ("--min-workers", 5, "--max-workers", WORKERS, "--min-spare", 5, "--max-spare", 20)
 
 
 class Failed(Exception):

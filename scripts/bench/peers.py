@@ -9,7 +9,7 @@ import socket
 import subprocess
 import tempfile
 
-from harness import WORKERS, Failed, Server, cclient, floor, ours, wait_for
+from harness import DYNAMIC_POOL, WORKERS, Failed, Server, cclient, floor, ours, wait_for
 
 
 def install(*packages):
@@ -229,8 +229,7 @@ class Peer:
 
 
 OURS = Peer("Holdfast", lambda keep_alive=False, **options: ours(**options), "worker")
-DYNAMIC = Peer("Holdfast, 5 to 1000", lambda **options: ours(pool=("--min-workers", 5, "--max-workers", WORKERS), **options),
-               "worker")
+DYNAMIC = Peer("Holdfast, 5 to 1000", lambda **options: ours(pool=DYNAMIC_POOL, **options), "worker")
 FLOOR = Peer("bare floor", floor, "floor", respawns=False)
 APACHE = Peer("Apache prefork, mod_echo", apache, "apache2", options=("--echo",))
 NET_SERVER = Peer("Perl Net::Server::PreFork", perl, "perl-lines")
