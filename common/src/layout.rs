@@ -12,7 +12,7 @@ use crate::limits::{DOING_SIZE, JOURNAL_RING, MAX_HELD, MAX_IN_FLIGHT, USER_ROWS
 pub const MAGIC: u64 = u64::from_le_bytes(*b"HOLDFAST");
 
 /// The version of this format. Another one is refused.
-pub const FORMAT_VERSION: u32 = 3;
+pub const FORMAT_VERSION: u32 = 4;
 
 /// Reads back as itself only on a machine of the same byte order.
 pub const ENDIAN_MARK: u32 = 0x0102_0304;

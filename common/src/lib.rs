@@ -21,6 +21,8 @@ pub mod logging;
 
 pub mod log_limit;
 
+mod hash;
+
 pub mod layout;
 
 pub mod region;

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64};
 use std::time::Duration;
 
 use crate::error::{Context, Error, Result};
+use crate::hash::Hashing;
 use crate::ids::{Offset, SlotIndex};
 use crate::layout::{
     ENDIAN_MARK, FORMAT_VERSION, GIVES_WAY, Geometry, HEADER_SIZE, Header, Identity, MAGIC, Object,
@@ -23,6 +24,7 @@ use crate::sys::{file, futex, process};
 pub struct Region {
     mapping: Mapping,
     geometry: Geometry,
+    hashing: Hashing,
 }
 
 /// Reserves disk space for every byte of a region's file.
@@ -56,9 +58,9 @@ impl Region {
     /// # Errors
     /// As [`Region::create`].
     pub fn create_seeded(file: &File, length: u64, seed: Option<u64>) -> Result<Self> {
-        let region = Self::lay_out(file, length)?;
+        let region = Self::lay_out(file, length, seed)?;
         reserve_all(file, length)?;
-        region.write_identity(seed)?;
+        region.write_identity()?;
         Ok(region)
     }
 
@@ -71,7 +73,7 @@ impl Region {
         if length >= HUGE_PAGES_FROM {
             return Self::create(file, length);
         }
-        let region = Self::lay_out(file, length)?;
+        let region = Self::lay_out(file, length, None)?;
         if file::free_space(file).is_ok_and(|(free, _)| free < length) {
             // The kernel says best why.
             reserve_all(file, length)?;
@@ -81,11 +83,11 @@ impl Region {
             file::allocate(file, start, end - start).context(|| reserving(length))?;
         }
         region.header().supervision.incomplete.store(1, SeqCst);
-        region.write_identity(None)?;
+        region.write_identity()?;
         Ok(region)
     }
 
-    fn lay_out(file: &File, length: u64) -> Result<Self> {
+    fn lay_out(file: &File, length: u64, seed: Option<u64>) -> Result<Self> {
         let geometry = Geometry::of(length).ok_or_else(|| {
             Error::usage(format!(
                 "a region cannot have {length} bytes: choose a multiple of 4KiB between 1MiB and 4TiB"
@@ -96,10 +98,14 @@ impl Region {
         if length >= HUGE_PAGES_FROM {
             mapping.back_with_huge_pages(file);
         }
-        Ok(Self { mapping, geometry })
+        let seed = match seed {
+            Some(seed) => seed,
+            None => process::random_word().context(|| "cannot draw a random seed".to_owned())?,
+        };
+        Ok(Self { mapping, geometry, hashing: Hashing::keyed_by(seed) })
     }
 
-    fn write_identity(&self, seed: Option<u64>) -> Result<()> {
+    fn write_identity(&self) -> Result<()> {
         let identity = &self.header().identity;
         identity.version.store(FORMAT_VERSION, Relaxed);
         identity.endian.store(ENDIAN_MARK, Relaxed);
@@ -115,12 +121,8 @@ impl Region {
         identity.page_count.store(self.geometry.page_count, Relaxed);
         crate::objects::found(self);
         let epoch = process::random_word().context(|| "cannot draw a random epoch".to_owned())?;
-        let seed = match seed {
-            Some(seed) => seed,
-            None => process::random_word().context(|| "cannot draw a random seed".to_owned())?,
-        };
         identity.epoch.store(epoch, Relaxed);
-        identity.seed.store(seed, Relaxed);
+        identity.seed.store(self.hashing.seed(), Relaxed);
         identity.created_ns.store(process::now_ns(), Relaxed);
         identity.magic.store(MAGIC, Relaxed);
         identity.checksum.store(checksum(identity), Relaxed);
@@ -339,9 +341,14 @@ impl Region {
     }
 
     /// What the maps' hashes are keyed by.
-    #[inline]
     pub fn seed(&self) -> u64 {
-        self.header().identity.seed.load(Relaxed)
+        self.hashing.seed()
+    }
+
+    /// The hash of a key, which says in which bucket of a map it is.
+    #[inline]
+    pub(crate) fn hash_of(&self, key: &[u8]) -> u64 {
+        self.hashing.of(key)
     }
 
     /// Marks the pages of these bytes as changed, before they are: a checkpoint copies what is marked. Whoever marks has
@@ -442,8 +449,10 @@ impl UnverifiedRegion {
             return Err(refused(&format!("its length of {length} bytes is none that a region has")));
         };
         let mapping = map(file).context(|| "cannot map the region".to_owned())?;
-        let region = Self(Region { mapping, geometry });
+        // The seed is there once the identity is, which is looked at first.
+        let mut region = Self(Region { mapping, geometry, hashing: Hashing::keyed_by(0) });
         region.check_identity()?;
+        region.0.hashing = Hashing::keyed_by(region.0.header().identity.seed.load(Relaxed));
         Ok(region)
     }
 

@@ -10,7 +10,6 @@ use std::sync::atomic::Ordering::Relaxed;
 use crate::ids::{Offset, SlotIndex};
 use crate::layout::{Cell, Tally};
 use crate::limits::{MAX_USER, USER_ROWS};
-use crate::objects::buckets::hash_of;
 use crate::objects::map::LockedMap;
 use crate::objects::{Folder, Map, ReadError};
 use crate::region::Region;
@@ -171,7 +170,7 @@ fn find(region: &Region, user: &str) -> Result<Option<Account>, ReadError> {
 
 /// The name of the map that a user without a row shares.
 fn stripe_of(region: &Region, user: &str) -> String {
-    format!("more-{}", hash_of(region, user.as_bytes()) % STRIPES)
+    format!("more-{}", region.hash_of(user.as_bytes()) % STRIPES)
 }
 
 /// Gives a name its row, or where there is none left the map that it shares.

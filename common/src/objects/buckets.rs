@@ -11,8 +11,6 @@
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 
-use siphasher::sip::SipHasher13;
-
 use crate::heap;
 use crate::ids::Offset;
 use crate::layout::Object;
@@ -44,13 +42,6 @@ pub(crate) const KEY: usize = 3;
 /// A link is the offset of an entry, below the highest bits of its hash: so an entry whose link has other bits is passed
 /// over without a look at it, but for its next link.
 pub(crate) const TAG_SHIFT: u32 = 48;
-
-/// A key's hash. Keyed by the region's random seed: who chooses keys cannot choose their bucket.
-#[inline]
-pub(crate) fn hash_of(region: &Region, key: &[u8]) -> u64 {
-    let seed = region.seed();
-    SipHasher13::new_with_keys(seed, seed.rotate_left(32) ^ 0x9e37_79b9_7f4a_7c15).hash(key)
-}
 
 /// The bucket of a hash among `buckets`, which are at least one.
 #[inline]

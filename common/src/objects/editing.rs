@@ -9,7 +9,7 @@ use crate::layout::Object;
 use crate::limits::{MAX_IN_PLACE, MAX_KEY, MAX_VALUE, PAGE_SIZE};
 use crate::objects::buckets::{
     BUCKETS, COUNT, Entry, FAN, Found, HASH, KEY, LENGTHS, MOST_BUCKETS, NEXT, Page, Place, ROOT, Tree, WORD,
-    bucket_of, hash_of, link_to, pairs, target,
+    bucket_of, link_to, pairs, target,
 };
 use crate::objects::emptying::DRAIN_ROOM;
 use crate::planted::{self, Bug};
@@ -36,7 +36,7 @@ impl<'r> Transaction<'_, 'r> {
             return Err(TxnError::TooLong);
         }
         let region = self.region();
-        let hash = hash_of(region, key);
+        let hash = region.hash_of(key);
         match Tree::of(region, object).find(hash, key)? {
             Some(found) if found.takes_in_place(region, value)? => {
                 self.overwrite(index, object, &found.entry, value)?;
@@ -124,7 +124,7 @@ impl<'r> Transaction<'_, 'r> {
     }
 
     pub(crate) fn remove(&mut self, index: u32, object: &'r Object, key: &[u8]) -> Result<bool, TxnError> {
-        let hash = hash_of(self.region(), key);
+        let hash = self.region().hash_of(key);
         let Some(found) = Tree::of(self.region(), object).find(hash, key)? else { return Ok(false) };
         self.touch(index, object)?;
         self.seat.log.change(found.link.offset, found.link.word, found.entry.head[NEXT].load(Relaxed))?;

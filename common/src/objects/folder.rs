@@ -2,7 +2,7 @@
 //! How the tree changes is in `tree`, how the names in a folder do in `naming`.
 
 use crate::limits::{MAX_DEPTH, MAX_NAME};
-use crate::objects::buckets::{Tree, hash_of};
+use crate::objects::buckets::Tree;
 use crate::objects::map;
 use crate::objects::reading::{self, Broken, ReadError};
 use crate::objects::{Blob, Counter, Handle, Kind, Map, Queue, ROOT_OBJECT};
@@ -134,7 +134,7 @@ fn find(region: &Region, folder: Handle, name: &str, kind: Kind) -> Result<Handl
 
 /// What a name in a folder stands for, as last committed.
 pub(crate) fn look_up(region: &Region, folder: Handle, name: &str) -> Result<Option<Entry>, ReadError> {
-    let hash = hash_of(region, name.as_bytes());
+    let hash = region.hash_of(name.as_bytes());
     reading::read(region, folder, Kind::Folder, |object| {
         let Some(found) = Tree::of(region, object).find(hash, name.as_bytes())? else { return Ok(None) };
         let mut value = Vec::new();

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use crate::ids::Offset;
 use crate::layout::Object;
 use crate::limits::PAGE_SIZE;
-use crate::objects::buckets::{BUCKETS, COUNT, Found, Tree, copy, hash_of};
+use crate::objects::buckets::{BUCKETS, COUNT, Found, Tree, copy};
 use crate::objects::reading::{self, Broken, ReadError};
 use crate::objects::{Handle, Kind};
 use crate::region::Region;
@@ -55,7 +55,7 @@ impl Map {
     /// [`ReadError`].
     #[inline]
     pub fn get_into(self, region: &Region, key: &[u8], value: &mut Vec<u8>) -> Result<bool, ReadError> {
-        let hash = hash_of(region, key);
+        let hash = region.hash_of(key);
         reading::read(region, self.0, Kind::Map, |object| {
             let found = Tree::of(region, object).find(hash, key)?;
             // What the buffer holds is written over and not cleared first: mostly it is as long as it must be.
@@ -120,7 +120,7 @@ impl LockedMap<'_, '_, '_> {
     /// # Errors
     /// [`TxnError::Damaged`]; the transaction is rolled back then.
     pub fn get(&mut self, key: &[u8]) -> Result<Option<Vec<u8>>, TxnError> {
-        let hash = hash_of(self.txn.region(), key);
+        let hash = self.txn.region().hash_of(key);
         self.txn.attempt(|txn| {
             let found = Tree::of(txn.region(), self.object).find(hash, key)?;
             Ok(found.map(|found| {

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use crate::layout::Object;
 use crate::lock;
-use crate::objects::buckets::{COUNT, Tree, hash_of};
+use crate::objects::buckets::{COUNT, Tree};
 use crate::objects::folder::{Entry, Folder, check_name};
 use crate::objects::{Blob, Counter, Handle, Kind, Map, Queue, blob, counter, identity, items, map, queue};
 use crate::planted::{self, Bug};
@@ -178,7 +178,7 @@ impl Transaction<'_, '_> {
     /// What a name stands for, under the folder's lock.
     pub(crate) fn entry(&mut self, folder: Handle, name: &str) -> Result<Option<Entry>, TxnError> {
         let names = self.lock(folder, Kind::Folder)?;
-        let hash = hash_of(self.region(), name.as_bytes());
+        let hash = self.region().hash_of(name.as_bytes());
         let Some(found) = Tree::of(self.region(), names).find(hash, name.as_bytes())? else {
             return Ok(None);
         };

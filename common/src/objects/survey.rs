@@ -12,7 +12,7 @@ use crate::ids::Offset;
 use crate::layout::Object;
 use crate::objects::buckets::{
     BUCKETS, COUNT, Entry, FAN, KEY, LENGTHS, LONGEST_CHAIN, MOST_BUCKETS, NEXT, Page, Place, TAG_SHIFT,
-    bucket_of, hash_of, target,
+    bucket_of, target,
 };
 use crate::objects::folder::{self, Entry as Named};
 use crate::objects::items;
@@ -301,7 +301,7 @@ impl<'a> Survey<'a> {
     /// What is wrong with where an item of this key stands, if something is.
     pub fn misplaced(&self, item: &Item<'_>, key: &[u8], number: u64) -> Option<&'static str> {
         let hash = item.entry.hash();
-        if hash != hash_of(self.region, key) {
+        if hash != self.region.hash_of(key) {
             return Some("has a hash that is not its key's");
         }
         if (item.link ^ hash) >> TAG_SHIFT != 0 {
