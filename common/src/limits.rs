@@ -53,6 +53,9 @@ pub const MAX_OBJECTS: u32 = 65_536;
 /// Bytes of a page of the heap.
 pub const PAGE_SIZE: u64 = 4096;
 
+/// How many words of 8 bytes that is.
+pub const WORDS_OF_PAGE: usize = PAGE_SIZE as usize / size_of::<u64>();
+
 /// Longest block of the heap, in pages.
 pub const MAX_BLOCK_PAGES: u32 = 64;
 

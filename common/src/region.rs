@@ -13,7 +13,7 @@ use crate::layout::{
     ENDIAN_MARK, FORMAT_VERSION, GIVES_WAY, Geometry, HEADER_SIZE, Header, Identity, MAGIC, Object,
     SLOT_SIZE, Slab, Slot, Tally,
 };
-use crate::limits::{HUGE_PAGES_FROM, MINI_LOG_SIZE, PAGE_SIZE, UNDO_LOG_SIZE};
+use crate::limits::{HUGE_PAGES_FROM, MINI_LOG_SIZE, PAGE_SIZE, UNDO_LOG_SIZE, WORDS_OF_PAGE};
 use crate::planted::{self, Bug};
 use crate::slots::Totals;
 use crate::sys::map::Mapping;
@@ -280,6 +280,15 @@ impl Region {
             return None;
         }
         self.mapping.slice(offset, count)
+    }
+
+    /// The words of the heap's page at `offset`; `None` where there is none.
+    #[inline]
+    pub fn heap_page(&self, offset: Offset) -> Option<&[AtomicU64; WORDS_OF_PAGE]> {
+        if !offset.0.is_multiple_of(PAGE_SIZE) {
+            return None;
+        }
+        self.heap_words(offset, WORDS_OF_PAGE)?.try_into().ok()
     }
 
     /// Has the processor fetch what lies at `offset`, ahead of its use.

@@ -298,11 +298,10 @@ impl<'r> Seat<'r> {
     pub(crate) fn drop_last_lock(&mut self) {
         let Some(last) = self.held.count.checked_sub(1) else { return };
         if let Some(Hold { object, has_bell, .. }) = self.held.locks[last].take() {
-            let bell = if has_bell { waiting::bell(object) } else { None };
-            lock::end_change(&object.seq);
-            lock::release(&object.lock);
-            if let Some(bell) = bell {
-                bell.ring(object);
+            if has_bell {
+                give_back_and_ring(object);
+            } else {
+                give_back(object);
             }
         }
         compiler_fence(SeqCst);
@@ -345,5 +344,21 @@ impl<'r> Seat<'r> {
     pub(crate) fn stay_awake(&self) {
         compiler_fence(SeqCst);
         self.slot.held_count.store(0, Release);
+    }
+}
+
+#[inline]
+fn give_back(object: &Object) {
+    lock::end_change(&object.seq);
+    lock::release(&object.lock);
+}
+
+/// The same for a queue. What is to be rung is found first: once it is free, the object may become another.
+#[inline(never)]
+fn give_back_and_ring(object: &Object) {
+    let bell = waiting::bell(object);
+    give_back(object);
+    if let Some(bell) = bell {
+        bell.ring(object);
     }
 }

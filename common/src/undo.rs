@@ -115,7 +115,7 @@ impl<'r> UndoLog<'r> {
         if planted::has(Bug::LogAfterChange) {
             target.store(value, Relaxed);
         }
-        self.append(offset, WORD, 1, |_| old)?;
+        self.append(offset, WORD, 1, |kept| kept[0].store(old, Relaxed))?;
         target.store(value, Relaxed);
         Ok(())
     }
@@ -126,7 +126,9 @@ impl<'r> UndoLog<'r> {
     /// [`LogFull`].
     #[inline]
     pub fn note_words(&self, offset: Offset, words: &[AtomicU64]) -> Result<(), LogFull> {
-        self.append(offset, size_of_val(words), words.len(), |index| words[index].load(Relaxed))
+        self.append(offset, size_of_val(words), words.len(), |kept| {
+            kept.iter().zip(words).for_each(|(kept, word)| kept.store(word.load(Relaxed), Relaxed));
+        })
     }
 
     /// The same for half a word.
@@ -134,7 +136,7 @@ impl<'r> UndoLog<'r> {
     /// # Errors
     /// [`LogFull`].
     pub fn note_half(&self, offset: Offset, half: &AtomicU32) -> Result<(), LogFull> {
-        self.append(offset, HALF, 1, |_| half.load(Relaxed).into())
+        self.append(offset, HALF, 1, |kept| kept[0].store(half.load(Relaxed).into(), Relaxed))
     }
 
     /// The same for the state of a block.
@@ -143,7 +145,7 @@ impl<'r> UndoLog<'r> {
     /// [`LogFull`].
     #[inline]
     pub fn note_state(&self, offset: Offset, state: &AtomicU16) -> Result<(), LogFull> {
-        self.append(offset, STATE, 1, |_| state.load(Relaxed).into())
+        self.append(offset, STATE, 1, |kept| kept[0].store(state.load(Relaxed).into(), Relaxed))
     }
 
     #[inline]
@@ -152,15 +154,13 @@ impl<'r> UndoLog<'r> {
         offset: Offset,
         bytes: usize,
         count: usize,
-        old: impl Fn(usize) -> u64,
+        keep: impl FnOnce(&[AtomicU64]),
     ) -> Result<(), LogFull> {
         let used = self.used();
         let Some((header, kept)) = self.area.get(used..used + count + 1).and_then(<[_]>::split_last) else {
             return Err(LogFull);
         };
-        for (index, place) in kept.iter().enumerate() {
-            place.store(old(index), Relaxed);
-        }
+        keep(kept);
         header.store((bytes as u64) << LENGTH_SHIFT | offset.0, Relaxed);
         // Before the record counts: with it another may come to change these bytes, to put them back.
         self.region.mark(offset, bytes);

@@ -14,7 +14,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use crate::heap;
 use crate::ids::Offset;
 use crate::layout::Object;
-use crate::limits::{MAX_KEY, MAX_VALUE, PAGE_SIZE};
+use crate::limits::{MAX_KEY, MAX_VALUE, WORDS_OF_PAGE};
 use crate::objects::reading::Broken;
 use crate::region::Region;
 
@@ -24,7 +24,7 @@ pub(crate) const BUCKETS: usize = 1;
 pub(crate) const ROOT: usize = 2;
 
 /// Words of a page: buckets of a segment, pointers of a directory.
-pub(crate) const FAN: u64 = PAGE_SIZE / WORD as u64;
+pub(crate) const FAN: u64 = WORDS_OF_PAGE as u64;
 pub(crate) const WORD: usize = size_of::<u64>();
 
 /// Most buckets: what two levels of directories reach.
@@ -124,31 +124,48 @@ impl<'r> Tree<'r> {
         Ok(page)
     }
 
-    #[inline]
+    #[inline(always)]
     pub(crate) fn find(&self, hash: u64, key: &[u8]) -> Result<Option<Found<'r>>, Broken> {
         if self.buckets == 0 {
             return Ok(None);
         }
-        let mut link = self.bucket(bucket_of(hash, self.buckets))?;
+        let link = self.bucket(bucket_of(hash, self.buckets))?;
+        // Mostly it is the bucket's first: so that one is looked at where this is called, and the others elsewhere.
+        match self.entry_of(link.word.load(Relaxed), hash, key)? {
+            Some(entry) => Ok(Some(Found { link, entry })),
+            None => self.find_behind(link, hash, key),
+        }
+    }
+
+    /// Goes on behind the first entry of a chain.
+    #[inline(never)]
+    fn find_behind(&self, mut link: Place<'r>, hash: u64, key: &[u8]) -> Result<Option<Found<'r>>, Broken> {
         for _ in 0..LONGEST_CHAIN {
             let next = link.word.load(Relaxed);
             if next == 0 {
                 return Ok(None);
             }
             let offset = target(next);
-            if (next ^ hash) >> TAG_SHIFT == 0 {
-                // Where the value lies is known from the entry's lengths only: one miss of the caches after another.
-                self.region.prefetch(Offset(offset.0 + 64));
-                self.region.prefetch(Offset(offset.0 + 96));
-                let entry = Entry::at(self.region, offset)?;
-                if entry.head[HASH].load(Relaxed) == hash && entry.has_key(key) {
-                    return Ok(Some(Found { link, entry }));
-                }
-            }
             let words = self.region.heap_words(offset, NEXT + 1).ok_or(Broken)?;
             link = Place { offset, word: &words[NEXT] };
+            if let Some(entry) = self.entry_of(link.word.load(Relaxed), hash, key)? {
+                return Ok(Some(Found { link, entry }));
+            }
         }
         Err(Broken)
+    }
+
+    /// The entry that a link leads to, if it is this key's.
+    #[inline(always)]
+    fn entry_of(&self, link: u64, hash: u64, key: &[u8]) -> Result<Option<Entry<'r>>, Broken> {
+        if link == 0 || (link ^ hash) >> TAG_SHIFT != 0 {
+            return Ok(None);
+        }
+        let offset = target(link);
+        // Where the value lies is known from the entry's lengths only: one miss of the caches after another.
+        self.region.prefetch(Offset(offset.0 + 64));
+        self.region.prefetch(Offset(offset.0 + 96));
+        Entry::of_key(self.region, offset, hash, key)
     }
 
     /// The entries of one bucket, from its first on.
@@ -228,10 +245,10 @@ pub(crate) struct Page(pub(crate) u64);
 impl Page {
     #[inline]
     pub(crate) fn place(self, region: &Region, number: u64) -> Result<Place<'_>, Broken> {
-        let offset = Offset(self.0.wrapping_add(number * WORD as u64));
-        let words =
-            region.heap_words(offset, 1).filter(|_| self.0.is_multiple_of(PAGE_SIZE)).ok_or(Broken)?;
-        Ok(Place { offset, word: &words[0] })
+        // The page is looked at and not the word, which is on it.
+        let page = region.heap_page(Offset(self.0)).ok_or(Broken)?;
+        let word = page.get(number as usize).ok_or(Broken)?;
+        Ok(Place { offset: Offset(self.0 + number * WORD as u64), word })
     }
 }
 
@@ -242,14 +259,26 @@ impl<'r> Entry<'r> {
         Self::of_lengths(region, offset, head[LENGTHS].load(Relaxed))
     }
 
+    /// The entry, if its key is this one.
+    #[inline(always)]
+    fn of_key(region: &'r Region, offset: Offset, hash: u64, key: &[u8]) -> Result<Option<Self>, Broken> {
+        let head = region.heap_words(offset, KEY).ok_or(Broken)?;
+        let [its_hash, lengths] = [HASH, LENGTHS].map(|index| head[index].load(Relaxed));
+        if its_hash != hash || lengths & 0xffff_ffff != key.len() as u64 {
+            return Ok(None);
+        }
+        let entry = Self::of_lengths(region, offset, lengths)?;
+        Ok(entry.has_key(key).then_some(entry))
+    }
+
     /// The entry, if its word of lengths is this one.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn of_lengths(region: &'r Region, offset: Offset, lengths: u64) -> Result<Self, Broken> {
         let (key_length, value_length) = ((lengths & 0xffff_ffff) as usize, (lengths >> 32) as usize);
         if key_length > MAX_KEY || value_length > MAX_VALUE {
             return Err(Broken);
         }
-        let (key, value) = (key_length.div_ceil(WORD), value_length.div_ceil(WORD));
+        let (key, value) = (words_for(key_length), words_for(value_length));
         let (head, body) = region.heap_words(offset, KEY + key + value).ok_or(Broken)?.split_at(KEY);
         let (key, value) = body.split_at(key);
         Ok(Self { offset, head, key, value, key_length, value_length })
@@ -260,9 +289,16 @@ impl<'r> Entry<'r> {
         Place { offset: self.offset, word: &self.head[NEXT] }
     }
 
-    #[inline]
+    #[inline(always)]
     pub(crate) fn has_key(&self, key: &[u8]) -> bool {
-        self.key_length == key.len() && pairs(self.key, key).all(|(word, bytes)| word.load(Relaxed) == bytes)
+        let (whole, rest) = key.as_chunks::<WORD>();
+        self.key_length == key.len()
+            && self
+                .key
+                .iter()
+                .zip(whole)
+                .all(|(word, bytes)| word.load(Relaxed) == u64::from_le_bytes(*bytes))
+            && (rest.is_empty() || self.key.last().is_some_and(|word| word.load(Relaxed) == filled_up(rest)))
     }
 
     /// Bytes that it takes of its block.
@@ -308,12 +344,23 @@ pub(crate) fn pairs<'a>(
     bytes: &'a [u8],
 ) -> impl Iterator<Item = (&'a AtomicU64, u64)> {
     let (whole, rest) = bytes.as_chunks::<WORD>();
-    let last = words.get(whole.len()).filter(|_| !rest.is_empty()).map(|word| {
-        let mut filled = [0; WORD];
-        filled[..rest.len()].copy_from_slice(rest);
-        (word, u64::from_le_bytes(filled))
-    });
+    let last = words.get(whole.len()).filter(|_| !rest.is_empty()).map(|word| (word, filled_up(rest)));
     words.iter().zip(whole).map(|(word, bytes)| (word, u64::from_le_bytes(*bytes))).chain(last)
+}
+
+/// How many words so many bytes need, which are as few as a key or a value has.
+#[inline]
+fn words_for(bytes: usize) -> usize {
+    // `div_ceil` would do for any number, with two instructions more.
+    (bytes + const { WORD - 1 }) / WORD
+}
+
+/// The last word of bytes that do not fill it.
+#[inline]
+fn filled_up(rest: &[u8]) -> u64 {
+    let mut filled = [0; WORD];
+    filled[..rest.len()].copy_from_slice(rest);
+    u64::from_le_bytes(filled)
 }
 
 #[inline]

@@ -60,8 +60,12 @@ impl<'r> Transaction<'_, 'r> {
         entry: &Entry<'r>,
         value: &[u8],
     ) -> Result<(), TxnError> {
-        let words = self.region().heap_words(entry.value_offset(), value.len().div_ceil(WORD));
-        let words = words.ok_or(TxnError::Damaged)?;
+        let words = if value.len() == entry.value_length {
+            entry.value
+        } else {
+            let words = self.region().heap_words(entry.value_offset(), value.len().div_ceil(WORD));
+            words.ok_or(TxnError::Damaged)?
+        };
         self.touch(index, object)?;
         if value.len() != entry.value_length {
             let lengths = (value.len() as u64) << 32 | entry.key_length as u64;

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io;
+use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64};
 
 use crate::ids::Offset;
@@ -78,22 +79,30 @@ impl Mapping {
     /// The `T` at `offset`; `None` where it would leave the mapping or is not aligned.
     #[inline]
     pub fn at<T: Shared>(&self, offset: Offset) -> Option<&T> {
-        self.slice(offset, 1).map(|slice: &[T]| &slice[0])
+        let place = self.place::<T>(offset, 1)?;
+        // SAFETY: in bounds and aligned. T is made of atomics, so concurrent stores by other processes are allowed, and the
+        // mapping lives as long as &self.
+        Some(unsafe { place.as_ref() })
     }
 
     /// `count` of `T` from `offset` on; `None` where they would leave the mapping or are not aligned.
     #[inline]
     pub fn slice<T: Shared>(&self, offset: Offset, count: usize) -> Option<&[T]> {
+        let place = self.place::<T>(offset, count)?;
+        // SAFETY: as for `at`.
+        Some(unsafe { std::slice::from_raw_parts(place.as_ptr(), count) })
+    }
+
+    /// Where `count` of `T` from `offset` on are; `None` where they would leave the mapping or are not aligned.
+    #[inline(always)]
+    fn place<T: Shared>(&self, offset: Offset, count: usize) -> Option<NonNull<T>> {
         let start = usize::try_from(offset.0).ok()?;
-        let bytes = size_of::<T>().checked_mul(count)?;
-        let end = start.checked_add(bytes)?;
-        if end > self.pages.length() || !start.is_multiple_of(align_of::<T>()) {
+        let room = self.pages.length().checked_sub(start)?;
+        if count > room / size_of::<T>() || !start.is_multiple_of(align_of::<T>()) {
             return None;
         }
-        let first = self.pages.first().wrapping_add(start);
-        // SAFETY: in bounds and aligned (checked above; the mapping begins at a page). T is made of atomics, so
-        // concurrent stores by other processes are allowed, and the mapping lives as long as &self.
-        Some(unsafe { std::slice::from_raw_parts(first.cast::<T>(), count) })
+        // SAFETY: a mapping is not at address 0, and its pages begin at a multiple of any alignment; the place is within it.
+        unsafe { Some(NonNull::new_unchecked(self.pages.first().cast_mut()).add(start).cast()) }
     }
 
     /// Where `length` bytes at `offset` are in this process; `None` where they would leave the mapping. For whoever knows

@@ -5,6 +5,7 @@ use std::hint::black_box;
 
 use common::objects::Map;
 use common::region::Region;
+use common::txn::Seat;
 
 use crate::keys::{self, Keys, VALUE};
 use crate::processes::{at_once, ns_per_operation, shared};
@@ -23,28 +24,20 @@ pub fn run(table: &mut Table, effort: Effort) {
     }
 
     let generation = std::cell::Cell::new(1);
-    let write = |count: usize, name: &dyn Fn(usize) -> &'static str, entries: u64| {
+    let write = |count: usize, name: &dyn Fn(usize) -> &'static str, puts: Puts| {
         generation.set(generation.get() + 1);
         at_once(count, |number, wait| {
             let region = Region::attach(&file).expect("the region");
             let mut seat = ours::seat(&region, number as u32, generation.get());
-            let map: Map = ours::open(&region, name(number));
-            let mut keys = Keys::new(entries);
-            let mut put = || {
-                let key = keys.next();
-                ours::put(&mut seat, map, &key, &keys::value(&key));
-            };
-            // What it will touch is mapped before it counts.
-            (0..4 * ENTRIES).for_each(|_| put());
-            wait();
-            let ns = ns_per_operation(effort, put);
+            let map = ours::open(&region, name(number));
+            let ns = puts(effort, &mut seat, map, wait);
             seat.leave();
             ns
         })
     };
     let different = in_turn(
         effort.rounds,
-        &mut [&mut || write(2, &|number| NAMES[number], ENTRIES), &mut || write(1, &|_| NAMES[0], ENTRIES)],
+        &mut [&mut || write(2, &|number| NAMES[number], all_keys), &mut || write(1, &|_| NAMES[0], all_keys)],
     );
     let [two, one] = &different[..] else { unreachable!("two contenders") };
     let (mine, other) = (Side { name: "two", rounds: two }, Side { name: "one", rounds: one });
@@ -53,7 +46,7 @@ pub fn run(table: &mut Table, effort: Effort) {
     let mutex = Mutex::new();
     let same = in_turn(
         effort.rounds,
-        &mut [&mut || write(2, &|_| NAMES[0], 1), &mut || {
+        &mut [&mut || write(2, &|_| NAMES[0], one_key), &mut || {
             at_once(2, |number, wait| {
                 let value = [number as u8; VALUE];
                 wait();
@@ -64,6 +57,32 @@ pub fn run(table: &mut Table, effort: Effort) {
     let [ours, theirs] = &same[..] else { unreachable!("two contenders") };
     let (mine, other) = (Side { name: "region", rounds: ours }, Side { name: "mutex", rounds: theirs });
     table.compare("two writers, one object", &mine, &other, &ratios(ours, theirs), Target::AtMost(1.5));
+}
+
+/// Nanoseconds of a put, from when what it is given says so.
+type Puts = fn(Effort, &mut Seat<'_>, Map, &dyn Fn()) -> f64;
+
+/// Under every key, in random order.
+fn all_keys(effort: Effort, seat: &mut Seat<'_>, map: Map, wait: &dyn Fn()) -> f64 {
+    let mut keys = Keys::new(ENTRIES);
+    when_mapped(effort, wait, || {
+        let key = keys.next();
+        ours::put(seat, map, &key, &keys::value(&key));
+    })
+}
+
+/// Under one key. Like what is copied under the mutex beside it, key and value are there beforehand.
+fn one_key(effort: Effort, seat: &mut Seat<'_>, map: Map, wait: &dyn Fn()) -> f64 {
+    let key = keys::key(0);
+    let value = keys::value(&key);
+    when_mapped(effort, wait, || ours::put(seat, map, black_box(&key), black_box(&value)))
+}
+
+/// Measures once all that is touched is mapped.
+fn when_mapped(effort: Effort, wait: &dyn Fn(), mut put: impl FnMut()) -> f64 {
+    (0..4 * ENTRIES).for_each(|_| put());
+    wait();
+    ns_per_operation(effort, put)
 }
 
 /// A robust mutex that processes share, and what it guards, on a cache line of its own.
