@@ -174,6 +174,14 @@ impl Block {
         self.mapping.prefetch(Offset(self.geometry.buffer(next)));
     }
 
+    /// Has the processor fetch a buffer that is written next, ahead of that: consumers have it in their caches.
+    #[inline]
+    pub fn expect_to_write(&self, buffer: u64) {
+        for offset in [self.geometry.buffer(buffer), stamp_of(buffer)] {
+            self.mapping.prefetch_to_write(Offset(offset));
+        }
+    }
+
     /// Finds the content that `head` tells of; `None` where it is not there any more.
     #[inline]
     pub fn find(&self, head: Head) -> Result<Option<Found>> {

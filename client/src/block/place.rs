@@ -116,5 +116,6 @@ pub fn show(block: &Block, buffer: u64, version: u64) -> bool {
         seen = now;
     }
     futex::wake_all(word);
+    block.expect_to_write((buffer + 1) % block.geometry().buffers);
     seen & RETIRED != 0
 }
