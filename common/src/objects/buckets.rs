@@ -350,9 +350,9 @@ pub(crate) fn pairs<'a>(
 
 /// How many words so many bytes need, which are as few as a key or a value has.
 #[inline]
+#[expect(clippy::manual_div_ceil, reason = "div_ceil does for any number, with more instructions")]
 fn words_for(bytes: usize) -> usize {
-    // `div_ceil` would do for any number, with two instructions more.
-    (bytes + const { WORD - 1 }) / WORD
+    (bytes + WORD - 1) / WORD
 }
 
 /// The last word of bytes that do not fill it.
