@@ -4,8 +4,9 @@
 //! to 35 instructions where SipHash-1-3 has 95. So a get is short enough for the processor to have the next one's memory
 //! under way before this one's has come.
 //!
-//! Keyed by the region's random seed, so that who chooses keys does not choose their buckets: without the seed no way
-//! to do so is known. But it is no cryptographic hash, and whoever can map the region can read the seed.
+//! Keyed by the region's random seed, so that who chooses keys does not choose their buckets. It is no cryptographic hash:
+//! whoever can map the region reads the seed, and its authors do not rule out that somebody finds it who can measure, to the
+//! nanosecond, how long single keys take. Such a one could make a chain so long that it is taken for damage.
 
 use rapidhash::v3::{RapidSecrets, rapidhash_v3_inline};
 

@@ -130,29 +130,30 @@ impl<'r> Tree<'r> {
             return Ok(None);
         }
         let link = self.bucket(bucket_of(hash, self.buckets))?;
+        let first = link.word.load(Relaxed);
         // Mostly it is the bucket's first: so that one is looked at where this is called, and the others elsewhere.
-        match self.entry_of(link.word.load(Relaxed), hash, key)? {
+        match self.entry_of(first, hash, key)? {
             Some(entry) => Ok(Some(Found { link, entry })),
-            None => self.find_behind(link, hash, key),
+            None => self.find_behind(first, hash, key),
         }
     }
 
-    /// Goes on behind the first entry of a chain.
+    /// Goes on behind the entry that `next` leads to, the first of a chain.
     #[inline(never)]
-    fn find_behind(&self, mut link: Place<'r>, hash: u64, key: &[u8]) -> Result<Option<Found<'r>>, Broken> {
-        for _ in 0..LONGEST_CHAIN {
-            let next = link.word.load(Relaxed);
+    fn find_behind(&self, mut next: u64, hash: u64, key: &[u8]) -> Result<Option<Found<'r>>, Broken> {
+        for _ in 1..LONGEST_CHAIN {
             if next == 0 {
                 return Ok(None);
             }
             let offset = target(next);
             let words = self.region.heap_words(offset, NEXT + 1).ok_or(Broken)?;
-            link = Place { offset, word: &words[NEXT] };
-            if let Some(entry) = self.entry_of(link.word.load(Relaxed), hash, key)? {
+            let link = Place { offset, word: &words[NEXT] };
+            next = link.word.load(Relaxed);
+            if let Some(entry) = self.entry_of(next, hash, key)? {
                 return Ok(Some(Found { link, entry }));
             }
         }
-        Err(Broken)
+        if next == 0 { Ok(None) } else { Err(Broken) }
     }
 
     /// The entry that a link leads to, if it is this key's.
@@ -165,7 +166,9 @@ impl<'r> Tree<'r> {
         // Where the value lies is known from the entry's lengths only: one miss of the caches after another.
         self.region.prefetch(Offset(offset.0 + 64));
         self.region.prefetch(Offset(offset.0 + 96));
-        Entry::of_key(self.region, offset, hash, key)
+        let entry = Entry::at(self.region, offset)?;
+        let same = entry.head[HASH].load(Relaxed) == hash && entry.has_key(key);
+        Ok(same.then_some(entry))
     }
 
     /// The entries of one bucket, from its first on.
@@ -253,22 +256,10 @@ impl Page {
 }
 
 impl<'r> Entry<'r> {
-    #[inline]
+    #[inline(always)]
     pub(crate) fn at(region: &'r Region, offset: Offset) -> Result<Self, Broken> {
         let head = region.heap_words(offset, KEY).ok_or(Broken)?;
         Self::of_lengths(region, offset, head[LENGTHS].load(Relaxed))
-    }
-
-    /// The entry, if its key is this one.
-    #[inline(always)]
-    fn of_key(region: &'r Region, offset: Offset, hash: u64, key: &[u8]) -> Result<Option<Self>, Broken> {
-        let head = region.heap_words(offset, KEY).ok_or(Broken)?;
-        let [its_hash, lengths] = [HASH, LENGTHS].map(|index| head[index].load(Relaxed));
-        if its_hash != hash || lengths & 0xffff_ffff != key.len() as u64 {
-            return Ok(None);
-        }
-        let entry = Self::of_lengths(region, offset, lengths)?;
-        Ok(entry.has_key(key).then_some(entry))
     }
 
     /// The entry, if its word of lengths is this one.

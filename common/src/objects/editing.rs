@@ -170,7 +170,7 @@ impl<'r> Transaction<'_, 'r> {
         let region = self.region();
         let before = Tree::of(region, object);
         let new = before.buckets;
-        let half = 1 << new.ilog2();
+        let half = 1 << new.checked_ilog2().ok_or(TxnError::Damaged)?;
         let segment = self.segment_for_another(index, object, &before)?;
         // Not there yet, so not logged.
         let last = segment.place(region, new % FAN)?;

@@ -58,15 +58,24 @@ pub struct Arena {
 impl Arena {
     /// An empty one, in a directory of this name below `place`.
     pub fn new(place: &Path, name: &str) -> Result<Self, String> {
-        Self::try_new(&place.join(name)).map_err(|error| format!("cannot make a region to play in: {error}"))
+        Self::seeded(&place.join(name), None)
     }
 
-    fn try_new(path: &Path) -> Result<Self, Box<dyn std::error::Error>> {
+    /// The same, to become a copy of another: whoever has opened a region goes by the seed that it had then.
+    pub fn for_copies_of(&self, place: &Path, name: &str) -> Result<Self, String> {
+        Self::seeded(&place.join(name), Some(self.region.seed()))
+    }
+
+    fn seeded(path: &Path, seed: Option<u64>) -> Result<Self, String> {
+        Self::try_new(path, seed).map_err(|error| format!("cannot make a region to play in: {error}"))
+    }
+
+    fn try_new(path: &Path, seed: Option<u64>) -> Result<Self, Box<dyn std::error::Error>> {
         let spool = Spool::open_or_create(path)?;
         let writers = spool.take()?;
         spool.write_sealed(Minute(Minute::now().0 + AHEAD))?;
         let file = File::options().read(true).write(true).create_new(true).open(path.join("region"))?;
-        let region = Region::create(&file, LENGTH)?;
+        let region = Region::create_seeded(&file, LENGTH, seed)?;
         region.mark_in_use()?;
         Ok(Self { region, spool, path: path.to_owned(), _file: file, _writers: writers })
     }

@@ -97,7 +97,7 @@ impl Tally {
 pub fn prove(place: &Path, operation: &Operation, course: Course, depth: Depth) -> Result<Tally, String> {
     let directory = tempfile::tempdir_in(place).map_err(|error| error.to_string())?;
     let traced = Arena::new(directory.path(), "traced")?;
-    let checked = Arena::new(directory.path(), "checked")?;
+    let checked = traced.for_copies_of(directory.path(), "checked")?;
     shop::furnish(&traced)?;
     (operation.prepare)(&traced)?;
     let (before, away, shop) =
