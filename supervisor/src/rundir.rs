@@ -20,8 +20,9 @@ use serde::{Deserialize, Serialize};
 use crate::recoverer::Recoverer;
 use crate::upgrade::luggage::{Arrived, Luggage, Packed};
 
-/// How long the children of a dead instance may take to be gone. They die with it, so this is the kernel's time only.
-const CHILDREN_GONE: Duration = Duration::from_secs(10);
+/// How long the children of a dead instance may take to be gone. They die with it, so this is the kernel's time only; but where
+/// everything competes for the processors, ten seconds have not been enough.
+const CHILDREN_GONE: Duration = Duration::from_secs(30);
 
 /// Whoever only looks whether there is an owner is gone long before.
 const LOOKERS_GONE: Duration = Duration::from_secs(1);
