@@ -146,6 +146,10 @@ impl<'r> Tree<'r> {
                 return Ok(None);
             }
             let offset = target(next);
+            if (next ^ hash) >> TAG_SHIFT == 0 {
+                // It was looked at, and is another's; if it is damaged that is told, not passed over.
+                Entry::at(self.region, offset)?;
+            }
             let words = self.region.heap_words(offset, NEXT + 1).ok_or(Broken)?;
             let link = Place { offset, word: &words[NEXT] };
             next = link.word.load(Relaxed);
@@ -166,9 +170,7 @@ impl<'r> Tree<'r> {
         // Where the value lies is known from the entry's lengths only: one miss of the caches after another.
         self.region.prefetch(Offset(offset.0 + 64));
         self.region.prefetch(Offset(offset.0 + 96));
-        let entry = Entry::at(self.region, offset)?;
-        let same = entry.head[HASH].load(Relaxed) == hash && entry.has_key(key);
-        Ok(same.then_some(entry))
+        Entry::of_key(self.region, offset, hash, key)
     }
 
     /// The entries of one bucket, from its first on.
@@ -256,10 +258,22 @@ impl Page {
 }
 
 impl<'r> Entry<'r> {
-    #[inline(always)]
+    #[inline]
     pub(crate) fn at(region: &'r Region, offset: Offset) -> Result<Self, Broken> {
         let head = region.heap_words(offset, KEY).ok_or(Broken)?;
         Self::of_lengths(region, offset, head[LENGTHS].load(Relaxed))
+    }
+
+    /// The entry, if its key is this one. One that has another is not looked at further.
+    #[inline(always)]
+    fn of_key(region: &'r Region, offset: Offset, hash: u64, key: &[u8]) -> Result<Option<Self>, Broken> {
+        let head = region.heap_words(offset, KEY).ok_or(Broken)?;
+        let [its_hash, lengths] = [HASH, LENGTHS].map(|index| head[index].load(Relaxed));
+        if its_hash != hash || lengths & 0xffff_ffff != key.len() as u64 {
+            return Ok(None);
+        }
+        let entry = Self::of_lengths(region, offset, lengths)?;
+        Ok(entry.has_key(key).then_some(entry))
     }
 
     /// The entry, if its word of lengths is this one.
