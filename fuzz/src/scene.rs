@@ -188,7 +188,9 @@ pub fn write_something(scene: &Scene) {
             let _ = put.and_then(|_| txn.commit());
         }
     }
-    if let Ok(jobs) = Folder::open(&scene.region, "shop/back").and_then(|back| back.open_queue(&scene.region, "jobs")) {
+    if let Ok(jobs) =
+        Folder::open(&scene.region, "shop/back").and_then(|back| back.open_queue(&scene.region, "jobs"))
+    {
         for end in [End::Front, End::Back] {
             let Ok(mut txn) = seat.begin() else { return };
             let moved = txn.queue(jobs).and_then(|mut queue| {
@@ -198,7 +200,9 @@ pub fn write_something(scene: &Scene) {
             let _ = moved.and_then(|_| txn.commit());
         }
     }
-    if let Ok(sign) = Folder::open(&scene.region, "shop/back").and_then(|back| back.open_blob(&scene.region, "sign")) {
+    if let Ok(sign) =
+        Folder::open(&scene.region, "shop/back").and_then(|back| back.open_blob(&scene.region, "sign"))
+    {
         let Ok(mut txn) = seat.begin() else { return };
         let changed = txn.blob(sign).and_then(|mut blob| blob.set(&[1; 5000]));
         let _ = changed.and_then(|()| txn.commit());
