@@ -25,7 +25,10 @@ pub const PATIENCE: Duration = Duration::from_secs(1);
 /// A sleeper looks again after this time: whoever was woken may have died before it took the lock.
 pub(crate) const NAP: Duration = Duration::from_millis(50);
 
-/// How often a taken lock is looked at before the process sleeps: a change of an object takes less than this.
+/// How often a taken lock is looked at before the process sleeps, over some 80 microseconds: a change of an object takes less
+/// than this, and to sleep and be woken half of it. Who changes an object all the time has its lock in about half of the
+/// looks; so many do not miss it all by chance. Where they do, the two are at waking each other for a while, which takes
+/// both longer than the looks.
 const LOOKS: u32 = 16;
 
 /// The pauses between two looks double up to so many. Each look takes the lock's cache line from the holder, who needs
@@ -33,7 +36,7 @@ const LOOKS: u32 = 16;
 /// for several times as long. And who waits a little longer finds that the other has done several changes meanwhile, with
 /// all that they need in his own caches, and then does as many himself.
 const FIRST_PAUSE: Duration = Duration::from_nanos(700);
-const LONGEST_PAUSE: Duration = Duration::from_nanos(1400);
+const LONGEST_PAUSE: Duration = Duration::from_nanos(5600);
 
 /// A word that processes share.
 pub trait Word {
