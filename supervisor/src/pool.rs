@@ -1,6 +1,6 @@
 //! The supervisor's own book of who is in which slot. What the region says is compared with it and never believed.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::Ordering::SeqCst;
 
 use common::ids::{Generation, Owner, Pid, SlotIndex};
@@ -63,6 +63,15 @@ struct Entry {
     standing: Standing,
 }
 
+/// How far a starting worker has come.
+enum Progress {
+    /// It is not ready yet.
+    Under,
+    Ready(Pid),
+    /// It does not start any more.
+    Over,
+}
+
 /// What the death of a process means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Death {
@@ -87,7 +96,10 @@ pub struct Pool {
     entries: Vec<Entry>,
     by_pid: HashMap<Pid, SlotIndex>,
     free: Vec<SlotIndex>,
-    starting: Vec<SlotIndex>,
+    /// Those that are not ready yet, in the order in which they were promised.
+    starting: VecDeque<SlotIndex>,
+    /// The one that has been promised and has no process yet: there is one at a time.
+    reserved: Option<SlotIndex>,
     /// Deaths while the template's reply is awaited: the dead one may be the process that it will name.
     unknown_dead: HashMap<Pid, Ending>,
     /// Workers of templates before this one are outdated.
@@ -114,7 +126,8 @@ impl Pool {
             by_pid: HashMap::new(),
             counts: Counts { free_slots: free.len() as u32, ..Counts::default() },
             free,
-            starting: Vec::new(),
+            starting: VecDeque::new(),
+            reserved: None,
             unknown_dead: HashMap::new(),
             oldest_serving: 0,
             retiring: 0,
@@ -132,6 +145,12 @@ impl Pool {
         let entry = &mut self.entries[index.0 as usize];
         let before = std::mem::replace(&mut entry.standing, standing);
         let outdated = entry.template < self.oldest_serving;
+        if before == Standing::Reserved {
+            self.reserved = None;
+        }
+        if standing == Standing::Reserved {
+            self.reserved = Some(index);
+        }
         for (standing, change) in [(before, u32::MAX), (standing, 1)] {
             let count = match standing {
                 Standing::Free => &mut self.counts.free_slots,
@@ -173,7 +192,7 @@ impl Pool {
         self.entries[owner.slot.0 as usize].template = template;
         region.slot(owner.slot)?.reserve(owner.generation, template);
         self.stand(owner.slot, Standing::Reserved);
-        self.starting.push(owner.slot);
+        self.starting.push_back(owner.slot);
         Some(owner)
     }
 
@@ -226,10 +245,7 @@ impl Pool {
 
     /// The slot that has been promised and whose process is not known yet.
     pub fn reserved(&self) -> Option<Owner> {
-        let index = *self
-            .starting
-            .iter()
-            .find(|slot| self.entries[slot.0 as usize].standing == Standing::Reserved)?;
+        let index = self.reserved?;
         Some(slots::owner(index, self.entries[index.0 as usize].generation))
     }
 
@@ -291,27 +307,53 @@ impl Pool {
         self.unknown_dead.contains_key(&pid)
     }
 
-    /// Looks which of the starting workers are ready; gives how many.
-    pub fn note_ready(&mut self, region: &Region) -> u32 {
+    /// Looks which of the starting workers are ready, the oldest first, until one is not; gives how many are. Of thousands
+    /// that start together each is looked at a few times then, and not once for each of the others.
+    pub fn note_oldest_ready(&mut self, region: &Region) -> u32 {
         let mut ready = 0;
-        let mut index = 0;
-        while index < self.starting.len() {
-            let place = self.starting[index];
-            let Entry { generation, standing, .. } = self.entries[place.0 as usize];
-            let live = region.slot(place).is_some_and(|slot| slot.is(generation, State::Live));
-            match standing {
-                Standing::Starting(pid, _) if live => {
-                    self.stand(place, Standing::Ready(pid));
-                    self.starting.swap_remove(index);
+        while let Some(index) = self.starting.front().copied() {
+            match self.progress(region, index) {
+                Progress::Under => break,
+                Progress::Over => {}
+                Progress::Ready(pid) => {
+                    self.stand(index, Standing::Ready(pid));
                     ready += 1;
                 }
-                Standing::Starting(..) | Standing::Reserved => index += 1,
-                _ => {
-                    self.starting.swap_remove(index);
-                }
             }
+            self.starting.pop_front();
         }
         ready
+    }
+
+    /// The same, and looks at all of them where the oldest is not ready.
+    pub fn note_ready(&mut self, region: &Region) -> u32 {
+        let oldest = self.note_oldest_ready(region);
+        if oldest > 0 || self.starting.is_empty() {
+            return oldest;
+        }
+        let mut ready = 0;
+        let mut starting = std::mem::take(&mut self.starting);
+        starting.retain(|index| match self.progress(region, *index) {
+            Progress::Under => true,
+            Progress::Over => false,
+            Progress::Ready(pid) => {
+                self.stand(*index, Standing::Ready(pid));
+                ready += 1;
+                false
+            }
+        });
+        self.starting = starting;
+        ready
+    }
+
+    fn progress(&self, region: &Region, index: SlotIndex) -> Progress {
+        let Entry { generation, standing, .. } = self.entries[index.0 as usize];
+        let is_live = || region.slot(index).is_some_and(|slot| slot.is(generation, State::Live));
+        match standing {
+            Standing::Starting(pid, _) if is_live() => Progress::Ready(pid),
+            Standing::Starting(..) | Standing::Reserved => Progress::Under,
+            _ => Progress::Over,
+        }
     }
 
     /// A process has been reaped.
@@ -430,13 +472,12 @@ impl Pool {
         next_leaving.into_iter().chain(self.next_start_deadline()).min()
     }
 
+    /// Of those that start, the oldest's: all have as long.
     fn next_start_deadline(&self) -> Option<Clock> {
-        let deadlines =
-            self.starting.iter().filter_map(|slot| match self.entries[slot.0 as usize].standing {
-                Standing::Starting(_, deadline) => Some(deadline),
-                _ => None,
-            });
-        deadlines.min()
+        self.starting.iter().find_map(|slot| match self.entries[slot.0 as usize].standing {
+            Standing::Starting(_, deadline) => Some(deadline),
+            _ => None,
+        })
     }
 
     /// Whether no process of the pool is left, repaired or not.

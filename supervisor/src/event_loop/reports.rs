@@ -46,7 +46,7 @@ impl Supervisor {
         if let Some(ending) = self.pool.spawned(owner, pid, self.now() + LOAD_DEADLINE) {
             self.died(pid, ending);
         }
-        self.note_ready_workers();
+        self.note_oldest_ready_workers();
     }
 
     /// A pid from the template, or from the region, is an allegation: a worker is a child of this process, and none of

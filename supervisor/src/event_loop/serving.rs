@@ -27,12 +27,22 @@ impl Supervisor {
         self.note_ready_workers();
     }
 
+    /// Some of those that are ready, or all; whether there are any.
     pub(super) fn note_ready_workers(&mut self) -> bool {
-        let some = self.pool.note_ready(&self.region) > 0;
-        if some {
+        let ready = self.pool.note_ready(&self.region);
+        self.has_noted(ready)
+    }
+
+    pub(super) fn note_oldest_ready_workers(&mut self) {
+        let ready = self.pool.note_oldest_ready(&self.region);
+        self.has_noted(ready);
+    }
+
+    fn has_noted(&mut self, ready: u32) -> bool {
+        if ready > 0 {
             self.policy.worker_ready();
         }
-        some
+        ready > 0
     }
 
     pub(super) fn serve(&mut self, now: Clock) {

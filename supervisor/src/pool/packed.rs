@@ -7,6 +7,7 @@ use common::sys::process::Ending;
 use serde::{Deserialize, Serialize};
 
 use super::{Entry, Pool, Standing};
+use crate::policy::Clock;
 
 /// The book.
 #[derive(Debug, Serialize, Deserialize)]
@@ -48,9 +49,9 @@ impl PackedPool {
             pool.entries[index.0 as usize] = Entry { standing: Standing::Free, ..entry };
             pool.stand(index, entry.standing);
             match entry.standing {
-                Standing::Reserved => pool.starting.push(index),
+                Standing::Reserved => pool.starting.push_back(index),
                 Standing::Starting(pid, _) => {
-                    pool.starting.push(index);
+                    pool.starting.push_back(index);
                     pool.by_pid.insert(pid, index);
                 }
                 Standing::Ready(pid) | Standing::Retiring(pid, _) | Standing::Killed(pid) => {
@@ -60,6 +61,10 @@ impl PackedPool {
             }
         }
         let entries = &pool.entries;
+        pool.starting.make_contiguous().sort_by_key(|index| match entries[index.0 as usize].standing {
+            Standing::Starting(_, deadline) => deadline,
+            _ => Clock::MAX,
+        });
         pool.free.retain(|index| entries[index.0 as usize].standing == Standing::Free);
         Ok(pool)
     }
@@ -122,6 +127,22 @@ mod tests {
             next.reserve(&region, 2).unwrap().generation,
             slots::owner(promised.slot, promised.generation).generation
         );
+    }
+
+    #[test]
+    fn who_started_first_is_the_first_there_too() {
+        let region = Region::create(&tempfile::tempfile().unwrap(), 1 << 20).unwrap();
+        let mut pool = Pool::of(&region);
+        let mut start = |pool: &mut Pool, pid, deadline| {
+            let owner = pool.reserve(&region, 1).unwrap();
+            assert_eq!(pool.spawned(owner, Pid(pid), deadline), None);
+            owner
+        };
+        let gone = start(&mut pool, 1, DEADLINE);
+        start(&mut pool, 2, DEADLINE * 2);
+        assert_eq!(pool.died(&region, Pid(1), Ending::Killed(9)), Death::Young(None));
+        assert_eq!(start(&mut pool, 3, DEADLINE * 3).slot, gone.slot);
+        assert_eq!(handed_on(&pool, &region).next_deadline(), Some(DEADLINE * 2));
     }
 
     #[test]

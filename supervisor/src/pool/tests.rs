@@ -221,3 +221,35 @@ fn who_does_not_get_ready_is_killed() {
     assert_eq!(scene.died(100, Ending::Killed(9)), Death::Young(None));
     assert!(scene.pool.is_empty());
 }
+
+#[test]
+fn the_oldest_are_looked_at_first_and_nobody_is_forgotten() {
+    let mut scene = Scene::new();
+    let [first, second, third] = [100, 101, 102].map(|pid| scene.starting(pid));
+    let goes_live = |owner: Owner| assert!(scene.region.slot(owner.slot).unwrap().go_live(owner.generation));
+    goes_live(first);
+    goes_live(third);
+    assert_eq!(scene.pool.note_oldest_ready(&scene.region), 1, "the first, and no further than the second");
+    assert_eq!(scene.pool.note_oldest_ready(&scene.region), 0);
+    assert_eq!(scene.pool.note_ready(&scene.region), 1, "the third, although the second is not");
+    assert_eq!(scene.pool.note_ready(&scene.region), 0);
+    goes_live(second);
+    assert_eq!(scene.pool.note_oldest_ready(&scene.region), 1);
+    assert_eq!((scene.pool.counts().starting, scene.pool.counts().ready), (0, 3));
+}
+
+#[test]
+fn the_oldest_one_s_time_is_over_first() {
+    let mut scene = Scene::new();
+    let owners = [SECOND, SECOND * 2, SECOND * 3].map(|deadline| {
+        let owner = scene.pool.reserve(&scene.region, 1).unwrap();
+        assert_eq!(scene.pool.spawned(owner, Pid(100 + owner.slot.0 as i32), deadline), None);
+        owner
+    });
+    assert_eq!(scene.pool.next_deadline(), Some(SECOND));
+    assert!(scene.region.slot(owners[0].slot).unwrap().go_live(owners[0].generation));
+    assert_eq!(scene.pool.note_ready(&scene.region), 1);
+    assert_eq!(scene.pool.next_deadline(), Some(SECOND * 2));
+    assert_eq!(scene.pool.fell_overdue(SECOND * 2), [(owners[1].slot, Pid(101))]);
+    assert_eq!(scene.pool.next_deadline(), Some(SECOND * 3), "who was killed is not waited for");
+}
