@@ -133,7 +133,7 @@ mod tests {
     fn who_started_first_is_the_first_there_too() {
         let region = Region::create(&tempfile::tempfile().unwrap(), 1 << 20).unwrap();
         let mut pool = Pool::of(&region);
-        let mut start = |pool: &mut Pool, pid, deadline| {
+        let start = |pool: &mut Pool, pid, deadline| {
             let owner = pool.reserve(&region, 1).unwrap();
             assert_eq!(pool.spawned(owner, Pid(pid), deadline), None);
             owner
