@@ -1,6 +1,9 @@
 //! A child of this process that is executed one instruction at a time.
 
 use std::arch::asm;
+use std::sync::atomic::AtomicU32;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
 
 use nix::sys::ptrace;
 use nix::sys::signal::Signal;
@@ -20,6 +23,13 @@ const MARK: u8 = 0xcc;
 
 /// An instruction that repeats itself less often than this is stepped through.
 const FEW: u64 = 64;
+
+/// So often the child is stopped, which takes some 25 ms, before this process leaves its processor to others for a moment. Two
+/// processes that stop and continue each other there all the time were seen to keep the kernel's own threads from it
+/// for more than a minute ("workqueue lockup", Linux 6.18), and whoever waited for a disk with them.
+const STOPS_IN_A_ROW: u32 = 4096;
+const MOMENT: Duration = Duration::from_micros(100);
+static STOPS: AtomicU32 = AtomicU32::new(0);
 
 /// What the next instruction is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -175,7 +185,12 @@ impl Tracee {
 
     fn stopped(&self, status: nix::Result<WaitStatus>) -> Result<(), String> {
         match status {
-            Ok(WaitStatus::Stopped(_, Signal::SIGTRAP | Signal::SIGSTOP)) => Ok(()),
+            Ok(WaitStatus::Stopped(_, Signal::SIGTRAP | Signal::SIGSTOP)) => {
+                if STOPS.fetch_add(1, Relaxed).is_multiple_of(STOPS_IN_A_ROW) {
+                    std::thread::sleep(MOMENT);
+                }
+                Ok(())
+            }
             Ok(WaitStatus::Exited(_, code)) => Err(format!("it ended early, with code {code}")),
             other => Err(format!("it was expected to stop, and instead: {other:?}")),
         }
