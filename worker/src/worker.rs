@@ -39,12 +39,9 @@ struct Post {
 pub(crate) fn live<S: Service>(template: Template<S>, newborn: &Newborn) -> ExitCode {
     let Template { channel, start, estate, mut service, .. } = template;
     shed(channel);
-    match take_post(&estate, &mut service, start.supervisor, newborn) {
-        Ok(Some(post)) => {
-            serve(service, estate, &start.settings, post);
-            ExitCode::SUCCESS
-        }
-        Ok(None) => ExitCode::SUCCESS,
+    let post = take_post(&estate, &mut service, start.supervisor, newborn);
+    match post.and_then(|post| post.map_or(Ok(()), |post| serve(service, estate, &start.settings, post))) {
+        Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             log::error!("a clone cannot become a worker: {error}");
             ExitCode::from(UNFIT)
@@ -113,7 +110,7 @@ fn take_seat(
 }
 
 /// Serves connections until asked to leave.
-fn serve<S: Service>(service: S, mut estate: Estate, settings: &Settings, post: Post) {
+fn serve<S: Service>(service: S, mut estate: Estate, settings: &Settings, post: Post) -> Result<()> {
     let Post { mut seat, mut entrance, retirement } = post;
     seat.carry(estate.tidings);
     let slot = seat.slot();
@@ -123,8 +120,10 @@ fn serve<S: Service>(service: S, mut estate: Estate, settings: &Settings, post: 
     let mut next = entrance.next(&estate.listeners, &retirement, place);
     if next.is_none() {
         estate.region.leave_door(place.slot);
-        return seat.leave();
+        seat.leave();
+        return Ok(());
     }
+    estate.region.show_logs(&estate.region_file, place.slot)?;
     let mut desk = Desk::new(service, Ledger::new(seat, estate.spool, settings), settings);
     while let Some(arrival) = next {
         estate.log.follow(estate.region);
@@ -144,6 +143,7 @@ fn serve<S: Service>(service: S, mut estate: Estate, settings: &Settings, post: 
     }
     estate.region.leave_door(place.slot);
     desk.leave();
+    Ok(())
 }
 
 /// Has the supervisor look at the slots.
