@@ -31,6 +31,9 @@ pub(crate) const NAP: Duration = Duration::from_millis(50);
 /// both longer than the looks.
 const LOOKS: u32 = 16;
 
+/// How often by whoever does not wait otherwise, over some 20 microseconds: others may be waiting for what it holds.
+const LOOKS_AT_ONCE: u32 = 6;
+
 /// The pauses between two looks double up to so many. Each look takes the lock's cache line from the holder, who needs
 /// it for the sequence word and the object's body and to give the lock back: who looks all the time makes what he waits
 /// for several times as long. And who waits a little longer finds that the other has done several changes meanwhile, with
@@ -172,7 +175,8 @@ fn acquire_from_another<W: Word>(
     patience: Duration,
     mut sleep: impl FnMut(&W, u64, Duration),
 ) -> bool {
-    for look in 0..LOOKS {
+    let looks = if patience.is_zero() { LOOKS_AT_ONCE } else { LOOKS };
+    for look in 0..looks {
         let seen = word.load();
         if seen == 0 && word.exchange(0, tag) {
             return true;

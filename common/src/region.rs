@@ -7,6 +7,8 @@ use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64};
 use std::time::Duration;
 
+use nix::unistd::{SysconfVar, sysconf};
+
 use crate::error::{Context, Error, Result};
 use crate::hash::Hashing;
 use crate::ids::{Offset, Pid, SlotIndex};
@@ -179,19 +181,19 @@ impl Region {
     }
 
     /// Hides all slots' logs from this process and those that will be cloned from it, but for what [`Region::show_logs`] shows:
-    /// whatever goes wrong there cannot reach what others are repaired by. And the kernel, which looks at everybody who maps a
-    /// page when it looks at the page, has not thousands to look at.
+    /// whatever goes wrong there cannot reach the records that others are repaired by. And the kernel, which looks at everybody
+    /// who maps a page when it looks at the page, has not thousands to look at. Where the kernel's pages are not as large as
+    /// the region's, nothing is hidden.
     ///
     /// # Errors
     /// What the kernel reports.
     pub fn hide_logs(&mut self) -> Result<()> {
-        let Geometry { logs, tallies, .. } = self.geometry;
-        match self.mapping.hide(logs..tallies) {
-            Ok(()) => self.hides_logs = true,
-            // The kernel's pages are larger than the region's.
-            Err(error) if error.kind() == io::ErrorKind::InvalidInput => {}
-            Err(error) => return Err(error).context(|| "cannot hide the logs".to_owned()),
+        if sysconf(SysconfVar::PAGE_SIZE) != Ok(Some(PAGE_SIZE as i64)) {
+            return Ok(());
         }
+        let Geometry { logs, tallies, .. } = self.geometry;
+        self.mapping.hide(logs..tallies).context(|| "cannot hide the logs".to_owned())?;
+        self.hides_logs = true;
         Ok(())
     }
 

@@ -562,8 +562,8 @@ impl Supervisor {
         }
     }
 
-    /// While a clone is outstanding the template's reply will wake this loop, and the slots are looked at then: a
-    /// thousand workers that start together need not each wake it too.
+    /// While a clone is outstanding the template's reply will wake this loop, and the slots are looked at then, the
+    /// oldest first: a thousand workers that start together need not each wake it too.
     fn say_whether_attentive(&mut self) {
         let attentive = self.pool.reserved().is_some();
         if attentive != self.attentive {

@@ -23,6 +23,9 @@ pub use packed::PackedPool;
 #[cfg(test)]
 mod tests;
 
+/// All who start are looked at so often at least while more are made.
+const LOOK_EVERY: Clock = Clock::from_millis(100);
+
 /// Where a slot stands, as the supervisor knows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Standing {
@@ -98,6 +101,8 @@ pub struct Pool {
     free: Vec<SlotIndex>,
     /// Those that are not ready yet, in the order in which they were promised.
     starting: VecDeque<SlotIndex>,
+    /// When all of them are to be looked at.
+    look_due: Clock,
     /// The one that has been promised and has no process yet: there is one at a time.
     reserved: Option<SlotIndex>,
     /// Deaths while the template's reply is awaited: the dead one may be the process that it will name.
@@ -127,6 +132,7 @@ impl Pool {
             counts: Counts { free_slots: free.len() as u32, ..Counts::default() },
             free,
             starting: VecDeque::new(),
+            look_due: Clock::ZERO,
             reserved: None,
             unknown_dead: HashMap::new(),
             oldest_serving: 0,
@@ -308,8 +314,23 @@ impl Pool {
     }
 
     /// Looks which of the starting workers are ready, the oldest first, until one is not; gives how many are. Of thousands
-    /// that start together each is looked at a few times then, and not once for each of the others.
-    pub fn note_oldest_ready(&mut self, region: &Region) -> u32 {
+    /// that start together each is looked at a few times then, and not once for each of the others. From time to time all are
+    /// looked at: somebody may be ready whose elder never will be.
+    pub fn note_oldest_ready(&mut self, region: &Region, now: Clock) -> u32 {
+        if now >= self.look_due {
+            self.look_due = now + LOOK_EVERY;
+            return self.note_all_ready(region);
+        }
+        self.note_in_order(region)
+    }
+
+    /// The same, and looks at all where the oldest is not ready.
+    pub fn note_ready(&mut self, region: &Region) -> u32 {
+        let oldest = self.note_in_order(region);
+        if oldest > 0 { oldest } else { self.note_all_ready(region) }
+    }
+
+    fn note_in_order(&mut self, region: &Region) -> u32 {
         let mut ready = 0;
         while let Some(index) = self.starting.front().copied() {
             match self.progress(region, index) {
@@ -325,12 +346,8 @@ impl Pool {
         ready
     }
 
-    /// The same, and looks at all of them where the oldest is not ready.
-    pub fn note_ready(&mut self, region: &Region) -> u32 {
-        let oldest = self.note_oldest_ready(region);
-        if oldest > 0 || self.starting.is_empty() {
-            return oldest;
-        }
+    /// Looks at everybody who starts.
+    pub fn note_all_ready(&mut self, region: &Region) -> u32 {
         let mut ready = 0;
         let mut starting = std::mem::take(&mut self.starting);
         starting.retain(|index| match self.progress(region, *index) {

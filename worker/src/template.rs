@@ -46,7 +46,7 @@ pub(crate) struct Template<S> {
 /// What the supervisor's descriptors have become.
 pub(crate) struct Estate {
     pub region: &'static Region,
-    /// No logs are mapped here; each clone maps its own before its first connection.
+    /// No logs are mapped here; each clone maps its own when it has its first connection, and closes this.
     pub region_file: File,
     pub spool: Spool,
     pub bell: File,

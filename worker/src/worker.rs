@@ -25,7 +25,7 @@ use crate::connection::Desk;
 use crate::exchange::Ledger;
 use crate::template::{Estate, Newborn, Template};
 
-/// The code of a clone that cannot become a worker; the log says why. None of the programs' documented codes.
+/// The code of a clone that cannot work; the log says why. None of the programs' documented codes.
 const UNFIT: u8 = 70;
 
 /// What a worker needs before its first connection.
@@ -43,7 +43,7 @@ pub(crate) fn live<S: Service>(template: Template<S>, newborn: &Newborn) -> Exit
     match post.and_then(|post| post.map_or(Ok(()), |post| serve(service, estate, &start.settings, post))) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            log::error!("a clone cannot become a worker: {error}");
+            log::error!("a clone cannot work: {error}");
             ExitCode::from(UNFIT)
         }
     }
@@ -124,6 +124,7 @@ fn serve<S: Service>(service: S, mut estate: Estate, settings: &Settings, post: 
         return Ok(());
     }
     estate.region.show_logs(&estate.region_file, place.slot)?;
+    drop(estate.region_file);
     let mut desk = Desk::new(service, Ledger::new(seat, estate.spool, settings), settings);
     while let Some(arrival) = next {
         estate.log.follow(estate.region);

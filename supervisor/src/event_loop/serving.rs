@@ -34,7 +34,12 @@ impl Supervisor {
     }
 
     pub(super) fn note_oldest_ready_workers(&mut self) {
-        let ready = self.pool.note_oldest_ready(&self.region);
+        let ready = self.pool.note_oldest_ready(&self.region, self.began.elapsed());
+        self.has_noted(ready);
+    }
+
+    pub(super) fn note_all_ready_workers(&mut self) {
+        let ready = self.pool.note_all_ready(&self.region);
         self.has_noted(ready);
     }
 

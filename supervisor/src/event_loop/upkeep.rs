@@ -196,6 +196,10 @@ impl Supervisor {
         for pid in self.pool.press(now) {
             children::signal(pid, Signal::SIGTERM);
         }
+        if self.pool.next_deadline().is_some_and(|deadline| deadline <= now) {
+            // Whoever is ready and has not been looked at since is not to be killed for it.
+            self.note_all_ready_workers();
+        }
         for (slot, pid) in self.pool.fell_overdue(now) {
             children::kill(pid);
             let doing = self.region.slot(slot).map(common::layout::Slot::doing).unwrap_or_default();

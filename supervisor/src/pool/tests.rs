@@ -225,17 +225,26 @@ fn who_does_not_get_ready_is_killed() {
 #[test]
 fn the_oldest_are_looked_at_first_and_nobody_is_forgotten() {
     let mut scene = Scene::new();
-    let [first, second, third] = [100, 101, 102].map(|pid| scene.starting(pid));
+    let [first, second, third, fourth] = [100, 101, 102, 103].map(|pid| scene.starting(pid));
     let goes_live = |owner: Owner| assert!(scene.region.slot(owner.slot).unwrap().go_live(owner.generation));
+    let pool = &mut scene.pool;
+    assert_eq!(pool.note_oldest_ready(&scene.region, SECOND), 0, "all have been looked at");
     goes_live(first);
     goes_live(third);
-    assert_eq!(scene.pool.note_oldest_ready(&scene.region), 1, "the first, and no further than the second");
-    assert_eq!(scene.pool.note_oldest_ready(&scene.region), 0);
-    assert_eq!(scene.pool.note_ready(&scene.region), 1, "the third, although the second is not");
-    assert_eq!(scene.pool.note_ready(&scene.region), 0);
+    assert_eq!(pool.note_oldest_ready(&scene.region, SECOND), 1, "the first, and no further than the second");
+    assert_eq!(pool.note_oldest_ready(&scene.region, SECOND), 0);
+    assert_eq!(pool.note_ready(&scene.region), 1, "the third, although the second is not");
+    assert_eq!(pool.note_ready(&scene.region), 0);
+    goes_live(fourth);
+    assert_eq!(pool.note_oldest_ready(&scene.region, SECOND), 0);
+    assert_eq!(
+        pool.note_oldest_ready(&scene.region, SECOND * 2),
+        1,
+        "the fourth, once all are looked at again"
+    );
     goes_live(second);
-    assert_eq!(scene.pool.note_oldest_ready(&scene.region), 1);
-    assert_eq!((scene.pool.counts().starting, scene.pool.counts().ready), (0, 3));
+    assert_eq!(pool.note_oldest_ready(&scene.region, SECOND * 2), 1);
+    assert_eq!((scene.pool.counts().starting, scene.pool.counts().ready), (0, 4));
 }
 
 #[test]
