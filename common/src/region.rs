@@ -2,16 +2,13 @@
 //! region of this format; only verification or repair makes it a [`Region`].
 
 use std::fs::File;
-use std::io;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64};
 use std::time::Duration;
 
-use nix::unistd::{SysconfVar, sysconf};
-
 use crate::error::{Context, Error, Result};
 use crate::hash::Hashing;
-use crate::ids::{Offset, Pid, SlotIndex};
+use crate::ids::{Offset, SlotIndex};
 use crate::layout::{
     ENDIAN_MARK, FORMAT_VERSION, GIVES_WAY, Geometry, HEADER_SIZE, Header, Identity, MAGIC, Object,
     SLOT_SIZE, Slab, Slot, Tally,
@@ -28,8 +25,6 @@ pub struct Region {
     mapping: Mapping,
     geometry: Geometry,
     hashing: Hashing,
-    /// Whether this process, and those cloned from it, have nobody's logs mapped but their own.
-    hides_logs: bool,
 }
 
 /// Reserves disk space for every byte of a region's file.
@@ -107,7 +102,7 @@ impl Region {
             Some(seed) => seed,
             None => process::random_word().context(|| "cannot draw a random seed".to_owned())?,
         };
-        Ok(Self { mapping, geometry, hashing: Hashing::keyed_by(seed), hides_logs: false })
+        Ok(Self { mapping, geometry, hashing: Hashing::keyed_by(seed) })
     }
 
     fn write_identity(&self) -> Result<()> {
@@ -180,42 +175,6 @@ impl Region {
         self.mapping.keep_from_children().context(|| "cannot keep the region from children".to_owned())
     }
 
-    /// Hides all slots' logs from this process and those that will be cloned from it, but for what [`Region::show_logs`] shows:
-    /// whatever goes wrong there cannot reach the records that others are repaired by. And the kernel, which looks at everybody
-    /// who maps a page when it looks at the page, has not thousands to look at. Where the kernel's pages are not as large as
-    /// the region's, nothing is hidden.
-    ///
-    /// # Errors
-    /// What the kernel reports.
-    pub fn hide_logs(&mut self) -> Result<()> {
-        if sysconf(SysconfVar::PAGE_SIZE) != Ok(Some(PAGE_SIZE as i64)) {
-            return Ok(());
-        }
-        let Geometry { logs, tallies, .. } = self.geometry;
-        self.mapping.hide(logs..tallies).context(|| "cannot hide the logs".to_owned())?;
-        self.hides_logs = true;
-        Ok(())
-    }
-
-    /// Shows the logs of this process's slot, if they are hidden; before that a transaction there would end by SIGSEGV. `file`
-    /// is the region's.
-    ///
-    /// # Errors
-    /// What the kernel reports.
-    pub fn show_logs(&self, file: &File, index: SlotIndex) -> Result<()> {
-        if !self.hides_logs || index.0 >= self.geometry.slot_count {
-            return Ok(());
-        }
-        let logs = self.geometry.logs + u64::from(index.0) * UNDO_LOG_SIZE;
-        self.mapping
-            .show(file, logs..logs + UNDO_LOG_SIZE)
-            .context(|| format!("cannot map the logs of {index:?}"))
-    }
-
-    fn hides_logs_of(&self, index: SlotIndex) -> bool {
-        self.hides_logs && self.slot(index).is_none_or(|slot| slot.pid() != Pid::current())
-    }
-
     /// The header.
     ///
     /// # Panics
@@ -239,18 +198,18 @@ impl Region {
         (0..self.geometry.slot_count).map(SlotIndex).filter_map(|index| Some((index, self.slot(index)?)))
     }
 
-    /// The words of a slot's undo log, unless this process hides them.
+    /// The words of a slot's undo log.
     pub fn undo_area(&self, index: SlotIndex) -> Option<&[AtomicU64]> {
         self.log_area(index, 0, UNDO_LOG_SIZE - MINI_LOG_SIZE)
     }
 
-    /// The words of a slot's small log, which follow those of its undo log, unless this process hides them.
+    /// The words of a slot's small log, which follow those of its undo log.
     pub fn mini_area(&self, index: SlotIndex) -> Option<&[AtomicU64]> {
         self.log_area(index, UNDO_LOG_SIZE - MINI_LOG_SIZE, MINI_LOG_SIZE)
     }
 
     fn log_area(&self, index: SlotIndex, from: u64, bytes: u64) -> Option<&[AtomicU64]> {
-        if index.0 >= self.geometry.slot_count || self.hides_logs_of(index) {
+        if index.0 >= self.geometry.slot_count {
             return None;
         }
         let offset = self.geometry.logs + u64::from(index.0) * UNDO_LOG_SIZE + from;
@@ -493,15 +452,14 @@ impl UnverifiedRegion {
         Self::vet(file, Mapping::read_only)
     }
 
-    fn vet(file: &File, map: impl Fn(&File) -> io::Result<Mapping>) -> Result<Self> {
+    fn vet(file: &File, map: impl Fn(&File) -> std::io::Result<Mapping>) -> Result<Self> {
         let length = file.metadata().context(|| "cannot examine the region".to_owned())?.len();
         let Some(geometry) = Geometry::of(length) else {
             return Err(refused(&format!("its length of {length} bytes is none that a region has")));
         };
         let mapping = map(file).context(|| "cannot map the region".to_owned())?;
         // The seed is there once the identity is, which is looked at first.
-        let hashing = Hashing::keyed_by(0);
-        let mut region = Self(Region { mapping, geometry, hashing, hides_logs: false });
+        let mut region = Self(Region { mapping, geometry, hashing: Hashing::keyed_by(0) });
         region.check_identity()?;
         region.0.hashing = Hashing::keyed_by(region.0.header().identity.seed.load(Relaxed));
         Ok(region)
@@ -681,26 +639,5 @@ mod tests {
         assert!(region.slot(SlotIndex(31)).is_some() && region.undo_area(SlotIndex(31)).is_some());
         assert!(region.slot(SlotIndex(32)).is_none() && region.undo_area(SlotIndex(u32::MAX)).is_none());
         assert!(region.word(Offset(1 << 20)).is_none());
-    }
-
-    #[test]
-    fn hidden_logs_are_none_but_ones_own() {
-        let file = fresh();
-        let whole = Region::attach(&file).unwrap();
-        let mut region = Region::attach(&file).unwrap();
-        let mine = SlotIndex(3);
-        whole.slot(mine).unwrap().pid.store(Pid::current().0 as u32, SeqCst);
-        region.show_logs(&file, SlotIndex(4)).unwrap();
-        assert!(region.undo_area(SlotIndex(4)).is_some(), "nothing is hidden");
-        region.hide_logs().unwrap();
-        region.show_logs(&file, mine).unwrap();
-        assert!(region.undo_area(SlotIndex(4)).is_none() && region.mini_area(SlotIndex(4)).is_none());
-        let logs = [region.undo_area(mine).unwrap(), region.mini_area(mine).unwrap()];
-        let same = [whole.undo_area(mine).unwrap(), whole.mini_area(mine).unwrap()];
-        for (log, same) in logs.into_iter().zip(same) {
-            log[log.len() - 1].store(7, SeqCst);
-            assert_eq!(same[log.len() - 1].load(SeqCst), 7);
-        }
-        assert!(region.tally(SlotIndex(4)).is_some() && region.slot(SlotIndex(4)).is_some());
     }
 }

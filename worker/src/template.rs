@@ -46,8 +46,6 @@ pub(crate) struct Template<S> {
 /// What the supervisor's descriptors have become.
 pub(crate) struct Estate {
     pub region: &'static Region,
-    /// No logs are mapped here; each clone maps its own when it has its first connection, and closes this.
-    pub region_file: File,
     pub spool: Spool,
     pub bell: File,
     pub tidings: Tidings,
@@ -151,14 +149,10 @@ impl Estate {
         const _: () = assert!(Endowment::Tidings as usize == ENDOWMENTS - 1);
         let [region, spool, writers, alive, bell, tidings] = descriptors.try_into().map_err(|_| wrong())?;
         let listeners = adopt_all(sockets).context(|| "cannot use a listening socket".to_owned())?;
-        let region_file = File::from(region);
-        let mut region = Region::attach(&region_file)?;
-        region.hide_logs()?;
-        let region: &'static Region = Box::leak(Box::new(region));
+        let region: &'static Region = Box::leak(Box::new(Region::attach(&File::from(region))?));
         Ok(Self {
             log: LogFile::inherited(&start.settings, region),
             region,
-            region_file,
             spool: Spool::from_directory(File::from(spool)),
             bell: File::from(bell),
             tidings: Tidings::from_descriptor(tidings),

@@ -25,7 +25,7 @@ use crate::connection::Desk;
 use crate::exchange::Ledger;
 use crate::template::{Estate, Newborn, Template};
 
-/// The code of a clone that cannot work; the log says why. None of the programs' documented codes.
+/// The code of a clone that cannot become a worker; the log says why. None of the programs' documented codes.
 const UNFIT: u8 = 70;
 
 /// What a worker needs before its first connection.
@@ -39,11 +39,14 @@ struct Post {
 pub(crate) fn live<S: Service>(template: Template<S>, newborn: &Newborn) -> ExitCode {
     let Template { channel, start, estate, mut service, .. } = template;
     shed(channel);
-    let post = take_post(&estate, &mut service, start.supervisor, newborn);
-    match post.and_then(|post| post.map_or(Ok(()), |post| serve(service, estate, &start.settings, post))) {
-        Ok(()) => ExitCode::SUCCESS,
+    match take_post(&estate, &mut service, start.supervisor, newborn) {
+        Ok(Some(post)) => {
+            serve(service, estate, &start.settings, post);
+            ExitCode::SUCCESS
+        }
+        Ok(None) => ExitCode::SUCCESS,
         Err(error) => {
-            log::error!("a clone cannot work: {error}");
+            log::error!("a clone cannot become a worker: {error}");
             ExitCode::from(UNFIT)
         }
     }
@@ -110,7 +113,7 @@ fn take_seat(
 }
 
 /// Serves connections until asked to leave.
-fn serve<S: Service>(service: S, mut estate: Estate, settings: &Settings, post: Post) -> Result<()> {
+fn serve<S: Service>(service: S, mut estate: Estate, settings: &Settings, post: Post) {
     let Post { mut seat, mut entrance, retirement } = post;
     seat.carry(estate.tidings);
     let slot = seat.slot();
@@ -120,11 +123,8 @@ fn serve<S: Service>(service: S, mut estate: Estate, settings: &Settings, post: 
     let mut next = entrance.next(&estate.listeners, &retirement, place);
     if next.is_none() {
         estate.region.leave_door(place.slot);
-        seat.leave();
-        return Ok(());
+        return seat.leave();
     }
-    estate.region.show_logs(&estate.region_file, place.slot)?;
-    drop(estate.region_file);
     let mut desk = Desk::new(service, Ledger::new(seat, estate.spool, settings), settings);
     while let Some(arrival) = next {
         estate.log.follow(estate.region);
@@ -144,7 +144,6 @@ fn serve<S: Service>(service: S, mut estate: Estate, settings: &Settings, post: 
     }
     estate.region.leave_door(place.slot);
     desk.leave();
-    Ok(())
 }
 
 /// Has the supervisor look at the slots.

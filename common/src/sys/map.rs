@@ -2,7 +2,6 @@
 
 use std::fs::File;
 use std::io;
-use std::ops::Range;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64};
 
@@ -139,26 +138,6 @@ impl Mapping {
         self.pages.advise(0, self.pages.length(), Advice::NotForChildren)
     }
 
-    /// Hides pages of the mapping from this process and those that will be cloned from it: to access them is a SIGSEGV until
-    /// [`Mapping::show`].
-    ///
-    /// # Errors
-    /// Bounds that are not a page's or leave the mapping; what mmap reports.
-    pub fn hide(&self, pages: Range<u64>) -> io::Result<()> {
-        self.pages.hide(pages.start as usize, length_of(&pages)?)
-    }
-
-    /// Shows hidden pages of a writable mapping again: those of `file`, which this maps.
-    ///
-    /// # Errors
-    /// As [`Mapping::hide`]; a mapping that is not writable.
-    pub fn show(&self, file: &File, pages: Range<u64>) -> io::Result<()> {
-        if !self.writable {
-            return Err(io::ErrorKind::PermissionDenied.into());
-        }
-        self.pages.show(file, pages.start as usize, length_of(&pages)?)
-    }
-
     /// Has the processor fetch the cache line at `offset`, ahead of its use. A hint: nothing happens outside the mapping.
     #[inline]
     pub fn prefetch(&self, offset: Offset) {
@@ -197,11 +176,6 @@ impl Mapping {
     }
 }
 
-fn length_of(pages: &Range<u64>) -> io::Result<usize> {
-    let length = pages.end.checked_sub(pages.start).and_then(|length| usize::try_from(length).ok());
-    Ok(length.ok_or(io::ErrorKind::InvalidInput)?)
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::Ordering::Relaxed;
@@ -212,28 +186,6 @@ mod tests {
         let file = tempfile::tempfile().unwrap();
         file.set_len(length).unwrap();
         Mapping::writable(&file).unwrap()
-    }
-
-    #[test]
-    #[cfg(not(miri))]
-    fn what_is_hidden_is_there_again_once_it_is_shown() {
-        let file = tempfile::tempfile().unwrap();
-        file.set_len(4 * 4096).unwrap();
-        let mapping = Mapping::writable(&file).unwrap();
-        let word = |page: u64| mapping.at::<AtomicU64>(Offset(page * 4096)).unwrap();
-        (0..4).for_each(|page| word(page).store(page, Relaxed));
-        mapping.hide(4096..3 * 4096).unwrap();
-        let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
-        let start = format!("{:x}-", mapping.pointer(Offset(4096), 1).unwrap() as usize);
-        let hidden = maps.lines().find(|line| line.starts_with(&start));
-        assert!(hidden.is_some_and(|line| line.contains(" ---p ")), "{maps}");
-        mapping.show(&file, 2 * 4096..3 * 4096).unwrap();
-        assert_eq!([0, 2, 3].map(|page| word(page).load(Relaxed)), [0, 2, 3]);
-        for wrong in [0..5 * 4096, 1..4097, u64::MAX - 1..u64::MAX] {
-            assert!(mapping.hide(wrong.clone()).is_err() && mapping.show(&file, wrong.clone()).is_err());
-        }
-        let read_only = Mapping::read_only(&file).unwrap();
-        assert!(read_only.show(&file, 0..4096).is_err());
     }
 
     #[test]

@@ -2,7 +2,6 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, RawFd};
 
 use memmap2::{MmapOptions, MmapRaw};
 
@@ -37,38 +36,6 @@ impl Pages {
         // SAFETY: no advice that is given here changes what this process reads; the kernel refuses what is not mapped.
         let outcome = unsafe { libc::madvise(first.cast(), length, advice) };
         crate::sys::cerr(outcome.into()).map(drop)
-    }
-
-    /// Replaces `length` bytes from `start` on by pages that cannot be accessed, so that nothing else comes to lie there.
-    pub(super) fn hide(&self, start: usize, length: usize) -> io::Result<()> {
-        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
-        self.replace(start, length, libc::PROT_NONE, flags, -1)
-    }
-
-    /// Puts those of `file` back.
-    pub(super) fn show(&self, file: &File, start: usize, length: usize) -> io::Result<()> {
-        let access = libc::PROT_READ | libc::PROT_WRITE;
-        self.replace(start, length, access, libc::MAP_SHARED, file.as_raw_fd())
-    }
-
-    fn replace(
-        &self,
-        start: usize,
-        length: usize,
-        access: libc::c_int,
-        flags: libc::c_int,
-        file: RawFd,
-    ) -> io::Result<()> {
-        let end = start.checked_add(length).ok_or(io::ErrorKind::InvalidInput)?;
-        if end > self.length() {
-            return Err(io::ErrorKind::InvalidInput.into());
-        }
-        let first = self.0.as_mut_ptr().wrapping_add(start);
-        // SAFETY: only pages of this mapping are replaced, which are its own to replace.
-        let mapped = unsafe {
-            libc::mmap(first.cast(), length, access, flags | libc::MAP_FIXED, file, start as libc::off_t)
-        };
-        if mapped == libc::MAP_FAILED { Err(io::Error::last_os_error()) } else { Ok(()) }
     }
 
     pub(super) fn flush(&self) -> io::Result<()> {

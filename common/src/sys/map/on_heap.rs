@@ -55,14 +55,6 @@ impl Pages {
         Ok(())
     }
 
-    pub(super) fn hide(&self, _start: usize, _length: usize) -> io::Result<()> {
-        Ok(())
-    }
-
-    pub(super) fn show(&self, _file: &File, _start: usize, _length: usize) -> io::Result<()> {
-        Ok(())
-    }
-
     pub(super) fn flush(&self) -> io::Result<()> {
         Ok(())
     }
