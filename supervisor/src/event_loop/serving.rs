@@ -34,7 +34,8 @@ impl Supervisor {
     }
 
     pub(super) fn note_oldest_ready_workers(&mut self) {
-        let ready = self.pool.note_oldest_ready(&self.region, self.began.elapsed());
+        let now = self.now();
+        let ready = self.pool.note_oldest_ready(&self.region, now);
         self.has_noted(ready);
     }
 
