@@ -77,6 +77,9 @@ class Server:
             self.process.wait()
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)  # whoever outlived it; the group is ours alone
+            # A thousand take their time to die, which is not the next server's. Nobody may be there who reaps them.
+            with contextlib.suppress(Failed):
+                wait_for("those who outlived it to be gone", lambda: not group_exists(self.pid), seconds=20)
         if self.rest:
             self.rest.join(timeout=20)
         self.process.stdout.close()
@@ -86,6 +89,14 @@ class Server:
         """The pids of the direct children that are called `comm`."""
         pids = pathlib.Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
         return [int(pid) for pid in pids if name_of(pid) == comm]
+
+
+def group_exists(pgid):
+    try:
+        os.killpg(pgid, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def name_of(pid):
