@@ -1,15 +1,18 @@
 //! The log: one line a record, one write a line, so that lines of many processes in one file never mix.
 
 use std::fmt;
-use std::io::Write as _;
+use std::io::{self, Write};
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{PoisonError, RwLock};
 
 use log::LevelFilter;
+use nix::poll::PollFlags;
 
 use crate::region::Region;
 use crate::sys::file::redirect_stderr;
+use crate::sys::readiness;
 use crate::wire::control::Settings;
 
 /// The environment variable that sets the level: off, error, warn, info, debug or trace.
@@ -23,7 +26,7 @@ pub fn init(program: &'static str) {
     let _ = env_logger::Builder::new()
         // The level is log's own maximum alone, so that it can be changed later.
         .filter_level(LevelFilter::Trace)
-        .target(env_logger::Target::Stderr)
+        .target(env_logger::Target::Pipe(Box::new(Unwaiting { to: io::stderr(), missed: 0 })))
         .format(|buffer, record| {
             let name = *PROGRAM.read().unwrap_or_else(PoisonError::into_inner);
             writeln!(buffer, "{}", line(jiff::Timestamp::now(), name, record))
@@ -37,6 +40,48 @@ pub fn init(program: &'static str) {
             "{LEVEL_VARIABLE}={asked} is no log level; choose off, error, warn, info, debug or trace"
         ),
     }
+}
+
+/// Where log lines go: to whoever reads them, who may have stopped doing so. They are not waited for: a supervisor that stood at a
+/// full pipe would repair nothing, replace nobody and not be stopped. What does not fit is counted, and the count is said
+/// once something fits again. A file always takes everything.
+struct Unwaiting<W> {
+    to: W,
+    missed: u64,
+}
+
+impl<W: Write + AsFd> Unwaiting<W> {
+    /// Whether a line fits, by what a pipe says: as much as it takes at once.
+    fn is_ready(&self) -> bool {
+        readiness::now(&self.to, PollFlags::POLLOUT).is_ok_and(|ready| !ready.is_empty())
+    }
+}
+
+impl<W: Write + AsFd> Write for Unwaiting<W> {
+    /// A whole line, as the logger gives it.
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        if !self.is_ready() {
+            self.missed += 1;
+            return Ok(line.len());
+        }
+        let missed = std::mem::take(&mut self.missed);
+        let before = if missed > 0 { missing(missed) } else { String::new() };
+        self.to.write_all(&[before.as_bytes(), line].concat())?;
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.to.flush()
+    }
+}
+
+fn missing(lines: u64) -> String {
+    let name = *PROGRAM.read().unwrap_or_else(PoisonError::into_inner);
+    let now = jiff::Timestamp::now();
+    let mut record = log::Record::builder();
+    record.level(log::Level::Warn);
+    line(now, name, &record.args(format_args!("{lines} lines are missing here: nobody read them")).build())
+        + "\n"
 }
 
 /// Changes the name in the lines: a worker is cloned from a template that has another.
@@ -118,7 +163,29 @@ impl fmt::Write for Escaping<'_, '_> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read as _;
+
     use super::*;
+
+    #[test]
+    fn nobody_waits_for_who_does_not_read() {
+        let (mut reader, writer) = io::pipe().unwrap();
+        let mut log = Unwaiting { to: writer, missed: 0 };
+        let line = [&[b'x'; 99][..], b"\n"].concat();
+        while log.missed < 3 {
+            log.write_all(&line).unwrap();
+        }
+        let mut said = vec![0; 2 << 20];
+        let read = reader.read(&mut said).unwrap();
+        assert!(said[..read].chunks(100).all(|read| read == line), "whole lines");
+        log.write_all(&line).unwrap();
+        drop(log);
+        let mut rest = String::new();
+        reader.read_to_string(&mut rest).unwrap();
+        let rest: Vec<_> = rest.lines().collect();
+        assert!(rest[0].ends_with("3 lines are missing here: nobody read them"), "{rest:?}");
+        assert_eq!(rest.len(), 2);
+    }
 
     #[test]
     fn a_record_is_one_line() {

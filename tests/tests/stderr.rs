@@ -1,12 +1,18 @@
 //! What workers write to their stderr: the first of each kind comes, whatever a service does cannot flood the log, and
 //! nobody waits for it.
 
+use std::fs::File;
+use std::io::{Read as _, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use holdfast_tests::place::Starting;
 use holdfast_tests::{Instance, Place, programs, until};
+use nix::libc;
 use nix::sys::signal::Signal;
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
 
 /// What a log may have of one kind, and in all, since `began`; the supervisor says some things itself.
 fn bounds(began: Instant) -> [usize; 2] {
@@ -45,6 +51,35 @@ fn heard(instance: &Instance, words: &str) {
         said(instance, &format!("say 1 {words}"));
         instance.stderr().contains(words)
     });
+}
+
+#[test]
+fn an_instance_whose_own_stderr_nobody_reads_goes_on() {
+    let place = Place::new();
+    let fifo = place.file("fifo");
+    mkfifo(&fifo, Mode::S_IRUSR | Mode::S_IWUSR).unwrap();
+    let mut end = File::options().read(true).write(true).custom_flags(libc::O_NONBLOCK).open(&fifo).unwrap();
+    while end.write(&[b'.'; 4096]).is_ok() {}
+    let starting = place.instance().args(&["--log-level", "debug"]);
+    let instance = starting.after(&format!("exec 2>{}", fifo.display())).start();
+    for crashed in 1..=3 {
+        instance.say("served");
+        instance.kill_child(instance.worker_pids()[0]);
+        instance.wait_for_status("it is repaired and replaced", |status| {
+            status["totals"]["recoveries"] == crashed && status["workers"]["idle"] == 4
+        });
+    }
+    // Once somebody reads, it says what is missing.
+    let mut said = vec![0; 1 << 20];
+    assert!(end.read(&mut said).unwrap() >= 4096);
+    let mut heard = String::new();
+    until("it says what is missing", || {
+        instance.signal(Signal::SIGUSR1);
+        let read = end.read(&mut said).unwrap_or(0);
+        heard += &String::from_utf8_lossy(&said[..read]);
+        heard.contains("lines are missing here: nobody read them")
+    });
+    instance.stop();
 }
 
 #[test]
