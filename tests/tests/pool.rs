@@ -564,6 +564,22 @@ fn whoever_is_connected_or_asks_keeps_it() {
 }
 
 #[test]
+fn the_time_begins_when_the_last_connection_ends() {
+    let place = Place::new();
+    let instance = on_demand(&place);
+    let mut connection = instance.connect();
+    let began = Instant::now();
+    while began.elapsed() < IDLE {
+        connection.say("arijort", "here");
+        std::thread::sleep(IDLE / 10);
+    }
+    let left = Instant::now();
+    drop(connection);
+    instance.finish().assert_succeeded();
+    assert!(left.elapsed() >= IDLE, "{:?}", left.elapsed());
+}
+
+#[test]
 fn it_does_not_end_while_another_holds_the_lock() {
     let place = Place::new();
     let mut instance = on_demand(&place);

@@ -18,6 +18,8 @@ use super::{NEVER, Phase, Supervisor, TICK};
 #[derive(Debug, Default)]
 pub(super) struct Idleness {
     since: Clock,
+    /// Whether somebody did at the last look: when that ended is not known, but not before.
+    was_needed: bool,
     /// When to look whether it has lasted long enough; where somebody held the lock, later than that.
     look_at: Clock,
     connections: u64,
@@ -33,7 +35,7 @@ impl Idleness {
 
     /// What a predecessor in this process had packed.
     pub(super) fn unpack((since, look_at, connections): (Clock, Clock, u64)) -> Self {
-        Self { since, look_at, connections, _lock: None }
+        Self { since, was_needed: true, look_at, connections, _lock: None }
     }
 }
 
@@ -54,11 +56,11 @@ impl Supervisor {
     pub(super) fn look_for_connections(&mut self) {
         let connections = self.region.totals().connections;
         let came = std::mem::replace(&mut self.idleness.connections, connections) != connections;
-        if came
+        let needed = came
             || self.pool.attached() > 0
             || self.listeners.waiting() > 0
-            || !self.pool.is_at_rest(&self.region)
-        {
+            || !self.pool.is_at_rest(&self.region);
+        if std::mem::replace(&mut self.idleness.was_needed, needed) || needed {
             self.is_needed();
         }
     }
