@@ -31,8 +31,7 @@ impl Supervisor {
             self.keep(now, started, |this| &mut this.recovery);
         }
         if serving && self.template.is_due(now) {
-            self.templates_started += 1;
-            let number = self.templates_started;
+            let number = self.number_of_next_template();
             let started = self.start_child(&self.prepared.worker, "template", number);
             if started.is_ok() {
                 self.template_number = number;
@@ -48,6 +47,16 @@ impl Supervisor {
             self.ship(now);
             self.show(now);
         }
+    }
+
+    /// One that stands in while a successor loads has the number that it stands in for: it is started with the options that
+    /// are to be replaced, and its workers with it.
+    fn number_of_next_template(&mut self) -> u32 {
+        if self.next_template.is_some() && self.template_number > 0 {
+            return self.template_number;
+        }
+        self.templates_started += 1;
+        self.templates_started
     }
 
     /// Nor is showing itself.
