@@ -4,6 +4,8 @@ use std::fmt;
 use std::io;
 use std::process::ExitCode;
 
+use crate::output;
+
 /// The documented exit codes of every program; success is 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
@@ -95,7 +97,7 @@ pub fn run(program: &str, body: impl FnOnce() -> Result<()>) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             if !error.sentence.is_empty() {
-                eprintln!("{program}: {error}");
+                output::complain(&format!("{program}: {error}"));
             }
             ExitCode::from(error.exit as u8)
         }

@@ -7,6 +7,8 @@ pub mod ids;
 
 pub mod error;
 
+pub mod output;
+
 pub mod units;
 
 pub mod address;

@@ -1,5 +1,6 @@
 //! What this process begins with: sockets to listen on and somebody to look at. Then it gives up whatever else it could do.
 
+use std::ffi::OsString;
 use std::io::Write as _;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -91,7 +92,7 @@ fn first_order(channel: &Channel) -> Result<Option<(Start, Vec<OwnedFd>)>> {
 /// An address that cannot be had, or used (exit 2).
 pub fn by_hand(run_dir: Option<PathBuf>, listen: Vec<Address>) -> Result<Birth> {
     common::logging::init("exporter");
-    let run_dir = run_dir.or_else(|| std::env::var_os("HOLDFAST_RUN_DIR").map(PathBuf::from));
+    let run_dir = run_dir.or_else(|| variable("HOLDFAST_RUN_DIR").map(PathBuf::from));
     let run_dir = run_dir.unwrap_or_else(places::default_run_dir);
     let mut listeners = Vec::new();
     for address in addresses(listen)? {
@@ -103,11 +104,17 @@ pub fn by_hand(run_dir: Option<PathBuf>, listen: Vec<Address>) -> Result<Birth> 
     Ok(Birth { watch: Watch::of_run_dir(run_dir), listeners })
 }
 
+/// An empty variable is one that is not set.
+fn variable(name: &str) -> Option<OsString> {
+    std::env::var_os(name).filter(|value| !value.is_empty())
+}
+
 fn addresses(said: Vec<Address>) -> Result<Vec<Address>> {
     if !said.is_empty() {
         return Ok(said);
     }
-    let listed = std::env::var("HOLDFAST_METRICS_LISTEN").unwrap_or_else(|_| DEFAULT_LISTEN.to_owned());
+    let listed = variable("HOLDFAST_METRICS_LISTEN").unwrap_or_else(|| DEFAULT_LISTEN.into());
+    let listed = listed.to_string_lossy();
     let parts = listed.split(',').map(str::trim).filter(|part| !part.is_empty());
     parts
         .map(|part| part.parse::<Address>().map_err(|error| error.after("HOLDFAST_METRICS_LISTEN")))
@@ -135,9 +142,7 @@ fn open(address: &Address) -> Result<Vec<Listener>> {
                         listeners.push(listener);
                     }
                     // A name may have an address of a family that is not in use here.
-                    Err(error) if error.kind() == std::io::ErrorKind::AddrNotAvailable => {
-                        refusal = Some(error);
-                    }
+                    Err(error) if socket::is_not_here(&error) => refusal = Some(error),
                     Err(error) => return Err(error).context(doing),
                 }
             }

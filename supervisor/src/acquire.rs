@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use client::attach::START_LOCK;
-use common::error::{Context, Error, Result};
+use common::error::{Context, Result};
 use common::sys::file::{self, Lock};
 use common::units::Span;
 
@@ -44,7 +44,8 @@ pub struct Arguments {
     /// The daemon ends after this time without a connection; being asked for its port counts as one
     #[arg(long, value_name = "D", default_value = "10s")]
     idle: Span,
-    /// Where the daemon lives [default: /run/holdfast as root, else $XDG_RUNTIME_DIR/holdfast or /dev/shm/holdfast-UID]
+    /// Where the daemon lives [default: $HOLDFAST_RUN_DIR, else /run/holdfast as root, else $XDG_RUNTIME_DIR/holdfast or
+    /// /dev/shm/holdfast-UID]
     #[arg(long, value_name = "DIR")]
     run_dir: Option<PathBuf>,
     /// Give up when the daemon has not come to serve, or has not answered, after so long
@@ -72,13 +73,11 @@ pub fn run(arguments: &Arguments) -> Result<u16> {
     let launch = Launch::of(arguments)?;
     let patience = Patience::of(arguments.timeout.0);
     let question = Question::of(launch.run_dir(), patience);
-    let refusal = match question.ask()? {
-        Heard::Port(port) => return Ok(port),
-        Heard::Refused(why, _) => Some(Error::failure(why)),
-        Heard::Nobody | Heard::HungUp => None,
-    };
-    // Where somebody else's instance refuses this user, that is what there is to say.
-    let directory = open_own_directory(launch.run_dir()).map_err(|error| refusal.unwrap_or(error))?;
+    // Whoever answers in somebody else's directory may be anybody.
+    let directory = open_own_directory(launch.run_dir())?;
+    if let Heard::Port(port) = question.ask()? {
+        return Ok(port);
+    }
     let lock = file::open_in(&directory, START_LOCK).context(|| format!("cannot open {START_LOCK}"))?;
     let mut pause = FIRST_PAUSE;
     loop {

@@ -16,6 +16,7 @@ use clap::{Arg, ArgAction, ArgMatches, Args, Command, CommandFactory, FromArgMat
 use common::address::Address;
 use common::command_line;
 use common::error::{Error, Result};
+use common::output;
 use common::units::{Size, Span};
 use serde::{Deserialize, Serialize};
 
@@ -171,8 +172,8 @@ impl Configuration {
         let prepared = Prepared::of(&self.options).map_err(|error| Error::usage(error.to_string()))?;
         prepared.check_files(&self.options)?;
         let listen: Vec<String> = prepared.listen.iter().map(Address::to_string).collect();
-        println!("The configuration is sound: {} workers on {}", self.options.pool()?, listen.join(", "));
-        Ok(())
+        let (pool, listen) = (self.options.pool()?, listen.join(", "));
+        output::print_line(&format!("The configuration is sound: {pool} workers on {listen}"))
     }
 }
 
@@ -254,7 +255,7 @@ fn variable_name(option: &str) -> String {
 }
 
 /// An empty variable is one that is not set.
-fn variable(option: &str) -> Option<OsString> {
+pub(crate) fn variable(option: &str) -> Option<OsString> {
     std::env::var_os(variable_name(option)).filter(|value| !value.is_empty())
 }
 

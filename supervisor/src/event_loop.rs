@@ -274,6 +274,7 @@ impl Supervisor {
         }
         let rundir = RunDir::take(&options.run_dir())?;
         open_logs(&prepared, &options)?;
+        rundir.look_where_it_is();
         let pid_file = options.pid_file.as_deref().map(PidFile::write).transpose()?;
         let (spool, writers) = prepared.spool()?;
         let region = rundir.region(prepared.length, &Recoverer::of(&prepared, &spool))?;

@@ -300,7 +300,7 @@ fn open_all(
     let mut opened: Vec<(Listener, SocketAddr)> = Vec::new();
     for index in 0..places.len() {
         match socket::listen_tcp(places[index]) {
-            Err(error) if is_not_here(&error) => {}
+            Err(error) if socket::is_not_here(&error) => {}
             Err(error) => return Err((places[index], error)),
             Ok(listener) => {
                 if let Some(port) = listener.port() {
@@ -311,8 +311,4 @@ fn open_all(
         }
     }
     Ok(opened)
-}
-
-fn is_not_here(error: &io::Error) -> bool {
-    error.kind() == ErrorKind::AddrNotAvailable || error.raw_os_error() == Some(nix::libc::EAFNOSUPPORT)
 }

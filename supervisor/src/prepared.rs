@@ -1,6 +1,7 @@
 //! What the options come to, found out before anything is begun: whatever cannot work is said here, and
 //! `--check-config` stops here.
 
+use std::collections::HashSet;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
@@ -78,11 +79,10 @@ impl Prepared {
         if let Some(program) = &prepared.exporter {
             may_run(prepared.exporter_identity.as_ref(), program)?;
         }
-        let is_descriptor = |address: &&Address| matches!(address, Address::Fd(_));
-        if let Some(twice) =
-            options.metrics_listen.iter().filter(is_descriptor).find(|fd| prepared.listen.contains(fd))
-        {
-            return Err(Error::usage(format!("{twice} is named twice; name each descriptor once")));
+        let listen = prepared.listen.iter().chain(&options.metrics_listen).chain(&options.control_listen);
+        let mut descriptors = HashSet::new();
+        if let Some(twice) = listen.filter_map(Address::descriptor).find(|fd| !descriptors.insert(*fd)) {
+            return Err(Error::usage(format!("fd:{twice} is named twice; name each descriptor once")));
         }
         prepared.check_users(options)?;
         AccessPolicy::read(options.policy.as_deref())?;

@@ -91,12 +91,6 @@ impl RunDir {
     /// A link, a foreign owner or a directory that others may write to (exit 2); another instance (exit 3).
     pub fn take(path: &Path) -> Result<Self> {
         let directory = open_own_directory(path)?;
-        if !file::is_in_memory(&directory).unwrap_or(true) {
-            log::warn!(
-                "{} is not in memory (tmpfs): the region's pages will be written to a disk",
-                path.display()
-            );
-        }
         let pid_file = open_own_file(&directory, PID_FILE)?;
         if !become_owner(&pid_file).context(|| "cannot lock supervisor.pid".to_owned())? {
             let (path, owner) = (path.display(), owner_of(path));
@@ -112,6 +106,16 @@ impl RunDir {
         let mut this = Self { path: path.to_owned(), directory, pid_file, alive };
         this.write_pid(&format!("{}\n", std::process::id()))?;
         Ok(this)
+    }
+
+    /// Warns where the directory is on a disk.
+    pub fn look_where_it_is(&self) {
+        if !file::is_in_memory(&self.directory).unwrap_or(true) {
+            log::warn!(
+                "{} is not in memory (tmpfs): the region's pages will be written to a disk",
+                self.path.display()
+            );
+        }
     }
 
     /// The path of a file in the directory, short enough for a socket's address however long the directory's is.

@@ -9,6 +9,7 @@ use std::rc::Rc;
 
 use common::address::Address;
 use common::error::{Context, Error, Exit, Result};
+use common::output;
 use common::sys::daemon::{self, Detached};
 
 use crate::cli::Options;
@@ -70,9 +71,11 @@ impl Starter {
     }
 }
 
-/// Descriptors of the starter's that the daemon needs: `--listen fd:N`.
+/// Descriptors of the starter's that the daemon needs: `--listen fd:N`, and the others that listen.
 fn adopted(options: &Options) -> Result<Vec<RawFd>> {
-    Ok(options.listen()?.iter().filter_map(Address::descriptor).collect())
+    let listen = options.listen()?;
+    let addresses = listen.iter().chain(&options.metrics_listen).chain(&options.control_listen);
+    Ok(addresses.filter_map(Address::descriptor).collect())
 }
 
 fn hear(mut line: File) -> Result<()> {
@@ -83,10 +86,7 @@ fn hear(mut line: File) -> Result<()> {
     };
     let text = String::from_utf8_lossy(text);
     Err(match *code {
-        0 => {
-            println!("{text}");
-            return Ok(());
-        }
+        0 => return output::print_line(&text),
         code if code == Exit::Usage as u8 => Error::usage(text),
         code if code == Exit::AlreadyRunning as u8 => Error::already_running(text),
         code if code == Exit::Region as u8 => Error::region(text),

@@ -5,6 +5,7 @@ use client::attach::{Attachment, CheckpointView, StatusView};
 use client::document::{self, time};
 use common::address::Address;
 use common::error::{Error, Result};
+use common::output;
 use common::wire::control::{CrashReport, DaemonState, Request, Response};
 
 use crate::cli::{Command, Instance};
@@ -61,11 +62,10 @@ fn stop(instance: &Instance, fast: bool) -> Result<()> {
 fn show(instance: &Instance, as_json: bool, with_slots: bool) -> Result<()> {
     let view = connect(instance)?.status()?;
     if as_json {
-        println!("{}", document::of(&view, with_slots, view.users()?));
+        output::print_line(&document::of(&view, with_slots, view.users()?).to_string())
     } else {
-        print!("{}", to_text(&view, with_slots)?);
+        output::print(&to_text(&view, with_slots)?)
     }
-    Ok(())
 }
 
 fn write_checkpoints(view: &StatusView, text: &mut String) {

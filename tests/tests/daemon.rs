@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 
 use holdfast_tests::machine::{is_root, skip};
 use holdfast_tests::outcome::run;
-use holdfast_tests::place::{Starting, program};
+use holdfast_tests::place::{self, Starting, program};
 use holdfast_tests::processes::{self, Process};
+use holdfast_tests::web::try_get;
 use holdfast_tests::{Connection, Instance, Outcome, Place, programs, until};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, User};
@@ -170,6 +171,34 @@ fn a_listening_socket_of_the_starter_comes_along() {
     let daemon = Daemon::start(&place, place.instance().listen("fd:0").stdin(listener));
     Connection::to(&address).say("arijort", "served");
     daemon.stop();
+}
+
+#[test]
+fn so_does_one_on_which_it_is_shown() {
+    let place = Place::new();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let starting = place.instance().args(&["--metrics-listen", "fd:0"]).stdin(listener);
+    let daemon = Daemon::start(&place, starting);
+    until("it is shown there", || {
+        try_get(&address, "/metrics").is_ok_and(|answer| answer.body.contains("holdfast_up 1"))
+    });
+    daemon.stop();
+}
+
+#[test]
+fn where_its_run_directory_is_on_a_disk_stands_in_its_log() {
+    let place = Place::new();
+    let log = place.file("log");
+    let on_a_disk = tempfile::tempdir_in("/var/tmp").unwrap();
+    let directory = std::fs::File::open(on_a_disk.path()).unwrap();
+    if common::sys::file::is_in_memory(&directory).unwrap() {
+        return skip("the warning", "/var/tmp is in memory");
+    }
+    let run_dir = on_a_disk.path().join("run");
+    start(place.instance().run_dir(&run_dir).arg("--log").arg(&log)).assert_succeeded();
+    place::command_in(&run_dir, "stop", &[]).assert_succeeded();
+    assert!(read(&log).contains("is not in memory (tmpfs)"), "{}", read(&log));
 }
 
 #[test]

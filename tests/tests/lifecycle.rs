@@ -1,14 +1,38 @@
 //! An instance from its first line to its last: starting, being asked, being changed, stopping, and starting again.
 
 use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use holdfast_tests::connection::Receipt;
 use holdfast_tests::outcome::{Running, run};
 use holdfast_tests::place::program;
-use holdfast_tests::{Connection, DEADLINE, Place, eventually, journal, programs, until};
+use holdfast_tests::{Connection, DEADLINE, Outcome, Place, eventually, journal, programs, until};
 use nix::sys::signal::Signal;
 use serde_json::Value;
+
+/// A command of a supervisor's, by a shell that directs what it says elsewhere.
+fn directed(place: &Place, command: &str, to: &str) -> Outcome {
+    let script = format!("exec \"$0\" \"$@\" {to}");
+    let mut shell = std::process::Command::new("/bin/sh");
+    shell.args(["-c", &script]).arg(programs::path("supervisor")).args(command.split(' '));
+    run(shell.arg("--run-dir").arg(place.run_dir()))
+}
+
+#[test]
+fn what_cannot_be_said_is_a_failure_and_no_panic() {
+    let place = Place::new();
+    directed(&place, "stop", "2>/dev/full").assert_no_panic();
+    assert_eq!(directed(&place, "stop", "2>/dev/full").code(), Some(1), "nobody runs");
+    let instance = place.start();
+    for command in ["status", "status --json --slots", "--check-config"] {
+        directed(&place, command, ">/dev/full").assert_failed(1, &["cannot write to stdout"]);
+    }
+    let mut shell = std::process::Command::new("/bin/sh");
+    shell.args(["-c", "\"$0\" status --json --slots --run-dir \"$1\" | true"]);
+    run(shell.arg(programs::path("supervisor")).arg(place.run_dir())).assert_succeeded();
+    instance.stop();
+}
 
 // ---- Starting ---------------------------------------------------------------------------------------------------------
 
@@ -536,6 +560,50 @@ fn a_reload_that_fails_changes_nothing() {
     });
     instance.connect().say("anna", "still");
     instance.books_agree();
+    instance.stop();
+}
+
+/// A worker program that starts like the real one; but who finds `claim` missing, and so can make it, waits for `go` first.
+fn held_up(place: &Place, claim: &Path, go: &Path) -> std::path::PathBuf {
+    let script = format!(
+        "#!/bin/sh\nif mkdir {claim:?} 2>/dev/null; then while ! [ -e {go:?} ]; do sleep 0.01; done; fi\nexec {:?} \"$@\"\n",
+        programs::path("worker")
+    );
+    let program = place.write("held-up", &script);
+    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+    program
+}
+
+#[test]
+fn whoever_stands_in_while_a_successor_loads_leaves_no_worker_of_before() {
+    let place = Place::new();
+    let (anna, carl) = (place.write("anna", "anna\n"), place.write("carl", "carl\n"));
+    let config = place.write("supervisor.toml", &format!("users = {anna:?}\n"));
+    let (claim, go) = (place.file("claim"), place.file("go"));
+    std::fs::create_dir(&claim).unwrap();
+    let worker = held_up(&place, &claim, &go);
+    let instance = place.instance().arg("--config").arg(&config).arg("--worker").arg(worker).start();
+
+    place.write("supervisor.toml", &format!("users = {carl:?}\n"));
+    std::fs::remove_dir(&claim).unwrap();
+    instance.signal(Signal::SIGHUP);
+    until("the successor loads", || claim.exists());
+    let former = instance.status()["template_pid"].clone();
+    instance.kill_child(former.as_i64().unwrap() as i32);
+    instance.wait_for_status("one stands in", |status| {
+        status["template_pid"] != former && status["template_pid"] != 0 && status["state"] == "running"
+    });
+    instance.kill_child(instance.worker_pids()[0]);
+    instance.wait_for_status("it has made a worker", |status| {
+        status["totals"]["recoveries"] == 1 && status["workers"]["idle"] == 4
+    });
+    place.write("go", "");
+    instance.wait_for_log("serves from now on");
+    instance.wait_for_rest();
+    until("every worker is another", || {
+        let mut all = [0; 4].map(|_| instance.connect());
+        all.iter_mut().all(|connection| Receipt::read(&connection.ask("carl:x")).is_some())
+    });
     instance.stop();
 }
 

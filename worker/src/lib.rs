@@ -131,7 +131,7 @@ pub trait Service {
 /// Gives the code to leave with: 0, or the one that the error stands for.
 pub fn serve<S: Service>(name: &'static str, load: impl FnOnce(&Settings) -> Result<S>) -> ExitCode {
     read_command_line(name).and_then(|()| template::run(load)).unwrap_or_else(|error| {
-        eprintln!("{name}: {error}");
+        common::output::complain(&format!("{name}: {error}"));
         ExitCode::from(error.exit() as u8)
     })
 }

@@ -28,6 +28,11 @@ pub struct Listener {
     pub tcp: bool,
 }
 
+/// Whether an address cannot be listened on because it, or its family, is not in use on this machine: a name may have such.
+pub fn is_not_here(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::AddrNotAvailable || error.raw_os_error() == Some(libc::EAFNOSUPPORT)
+}
+
 /// Listens on a TCP address.
 ///
 /// # Errors

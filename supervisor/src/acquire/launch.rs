@@ -13,7 +13,7 @@ use common::units::Span;
 use super::Arguments;
 use super::patience::{Patience, within};
 use crate::children::find_program;
-use crate::config::given::Given;
+use crate::config::{self, given::Given};
 use crate::rundir::is_owned;
 
 /// Where it listens and what its pool is, unless options after `--` say otherwise.
@@ -124,7 +124,10 @@ fn run_dir(arguments: &Arguments, given: &Given) -> Result<PathBuf> {
         ))),
         (_, Some(given)) => Ok(given.to_owned()),
         (Some(own), None) => Ok(own),
-        (None, None) => Ok(places::default_run_dir()),
+        (None, None) => match config::variable("run-dir") {
+            Some(said) => absolute(Path::new(&said)),
+            None => Ok(places::default_run_dir()),
+        },
     }
 }
 

@@ -4,7 +4,6 @@
 fn main() -> std::process::ExitCode {
     common::error::run("acquired", || {
         let port = supervisor::acquire::run(&common::command_line::read()?)?;
-        println!("{port}");
-        Ok(())
+        common::output::print_line(&port.to_string())
     })
 }

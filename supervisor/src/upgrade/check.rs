@@ -4,6 +4,7 @@ use std::fs::File;
 use std::os::fd::RawFd;
 
 use common::error::{Context, Error, Result};
+use common::output;
 use common::region::UnverifiedRegion;
 use common::sys::file;
 use common::sys::process::Ending;
@@ -35,8 +36,7 @@ fn could(handed: RawFd) -> Result<()> {
         file::adopt(state.region_to_show()).context(|| "the region is not handed over".to_owned())?;
     let region = UnverifiedRegion::open_read_only(&File::from(region))?;
     options.check_room(region.contents().geometry())?;
-    println!("{COULD}");
-    Ok(())
+    output::print_line(COULD)
 }
 
 /// What it means how the child ended, and what it said.

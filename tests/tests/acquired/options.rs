@@ -41,6 +41,33 @@ fn a_run_directory_after_the_dashes_is_where_the_daemon_is_asked() {
 }
 
 #[test]
+fn the_environment_says_where_the_daemon_is_as_for_the_supervisor_s_commands() {
+    let place = Place::new();
+    let _clean_up = CleanUp(&place);
+    let log = text(&place.file("log"));
+    let ask = || {
+        port(&run(with(&place, &["-l", &log, "--idle", "60s"], &[]).env("HOLDFAST_RUN_DIR", place.run_dir())))
+    };
+    let first = ask();
+    assert_eq!(ask(), first);
+    assert_eq!(acquire(&place), first);
+    stop(&place);
+}
+
+/// Whoever answers there may be anybody.
+#[test]
+fn nobody_is_asked_through_a_link() {
+    let place = Place::new();
+    let _clean_up = CleanUp(&place);
+    acquire(&place);
+    let link = place.file("link");
+    std::os::unix::fs::symlink(place.run_dir(), &link).unwrap();
+    let link = text(&link);
+    run(&mut with(&place, &["--run-dir", &link], &[])).assert_failed(2, &[&link]);
+    stop(&place);
+}
+
+#[test]
 fn what_contradicts_or_is_no_option_is_a_usage_error() {
     let place = Place::new();
     let (run_dir, other) = (text(&place.run_dir()), text(&place.file("other")));
