@@ -238,7 +238,7 @@ pub struct Options {
     /// How long a line may be incomplete or a connection idle
     #[arg(long, value_name = "D", default_value = "15s")]
     pub read_timeout: Span,
-    /// How long a worker that is asked to leave may take
+    /// How long a worker that is asked to leave may take; 0 = as long as it likes
     #[arg(long, value_name = "D", default_value = "10s")]
     pub grace: Span,
     /// A process that falls over may leave a core file of so many bytes; while it is written nobody is told of the death
