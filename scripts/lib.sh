@@ -18,7 +18,7 @@ need() {
 }
 
 need_cargo() {
-    [ -f "$HOME/.cargo/env" ] && . "$HOME/.cargo/env"
+    [ -f "${HOME:-}/.cargo/env" ] && . "${HOME:-}/.cargo/env"
     command -v cargo >/dev/null || fail "cargo is missing: install Rust (https://rustup.rs) and try again"
 }
 
@@ -47,7 +47,12 @@ step() {
     "$@"
 }
 
-# Where a run directory is in memory, as it should be.
+# Where a run directory is in memory, as it should be. A container gives its /dev/shm next to nothing unless it is told to.
 memory_dir() {
-    if [ -d /dev/shm ] && [ -w /dev/shm ]; then echo /dev/shm; else echo "${TMPDIR:-/tmp}"; fi
+    local enough=$((512 << 10)) dir=/dev/shm
+    if [ -d "$dir" ] && [ -w "$dir" ] && [ "$(df --output=avail -k "$dir" | tail -1)" -ge "$enough" ]; then
+        echo "$dir"
+    else
+        echo "${TMPDIR:-/tmp}"
+    fi
 }

@@ -24,6 +24,8 @@ pub struct Backlog {
     more_after: Option<Minute>,
     tracked: BTreeMap<Minute, Tracked>,
     in_flight: usize,
+    /// Whether the last file that was given had been tried before.
+    retried: bool,
 }
 
 /// A file of which an attempt has begun.
@@ -81,17 +83,41 @@ impl Backlog {
         Ok(())
     }
 
-    /// The next file to be sent, with what is known of it.
+    /// The next file to be sent, with what is known of it: one that is to be tried again, and one that was never tried,
+    /// in turn. A few that never get an answer are due again and again, and are to keep nobody else from being tried.
     ///
     /// # Errors
     /// What reading the directory reports.
     pub fn next(&mut self, spool: &Spool, now: Instant) -> io::Result<Option<(Minute, Option<Content>)>> {
-        let due = |tracked: &Tracked| matches!(tracked.state, State::Waiting(due) if due <= now);
-        if let Some((minute, tracked)) = self.tracked.iter_mut().find(|(_, tracked)| due(tracked)) {
-            tracked.state = State::InFlight;
-            self.in_flight += 1;
-            return Ok(Some((*minute, tracked.content.clone())));
+        if std::mem::take(&mut self.retried)
+            && let Some(untried) = self.next_untried(spool)?
+        {
+            return Ok(Some(untried));
         }
+        match self.next_retry(now) {
+            Some(retry) => {
+                self.retried = true;
+                Ok(Some(retry))
+            }
+            None => self.next_untried(spool),
+        }
+    }
+
+    /// The one that has been due for the longest time, so that each has its turn.
+    fn next_retry(&mut self, now: Instant) -> Option<(Minute, Option<Content>)> {
+        let due = |tracked: &Tracked| match tracked.state {
+            State::Waiting(due) if due <= now => Some(due),
+            _ => None,
+        };
+        let waiting =
+            self.tracked.iter_mut().filter_map(|(minute, tracked)| Some((due(tracked)?, minute, tracked)));
+        let (_, minute, tracked) = waiting.min_by_key(|(due, ..)| *due)?;
+        tracked.state = State::InFlight;
+        self.in_flight += 1;
+        Some((*minute, tracked.content.clone()))
+    }
+
+    fn next_untried(&mut self, spool: &Spool) -> io::Result<Option<(Minute, Option<Content>)>> {
         if self.tracked.len() >= MOST_TRACKED {
             return Ok(None);
         }
@@ -211,6 +237,29 @@ mod tests {
             (backlog.in_flight(), backlog.waiting(), backlog.has_untried()),
             (0, Waiting::default(), false)
         );
+    }
+
+    #[test]
+    fn files_that_are_always_due_again_keep_no_other_from_its_turn() {
+        let (_directory, spool) = spool(1..=6);
+        let mut backlog = Backlog::default();
+        backlog.list(&spool).unwrap();
+        let began = Instant::now();
+        let now = began + Duration::from_secs(60);
+        let next = |backlog: &mut Backlog| backlog.next(&spool, now).unwrap().map(|(minute, _)| minute.0);
+        assert_eq!([next(&mut backlog), next(&mut backlog)], [Some(1), Some(2)]);
+        let mut turns = Vec::<u64>::new();
+        // Whatever is sent, as one at a time is, is due again the next moment.
+        let (mut due, mut failed) = (began, vec![1, 2]);
+        for _ in 0..12 {
+            for minute in failed.drain(..) {
+                due += Duration::from_millis(1);
+                backlog.again(Minute(minute), due, None);
+            }
+            failed.extend(next(&mut backlog));
+            turns.extend(&failed);
+        }
+        assert_eq!(turns, [1, 3, 2, 4, 1, 5, 3, 6, 2, 4, 1, 5]);
     }
 
     #[test]

@@ -11,6 +11,7 @@ use common::journal::spool::{Spool, data_name};
 use common::journal::tally::{self, Tally};
 use common::sys::process;
 use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
 
 /// The name of the link that holds a spool's id.
 const ID: &str = ".spool-id";
@@ -19,7 +20,7 @@ const ID: &str = ".spool-id";
 const DIGEST: usize = 16;
 
 /// Tells whether a file is still the one that was looked at.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stamp {
     inode: u64,
     size: u64,
@@ -83,12 +84,10 @@ impl Content {
 /// # Errors
 /// What open reports.
 pub fn open(spool: &Spool, minute: Minute) -> io::Result<Option<File>> {
-    let opened = spool.open_file(&data_name(minute));
-    match opened {
+    match spool.open_plain_file(&data_name(minute)) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        opened => Some(opened?)
-            .filter(|file| file.metadata().is_ok_and(|found| found.is_file()))
-            .map_or_else(|| Err(io::Error::other("it is not a file")), |file| Ok(Some(file))),
+        Ok(None) => Err(io::Error::other("it is not a file")),
+        opened => opened,
     }
 }
 

@@ -217,7 +217,8 @@ impl Distributor {
         Ok(false)
     }
 
-    /// Takes files away whose delivery is counted: whoever counted it died before it could.
+    /// Takes files away whose delivery is counted: whoever counted it died before it could, or was not let. Another
+    /// program's that was made since under the same name is sent like any other, whatever is in it.
     fn finish_what_was_counted(&mut self) -> io::Result<()> {
         let minutes: Vec<Minute> = self.ledger.book().settling().collect();
         let id = content::spool_id(&self.spool)?;
@@ -230,7 +231,8 @@ impl Distributor {
 
     fn finish_if_counted(&self, minute: Minute, id: &str) -> io::Result<()> {
         let Some(file) = content::open(&self.spool, minute)? else { return Ok(()) };
-        if self.ledger.book().has(minute, &Content::of(&file, id, minute)?.key) {
+        let content = Content::of(&file, id, minute)?;
+        if self.ledger.book().has_file(minute, &content) && self.is_unchanged(minute, &content)? {
             delivered::finish(&self.spool, minute, Needed::by_checkpoints(&self.spool)?)?;
         }
         Ok(())
@@ -349,5 +351,85 @@ impl Distributor {
             }
             _ => Ok(()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::path::Path;
+
+    use common::journal::spool::{data_name, lock_name};
+    use common::sys::file::{Lock, try_lock};
+    use crossbeam_channel::unbounded;
+
+    use super::*;
+
+    /// A distributor of a spool, as its successor finds it, and what it asks to be sent.
+    fn distributor(spool: &Path) -> (Distributor, Receiver<Job>) {
+        let spool = Spool::open_or_create(spool).unwrap();
+        let ledger = Ledger::open(&spool).unwrap();
+        let (jobs, asked) = unbounded();
+        let (reports, stop, drains) = (unbounded().1, unbounded().1, Arc::default());
+        let lines = Lines { jobs, reports, device: None, stop, drains };
+        let pace = Pace { interval: MINUTE, once: false, parallel: 4, drain: Duration::ZERO };
+        (Distributor::new(spool, ledger, lines, pace), asked)
+    }
+
+    /// Writes a file last changed at the beginning of this second.
+    fn write(path: &Path, second: u64) {
+        std::fs::write(path, "the same\n").unwrap();
+        let changed = SystemTime::UNIX_EPOCH + Duration::from_secs(second);
+        File::options().append(true).open(path).unwrap().set_modified(changed).unwrap();
+    }
+
+    /// Counts a file as whoever died before taking it away.
+    fn count(distributor: &mut Distributor, minute: Minute) {
+        let spool = &distributor.spool;
+        let file = content::open(spool, minute).unwrap().unwrap();
+        let content = Content::of(&file, &content::spool_id(spool).unwrap(), minute).unwrap();
+        distributor.ledger.count(spool, &[(minute, content)]).unwrap();
+    }
+
+    /// Makes a lock as another program does who holds it.
+    fn lock(path: &Path) -> File {
+        let lock = File::create(path).unwrap();
+        assert!(try_lock(&lock, Lock::Exclusive).unwrap());
+        lock
+    }
+
+    #[test]
+    fn what_was_counted_is_taken_away_unsent_once_nobody_can_write_to_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let minute = Minute(7);
+        let at = |name: String| directory.path().join(name);
+        write(&at(data_name(minute)), 1);
+        count(&mut distributor(directory.path()).0, minute);
+        let (mut successor, asked) = distributor(directory.path());
+        let held = lock(&at(lock_name(minute)));
+        successor.begin_pass();
+        assert!(at(data_name(minute)).exists());
+        drop(held);
+        std::fs::remove_file(at(lock_name(minute))).unwrap();
+        successor.begin_pass();
+        successor.hand_out();
+        assert!(!at(data_name(minute)).exists() && asked.is_empty());
+    }
+
+    #[test]
+    fn a_file_that_is_made_again_after_its_delivery_is_sent_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let minute = Minute(7);
+        let at = |name: String| directory.path().join(name);
+        let (mut distributor, asked) = distributor(directory.path());
+        write(&at(data_name(minute)), 1);
+        count(&mut distributor, minute);
+        std::fs::remove_file(at(data_name(minute))).unwrap();
+        // Before the ledger has forgotten the one that is gone.
+        write(&at(data_name(minute)), 2);
+        distributor.begin_pass();
+        distributor.hand_out();
+        assert!(at(data_name(minute)).exists());
+        assert_eq!(asked.try_recv().unwrap().minute, minute);
     }
 }

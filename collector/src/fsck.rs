@@ -13,6 +13,7 @@ use common::journal::record;
 use common::journal::single::seal_leftovers;
 use common::journal::spool::{Entry, Spool, Writers};
 use common::limits::MAX_RECORD;
+use common::output;
 
 use crate::ledger::Book;
 use crate::locks::{self, Standing};
@@ -22,12 +23,13 @@ use crate::{quarantine, run};
 /// Checks the spool at `directory`, prints what is found and what is done about it.
 ///
 /// # Errors
-/// What cannot be mended (exit 4), or cannot be read (exit 1).
+/// What cannot be mended (exit 4), or cannot be read or printed (exit 1).
 pub fn check(directory: &Path) -> Result<()> {
     common::logging::init("data_collector");
     let spool = status::open(directory)?;
-    let checked = Check { spool: &spool, findings: 0, files: 0 }.run();
+    let checked = Check { spool: &spool, findings: 0, files: 0, told: Ok(()) }.run();
     let check = checked.context(|| format!("cannot look through {}", directory.display()))?;
+    check.told?;
     if check.findings > 0 {
         return Err(Error::region(format!(
             "{} things in {} are wrong and cannot be mended; what was found is on stdout",
@@ -35,27 +37,27 @@ pub fn check(directory: &Path) -> Result<()> {
             directory.display()
         )));
     }
-    println!("{} files are sound", check.files);
-    Ok(())
+    output::print_line(&format!("{} files are sound", check.files))
 }
 
 /// Puts back what was refused in the spool at `directory`.
 ///
 /// # Errors
-/// What cannot be renamed (exit 1).
+/// What cannot be renamed or printed (exit 1).
 pub fn replay(directory: &Path) -> Result<()> {
     common::logging::init("data_collector");
     let spool = status::open(directory)?;
     let count =
         quarantine::replay(&spool).context(|| format!("cannot put files back in {}", directory.display()))?;
-    println!("{count} files are put back");
-    Ok(())
+    output::print_line(&format!("{count} files are put back"))
 }
 
 struct Check<'s> {
     spool: &'s Spool,
     findings: u64,
     files: u64,
+    /// Whether everything could be said. The rest is checked and mended all the same.
+    told: Result<()>,
 }
 
 impl Check<'_> {
@@ -64,19 +66,29 @@ impl Check<'_> {
         self.mend_for(Writers::Instance, "a supervisor")?;
         for entry in self.spool.entries()? {
             let Entry { minute, kind, .. } = entry?;
-            match kind {
-                Kind::Lock => self.look_at_lock(minute)?,
-                Kind::Reason => self.look_at_reason(minute)?,
-                Kind::Data | Kind::Refused | Kind::Sent => self.read(minute, kind)?,
+            let looked = match kind {
+                Kind::Lock => self.look_at_lock(minute),
+                Kind::Reason => self.look_at_reason(minute),
+                Kind::Data | Kind::Refused | Kind::Sent => self.read(minute, kind),
+            };
+            // Whatever it is, the others can be looked at.
+            if let Err(error) = looked {
+                self.finding(&format!("{} cannot be looked at: {error}", name(minute, kind)));
             }
         }
         self.look_at_books()?;
         Ok(self)
     }
 
+    fn say(&mut self, line: &str) {
+        if self.told.is_ok() {
+            self.told = output::print_line(line);
+        }
+    }
+
     fn finding(&mut self, what: &str) {
         self.findings += 1;
-        println!("wrong: {what}");
+        self.say(&format!("wrong: {what}"));
     }
 
     /// Seals what dead writers left.
@@ -86,10 +98,12 @@ impl Check<'_> {
             Some(_lock) => {
                 let sealed = seal_leftovers(&spool)?;
                 if sealed > 0 {
-                    println!("mended: {sealed} minutes that {who} left open are sealed");
+                    self.say(&format!("mended: {sealed} minutes that {who} left open are sealed"));
                 }
             }
-            None if spool.has_writers()? => println!("{who} is at work here; its open minute is left to it"),
+            None if spool.has_writers()? => {
+                self.say(&format!("{who} is at work here; its open minute is left to it"));
+            }
             None => {}
         }
         Ok(())
@@ -98,7 +112,7 @@ impl Check<'_> {
     fn look_at_lock(&mut self, minute: Minute) -> io::Result<()> {
         if locks::standing(self.spool, minute, SystemTime::now())? == Standing::Stale {
             self.spool.remove_lock(minute)?;
-            println!("mended: {} was forgotten and is removed", name(minute, Kind::Lock));
+            self.say(&format!("mended: {} was forgotten and is removed", name(minute, Kind::Lock)));
         }
         Ok(())
     }
@@ -107,7 +121,7 @@ impl Check<'_> {
     fn look_at_reason(&mut self, minute: Minute) -> io::Result<()> {
         if !self.spool.exists(&name(minute, Kind::Refused))? && !self.is_shipped()? {
             self.spool.remove(&name(minute, Kind::Reason))?;
-            println!("mended: {} belonged to no file and is removed", name(minute, Kind::Reason));
+            self.say(&format!("mended: {} belonged to no file and is removed", name(minute, Kind::Reason)));
         }
         Ok(())
     }
@@ -124,19 +138,19 @@ impl Check<'_> {
         {
             return Ok(());
         }
-        let file = match self.spool.open_file(&name) {
+        let file = match self.spool.open_plain_file(&name) {
             // It was delivered meanwhile.
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             Err(error) => {
                 self.finding(&format!("{name} cannot be opened: {error}"));
                 return Ok(());
             }
-            Ok(file) => file,
+            Ok(None) => {
+                self.finding(&format!("{name} is not a file"));
+                return Ok(());
+            }
+            Ok(Some(file)) => file,
         };
-        if !file.metadata()?.is_file() {
-            self.finding(&format!("{name} is not a file"));
-            return Ok(());
-        }
         self.files += 1;
         match damaged_records(&file) {
             Ok(0) => {}

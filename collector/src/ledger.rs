@@ -1,8 +1,9 @@
 //! What was delivered, so that it can be added up after any death.
 //!
 //! A delivery is counted, durably, before its file goes. Whoever dies in between leaves the file and, in the ledger,
-//! its name and key: the next distributor takes the file away without sending or counting it again. The ledger is one
-//! small file of fixed size, so that it needs no room on a full disk.
+//! its name, key and stamp: the next distributor takes this very file away without sending or counting it again. Another
+//! one of that name, though it holds the same, is sent. The ledger is one small file of fixed size, so that it needs no
+//! room on a full disk.
 
 use std::io;
 
@@ -12,14 +13,15 @@ use common::journal::tally::Tally;
 use common::journal::twofold::Twofold;
 use serde::{Deserialize, Serialize};
 
-use crate::content::Content;
+use crate::content::{Content, Stamp};
 
 const FILE: &str = ".delivered";
 const LENGTH: usize = 32 * 1024;
 
 /// Deliveries that are counted together, at most. So many may have files that are still there before the directory is
-/// made durable; twice as many, with the longest minutes and keys, fit into the ledger.
-pub const MOST_SETTLING: usize = 128;
+/// made durable; twice as many, with the longest minutes, keys and stamps, fit into the ledger: what was being sent when
+/// there were nearly so many comes besides, and no more files than these are ever sent at a time.
+pub const MOST_SETTLING: usize = 64;
 
 /// What the ledger says.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,6 +42,9 @@ pub struct Book {
 struct Settling {
     minute: u64,
     key: String,
+    /// Which file; a ledger of an older version does not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    stamp: Option<Stamp>,
 }
 
 impl Book {
@@ -48,9 +53,18 @@ impl Book {
         Tally { own: self.own, foreign: self.foreign }
     }
 
-    /// Whether this very file is counted as delivered.
+    /// Whether what is in this file is counted as delivered.
     pub fn has(&self, minute: Minute, key: &str) -> bool {
-        self.settling.iter().any(|settling| settling.minute == minute.0 && settling.key == key)
+        self.settled(minute, key).next().is_some()
+    }
+
+    /// Whether this very file is, and not one that was made since and holds the same.
+    pub fn has_file(&self, minute: Minute, content: &Content) -> bool {
+        self.settled(minute, &content.key).any(|file| file.stamp.is_none_or(|stamp| stamp == content.stamp))
+    }
+
+    fn settled(&self, minute: Minute, key: &str) -> impl Iterator<Item = &Settling> {
+        self.settling.iter().filter(move |settling| settling.minute == minute.0 && settling.key == key)
     }
 
     /// Minutes whose delivered files may still be there.
@@ -132,7 +146,11 @@ impl Ledger {
             next.bytes += content.size;
             next.own += content.tally.own;
             next.foreign += content.tally.foreign;
-            next.settling.push(Settling { minute: minute.0, key: content.key.clone() });
+            next.settling.push(Settling {
+                minute: minute.0,
+                key: content.key.clone(),
+                stamp: Some(content.stamp),
+            });
         }
         self.write(spool, next)
     }
@@ -199,10 +217,34 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let spool = Spool::open_or_create(directory.path()).unwrap();
         let key = "f".repeat(16 + 1 + 20 + 1 + 32);
-        let settling = vec![Settling { minute: u64::MAX, key }; 2 * MOST_SETTLING];
+        let stamp = format!(r#"{{"inode":{0},"size":{0},"modified":[{1},{1}]}}"#, u64::MAX, i64::MIN);
+        let stamp = serde_json::from_str(&stamp).unwrap();
+        let settling = vec![Settling { minute: u64::MAX, key, stamp }; 2 * MOST_SETTLING];
         let book = Book { files: u64::MAX, bytes: u64::MAX, own: u64::MAX, foreign: u64::MAX, settling };
         Ledger::open(&spool).unwrap().write(&spool, book.clone()).unwrap();
         assert_eq!(Book::read(&spool).unwrap(), book);
+    }
+
+    #[test]
+    fn another_file_of_the_same_content_is_not_the_one_that_was_counted() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("7.dat");
+        let content = || Content::of(&File::open(&path).unwrap(), "0123456789abcdef", Minute(7)).unwrap();
+        std::fs::write(&path, "a\n").unwrap();
+        let first = content();
+        File::options().append(true).open(&path).unwrap().set_modified(std::time::UNIX_EPOCH).unwrap();
+        let second = content();
+        assert_eq!(first.key, second.key);
+        let spool = Spool::open_or_create(directory.path()).unwrap();
+        Ledger::open(&spool).unwrap().count(&spool, &[(Minute(7), first.clone())]).unwrap();
+        let book = Book::read(&spool).unwrap();
+        assert!(book.has_file(Minute(7), &first) && !book.has_file(Minute(7), &second));
+        assert!(book.has(Minute(7), &second.key));
+        // As it was written before there were stamps.
+        let older = r#"{"files":1,"bytes":2,"own":0,"foreign":1,"settling":[{"minute":7,"key":"KEY"}]}"#;
+        let older = Book::parse(Some(older.replace("KEY", &first.key))).unwrap();
+        assert!(older.has_file(Minute(7), &first) && older.has_file(Minute(7), &second));
+        assert!(!older.has_file(Minute(8), &first));
     }
 
     #[test]

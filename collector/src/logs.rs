@@ -2,6 +2,8 @@
 
 use std::fs::File;
 use std::io::{self, BufRead as _, BufReader, Read as _};
+use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -38,11 +40,12 @@ impl Logs {
         }
     }
 
-    /// Begins another log if this one is old enough.
+    /// Begins another log if this one is old enough, or is not what stderr goes to any more: somebody moved it away, or
+    /// another who logs here began one.
     pub fn tend(&self) {
-        let tended = self
-            .rotate_if_due(SystemTime::now())
-            .and_then(|rotated| if rotated { redirect_stderr(&self.path(0)) } else { Ok(()) });
+        let tended = self.rotate_if_due(SystemTime::now()).and_then(|_| {
+            if is_at(io::stderr(), &self.path(0))? { Ok(()) } else { redirect_stderr(&self.path(0)) }
+        });
         if let Err(error) = tended {
             log::warn!("the log cannot be begun anew: {error}");
         }
@@ -83,9 +86,54 @@ impl Logs {
     }
 }
 
+/// Whether what is open is what stands at this path.
+fn is_at(open: impl AsFd, path: &Path) -> io::Result<bool> {
+    let open = File::from(open.as_fd().try_clone_to_owned()?).metadata()?;
+    match std::fs::metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        found => found.map(|found| (found.dev(), found.ino()) == (open.dev(), open.ino())),
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use std::os::fd::OwnedFd;
+
     use super::*;
+
+    /// Stderr goes where it went before, in the end.
+    struct Stderr(OwnedFd);
+
+    impl Stderr {
+        fn kept() -> Self {
+            Self(io::stderr().as_fd().try_clone_to_owned().unwrap())
+        }
+    }
+
+    impl Drop for Stderr {
+        fn drop(&mut self) {
+            nix::unistd::dup2_stderr(&self.0).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_log_that_is_moved_away_is_begun_anew() {
+        let directory = tempfile::tempdir().unwrap();
+        let _stderr = Stderr::kept();
+        let logs = Logs::open(directory.path()).unwrap();
+        let goes_there = || is_at(io::stderr(), &logs.path(0)).unwrap();
+        assert!(goes_there());
+        std::fs::rename(logs.path(0), logs.path(1)).unwrap();
+        assert!(!goes_there());
+        logs.tend();
+        assert!(goes_there());
+        // As another does who logs here and begins a log.
+        std::fs::rename(logs.path(0), logs.path(1)).unwrap();
+        std::fs::write(logs.path(0), "").unwrap();
+        assert!(!goes_there());
+        logs.tend();
+        assert!(goes_there());
+    }
 
     #[test]
     fn every_seven_days_another_and_four_are_kept() {

@@ -75,7 +75,7 @@ impl Distributor {
     }
 
     /// Whether what was delivered is what is there. Another program may have gone on with its file.
-    fn is_unchanged(&self, minute: Minute, content: &Content) -> io::Result<bool> {
+    pub(super) fn is_unchanged(&self, minute: Minute, content: &Content) -> io::Result<bool> {
         let Some(file) = content::open(&self.spool, minute)? else { return Ok(true) };
         let finished = locks::standing(&self.spool, minute, SystemTime::now())? == Standing::Finished;
         Ok(finished && Stamp::of(&file)? == content.stamp)

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io;
 
 use crate::ids::Minute;
-use crate::journal::names::Kind;
+use crate::journal::names::{Kind, name};
 use crate::journal::spool::{Entry, Spool};
 use crate::journal::tally;
 use crate::journal::twofold::Twofold;
@@ -70,9 +70,12 @@ fn begin(spool: &Spool) -> io::Result<Generated> {
     let up_to = spool.read_sealed()?;
     let mut records = 0;
     for entry in spool.entries()? {
-        let Entry { minute, kind, entry } = entry?;
-        if minute <= up_to && matches!(kind, Kind::Data | Kind::Refused) {
-            records += tally::count(&File::open(entry.path())?, |_| {})?.own;
+        let Entry { minute, kind, .. } = entry?;
+        if minute <= up_to
+            && matches!(kind, Kind::Data | Kind::Refused)
+            && let Some(file) = spool.open_plain_file(&name(minute, kind))?
+        {
+            records += tally::count(&file, |_| {})?.own;
         }
     }
     Ok(Generated { up_to, records })

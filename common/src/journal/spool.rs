@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, openat};
+use nix::fcntl::{AtFlags, OFlag, openat, renameat};
 use nix::sys::stat::Mode;
 use nix::unistd::{UnlinkatFlags, linkat, unlinkat};
 
@@ -278,9 +278,25 @@ impl Spool {
     /// What rename reports.
     pub fn rename(&self, from: &str, to: &str) -> io::Result<bool> {
         use rustix::fs::RenameFlags;
+        use rustix::io::Errno;
         match rustix::fs::renameat_with(self.fd(), from, self.fd(), to, RenameFlags::NOREPLACE) {
             Ok(()) => Ok(true),
-            Err(rustix::io::Errno::EXIST | rustix::io::Errno::NOENT) => Ok(false),
+            Err(Errno::EXIST | Errno::NOENT) => Ok(false),
+            Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => self.look_and_rename(from, to),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The same where the file system cannot look and rename at once. Nobody takes the name in between: `M.sent` and
+    /// `M.dat.refused` are made by the one who ships alone, who holds its lock, and `M.dat` is put back of a minute whose
+    /// writers are done with it.
+    fn look_and_rename(&self, from: &str, to: &str) -> io::Result<bool> {
+        if self.exists(to)? {
+            return Ok(false);
+        }
+        match renameat(self.fd(), from, self.fd(), to) {
+            Ok(()) => Ok(true),
+            Err(Errno::ENOENT) => Ok(false),
             Err(error) => Err(error.into()),
         }
     }
@@ -311,6 +327,20 @@ impl Spool {
     /// What open reports.
     pub fn open_file(&self, name: &str) -> io::Result<File> {
         self.open(name, OFlag::O_RDONLY)
+    }
+
+    /// Opens a plain file of this name for reading. `None` where it is anything else: a directory, a pipe, which nobody
+    /// is waited for at, a link, which is not followed.
+    ///
+    /// # Errors
+    /// What open reports, also that there is nothing of this name.
+    pub fn open_plain_file(&self, name: &str) -> io::Result<Option<File>> {
+        let file = match self.open_file(name) {
+            // A link, and a socket.
+            Err(error) if matches!(error.raw_os_error(), Some(libc::ELOOP | libc::ENXIO)) => return Ok(None),
+            opened => opened?,
+        };
+        Ok(file.metadata()?.is_file().then_some(file))
     }
 
     /// Removes a file of this name.
@@ -403,5 +433,41 @@ mod tests {
         spool.remove_lock(Minute(5)).unwrap();
         spool.remove_minute(Minute(5)).unwrap();
         assert_eq!(spool.minutes().unwrap(), []);
+    }
+
+    #[test]
+    fn only_plain_files_are_opened_and_nobody_is_waited_for() {
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| directory.path().join(name);
+        let spool = Spool::open_or_create(directory.path()).unwrap();
+        std::fs::write(at("1.dat"), "x").unwrap();
+        std::fs::create_dir(at("2.dat")).unwrap();
+        nix::unistd::mkfifo(&at("3.dat"), Mode::S_IRWXU).unwrap();
+        std::os::unix::fs::symlink("/dev/zero", at("4.dat")).unwrap();
+        let _socket = std::os::unix::net::UnixListener::bind(at("5.dat")).unwrap();
+        let opened = |minute| spool.open_plain_file(&data_name(Minute(minute))).map(|file| file.is_some());
+        assert!(opened(1).unwrap());
+        for minute in 2..=5 {
+            assert!(!opened(minute).unwrap(), "{minute}");
+        }
+        assert_eq!(opened(6).unwrap_err().kind(), io::ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn a_rename_takes_no_name_that_is_taken() {
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| directory.path().join(name);
+        let spool = Spool::open_or_create(directory.path()).unwrap();
+        // At once, and where the file system cannot do that.
+        for rename in [Spool::rename, Spool::look_and_rename] {
+            std::fs::write(at("5.dat"), "this").unwrap();
+            std::fs::write(at("5.sent"), "that").unwrap();
+            assert!(!rename(&spool, "5.dat", "5.sent").unwrap(), "it is taken");
+            assert_eq!(std::fs::read_to_string(at("5.sent")).unwrap(), "that");
+            std::fs::remove_file(at("5.sent")).unwrap();
+            assert!(rename(&spool, "5.dat", "5.sent").unwrap());
+            assert_eq!(std::fs::read_to_string(at("5.sent")).unwrap(), "this");
+            assert!(!rename(&spool, "5.dat", "6.sent").unwrap(), "it is gone");
+        }
     }
 }

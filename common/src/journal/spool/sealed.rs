@@ -69,9 +69,10 @@ impl Spool {
     /// Lets two files change places. False where one is missing or the file system cannot do that.
     fn exchange(&self, one: &str, other: &str) -> io::Result<bool> {
         use rustix::fs::RenameFlags;
+        use rustix::io::Errno;
         match rustix::fs::renameat_with(self.fd(), one, self.fd(), other, RenameFlags::EXCHANGE) {
             Ok(()) => Ok(true),
-            Err(rustix::io::Errno::NOENT | rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) => Ok(false),
+            Err(Errno::NOENT | Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => Ok(false),
             Err(error) => Err(error.into()),
         }
     }
