@@ -117,7 +117,8 @@ typedef enum {
 } holdfast_kind;
 
 /*
- A directory of blocks. Any threads may use it together.
+ A directory of blocks. Any threads may use it together. A child that was forked may use it too, and what was opened in it: it
+ has files and locks of its own then, and begins with nothing held and nothing begun; what its parent has stays the parent's.
  */
 typedef struct holdfast_blocks holdfast_blocks;
 
@@ -340,7 +341,8 @@ holdfast_code holdfast_group_release(holdfast_group *group);
 holdfast_code holdfast_group_close(holdfast_group *group);
 
 /*
- What went wrong in this thread last, in one sentence; empty if nothing did. It stays until the next call that fails.
+ What went wrong in this thread last, in one sentence; empty if nothing did, and for a thread that ends and has only its
+ destructors to run. It stays until the next call that fails.
  */
 const char *holdfast_last_error(void);
 
@@ -422,9 +424,12 @@ holdfast_code holdfast_producer_commit(holdfast_producer *producer,
 holdfast_code holdfast_producer_abandon(holdfast_producer *producer);
 
 /*
- Takes the block's lock and keeps it: no other producer writes, and none that follows pays for locks.
+ Takes the block's lock and keeps it: no other producer writes, and none that follows pays for locks. Content that was
+ begun is forgotten. Before the first content there is nothing to hold, unless the block has a group: whoever publishes first
+ has the lock then, and the others' content waits for it.
  */
-holdfast_code holdfast_producer_hold(holdfast_producer *producer, uint64_t timeout_ms);
+holdfast_code holdfast_producer_hold(holdfast_producer *producer,
+                                     uint64_t timeout_ms);
 
 /*
  Gives the lock back.

@@ -9,7 +9,8 @@ use super::border::{limit, missing, text, text_if_any};
 use super::handles::{self, Handle, Table, give};
 use super::outcome::{holdfast_code, outcome};
 
-/// A directory of blocks. Any threads may use it together.
+/// A directory of blocks. Any threads may use it together. A child that was forked may use it too, and what was opened in it: it
+/// has files and locks of its own then, and begins with nothing held and nothing begun; what its parent has stays the parent's.
 #[allow(non_camel_case_types, reason = "the name that C knows it by")]
 pub struct holdfast_blocks(());
 

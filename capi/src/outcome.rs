@@ -127,16 +127,19 @@ pub fn outcome(body: impl FnOnce() -> Result<(), Problem>) -> holdfast_code {
         Ok(()) => holdfast_code::HOLDFAST_OK,
         Err(Problem { code, sentence }) => {
             // A sentence has no zeros, unless a name that was given has.
-            LAST.with_borrow_mut(|last| *last = CString::new(sentence).unwrap_or_default());
+            let sentence = CString::new(sentence).unwrap_or_default();
+            // A thread that ends may still call, in a destructor of its own: then there is no place for it any more.
+            let _ = LAST.try_with(|last| last.replace(sentence));
             code
         }
     }
 }
 
-/// What went wrong in this thread last, in one sentence; empty if nothing did. It stays until the next call that fails.
+/// What went wrong in this thread last, in one sentence; empty if nothing did, and for a thread that ends and has only its
+/// destructors to run. It stays until the next call that fails.
 #[unsafe(no_mangle)]
 pub extern "C" fn holdfast_last_error() -> *const c_char {
-    LAST.with_borrow(|last| last.as_ptr())
+    LAST.try_with(|last| last.borrow().as_ptr()).unwrap_or(c"".as_ptr())
 }
 
 /// This library's version.

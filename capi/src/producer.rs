@@ -119,7 +119,9 @@ pub extern "C" fn holdfast_producer_abandon(producer: *mut holdfast_producer) ->
     })
 }
 
-/// Takes the block's lock and keeps it: no other producer writes, and none that follows pays for locks.
+/// Takes the block's lock and keeps it: no other producer writes, and none that follows pays for locks. Content that was
+/// begun is forgotten. Before the first content there is nothing to hold, unless the block has a group: whoever publishes first
+/// has the lock then, and the others' content waits for it.
 #[unsafe(no_mangle)]
 pub extern "C" fn holdfast_producer_hold(producer: *mut holdfast_producer, timeout_ms: u64) -> holdfast_code {
     outcome(|| alone(producer, |producer| Ok(producer.hold(limit(timeout_ms))?)))

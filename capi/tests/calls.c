@@ -5,6 +5,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #define CHECK(condition)                                                                                       \
     do {                                                                                                       \
@@ -18,7 +20,11 @@
 
 static void *waits(void *consumer)
 {
-    CHECK(holdfast_consumer_wait(consumer, 60000) == HOLDFAST_OK);
+    holdfast_code code;
+    /* The other one, who looks whether this one is at it, may be at it itself. */
+    while ((code = holdfast_consumer_wait(consumer, 60000)) == HOLDFAST_ORDER)
+        sched_yield();
+    CHECK(code == HOLDFAST_OK);
     return NULL;
 }
 
@@ -63,6 +69,184 @@ static void handles(holdfast_blocks *blocks)
     CHECK(holdfast_begin((holdfast_session *)other) == HOLDFAST_INVALID);
     CHECK(holdfast_producer_close(other) == HOLDFAST_OK && holdfast_producer_close(NULL) == HOLDFAST_OK);
     CHECK(holdfast_blocks_names(blocks, NULL, NULL) == HOLDFAST_INVALID);
+}
+
+/* What was opened before a fork is the parent's: a child goes on with files and locks of its own. */
+
+static void in_a_child(void (*deed)(void))
+{
+    int status;
+    pid_t child = fork();
+    if (child == 0) {
+        deed();
+        _exit(0);
+    }
+    CHECK(waitpid(child, &status, 0) == child && WIFEXITED(status) && WEXITSTATUS(status) == 0);
+}
+
+static holdfast_producer *own, *begun, *of_group;
+static holdfast_consumer *reader, *keeper;
+static holdfast_pinned *seen;
+static holdfast_group *together;
+static char large[100000];
+
+static void is_excluded(void)
+{
+    CHECK(holdfast_producer_publish(own, "x", 1, 1, NULL) == HOLDFAST_TIMED_OUT);
+    CHECK(holdfast_producer_hold(own, 1) == HOLDFAST_TIMED_OUT);
+    CHECK(holdfast_group_publish(together, of_group, "x", 1, 1, NULL) == HOLDFAST_ORDER);
+    CHECK(holdfast_group_hold_for_reading(together, 1) == HOLDFAST_TIMED_OUT);
+    CHECK(holdfast_producer_publish(of_group, "x", 1, 1, NULL) == HOLDFAST_TIMED_OUT);
+    CHECK(holdfast_consumer_lock(reader, 1) == HOLDFAST_TIMED_OUT);
+    CHECK(holdfast_producer_commit(begun, 1, NULL) == HOLDFAST_ORDER);
+}
+
+static void gives_nothing_back(void)
+{
+    CHECK(holdfast_group_release(together) == HOLDFAST_OK && holdfast_group_close(together) == HOLDFAST_OK);
+    CHECK(holdfast_producer_release(own) == HOLDFAST_OK && holdfast_producer_close(own) == HOLDFAST_OK);
+    CHECK(holdfast_producer_close(begun) == HOLDFAST_OK && holdfast_producer_close(of_group) == HOLDFAST_OK);
+    CHECK(holdfast_pinned_close(seen) == HOLDFAST_OK);
+    CHECK(holdfast_consumer_unlock(reader) == HOLDFAST_OK && holdfast_consumer_close(reader) == HOLDFAST_OK);
+}
+
+static void goes_on(void)
+{
+    size_t length;
+    CHECK(holdfast_group_hold_for_writing(together, 1000) == HOLDFAST_OK);
+    CHECK(holdfast_group_publish(together, of_group, "child", 5, 1000, NULL) == HOLDFAST_OK);
+    CHECK(holdfast_producer_hold(own, 1000) == HOLDFAST_OK);
+    CHECK(holdfast_producer_publish(own, large, sizeof large, 1000, NULL) == HOLDFAST_OK);
+    CHECK(holdfast_consumer_pin(reader, &seen) == HOLDFAST_OK);
+    CHECK(holdfast_consumer_read(reader, large, sizeof large, &length, NULL) == HOLDFAST_OK);
+    CHECK(length == sizeof large && holdfast_pinned_length(seen) == length);
+    CHECK(holdfast_consumer_lock(keeper, 1000) == HOLDFAST_OK);
+}
+
+/* It holds everything that it can, and lives until the pipe is closed. */
+
+static pid_t goes_on_for_a_while(int *pipe_to_it)
+{
+    int to[2], from[2];
+    char byte;
+    pid_t child;
+    CHECK(pipe(to) == 0 && pipe(from) == 0);
+    child = fork();
+    if (child == 0) {
+        close(to[1]);
+        goes_on();
+        CHECK(write(from[1], "x", 1) == 1);
+        _exit(read(to[0], &byte, 1) != 0);
+    }
+    CHECK(child > 0 && close(from[1]) == 0 && close(to[0]) == 0);
+    CHECK(read(from[0], &byte, 1) == 1 && close(from[0]) == 0);
+    *pipe_to_it = to[1];
+    return child;
+}
+
+static void waits_for_the_pipe(int *pipe_to_it, pid_t *child)
+{
+    int to[2];
+    char byte;
+    CHECK(pipe(to) == 0);
+    *child = fork();
+    if (*child == 0) {
+        close(to[1]);
+        _exit(read(to[0], &byte, 1) != 0);
+    }
+    CHECK(*child > 0 && close(to[0]) == 0);
+    *pipe_to_it = to[1];
+}
+
+static void ends(int pipe_to_it, pid_t child)
+{
+    int status;
+    CHECK(close(pipe_to_it) == 0 && waitpid(child, &status, 0) == child && status == 0);
+}
+
+static void children(holdfast_blocks *blocks)
+{
+    holdfast_producer *other;
+    holdfast_pinned *pinned[8];
+    void *memory;
+    int pipe_to_it, pins;
+    pid_t child;
+    CHECK(holdfast_producer_open(blocks, "forked", 0, NULL, &own) == HOLDFAST_OK);
+    CHECK(holdfast_producer_open(blocks, "forked", 0, NULL, &other) == HOLDFAST_OK);
+    CHECK(holdfast_producer_open(blocks, "begun", 0, NULL, &begun) == HOLDFAST_OK);
+    CHECK(holdfast_producer_open(blocks, "grouped", 0, "f", &of_group) == HOLDFAST_OK);
+    CHECK(holdfast_group_open(blocks, "f", &together) == HOLDFAST_OK);
+    CHECK(holdfast_producer_publish(own, large, sizeof large, 1000, NULL) == HOLDFAST_OK);
+    CHECK(holdfast_consumer_open(blocks, "forked", &reader) == HOLDFAST_OK);
+
+    /* What the parent holds keeps a child out, and a child takes none of it off. */
+    CHECK(holdfast_producer_hold(own, 1000) == HOLDFAST_OK);
+    CHECK(holdfast_producer_begin(begun, 4, 1000, &memory) == HOLDFAST_OK);
+    CHECK(holdfast_group_hold_for_writing(together, 1000) == HOLDFAST_OK);
+    CHECK(holdfast_consumer_pin(reader, &seen) == HOLDFAST_OK);
+    in_a_child(is_excluded);
+    in_a_child(gives_nothing_back);
+    CHECK(holdfast_producer_publish(other, "x", 1, 1, NULL) == HOLDFAST_TIMED_OUT);
+    CHECK(holdfast_producer_publish(of_group, "x", 1, 1, NULL) == HOLDFAST_TIMED_OUT);
+    memcpy(memory, "here", 4);
+    CHECK(holdfast_producer_commit(begun, 1000, NULL) == HOLDFAST_OK);
+    for (pins = 0; pins < 7; pins++) {
+        CHECK(holdfast_producer_publish(own, large, sizeof large, 1000, NULL) == HOLDFAST_OK);
+        CHECK(holdfast_consumer_pin(reader, &pinned[pins]) == HOLDFAST_OK);
+    }
+    CHECK(holdfast_producer_publish(own, large, sizeof large, 1, NULL) == HOLDFAST_TIMED_OUT);
+    for (pins = 0; pins < 7; pins++)
+        CHECK(holdfast_pinned_close(pinned[pins]) == HOLDFAST_OK);
+    CHECK(holdfast_pinned_close(seen) == HOLDFAST_OK);
+
+    /* What it gives back is free, though a child has the files open. */
+    waits_for_the_pipe(&pipe_to_it, &child);
+    CHECK(holdfast_producer_close(own) == HOLDFAST_OK && holdfast_group_close(together) == HOLDFAST_OK);
+    CHECK(holdfast_producer_publish(other, large, sizeof large, 1000, NULL) == HOLDFAST_OK);
+    CHECK(holdfast_producer_publish(of_group, "x", 1, 1000, NULL) == HOLDFAST_OK);
+    ends(pipe_to_it, child);
+
+    /* What a child takes keeps the parent out, and dies with it. */
+    own = other;
+    CHECK(holdfast_group_open(blocks, "f", &together) == HOLDFAST_OK);
+    CHECK(holdfast_consumer_open(blocks, "begun", &keeper) == HOLDFAST_OK);
+    child = goes_on_for_a_while(&pipe_to_it);
+    is_excluded();
+    CHECK(holdfast_consumer_lock(keeper, 1000) == HOLDFAST_OK && holdfast_consumer_close(keeper) == HOLDFAST_OK);
+    CHECK(holdfast_producer_publish(begun, "x", 1, 1, NULL) == HOLDFAST_TIMED_OUT);
+    ends(pipe_to_it, child);
+    CHECK(holdfast_producer_publish(begun, "last", 4, 1000, NULL) == HOLDFAST_OK);
+    CHECK(holdfast_producer_publish(own, "last", 4, 1000, NULL) == HOLDFAST_OK);
+    CHECK(holdfast_producer_publish(of_group, "last", 4, 1000, NULL) == HOLDFAST_OK);
+    seen = NULL;
+    gives_nothing_back();
+}
+
+/* A thread that ends has no sentence any more, and still gets its codes. */
+
+static pthread_key_t at_the_end;
+static int ended;
+
+static void fails(void *unused)
+{
+    (void)unused;
+    ended += holdfast_producer_release(NULL) == HOLDFAST_INVALID && holdfast_begin(NULL) == HOLDFAST_ORDER;
+    ended += holdfast_last_error()[0] == 0;
+}
+
+static void *ends_with_a_failure(void *unused)
+{
+    CHECK(pthread_setspecific(at_the_end, &ended) == 0);
+    CHECK(holdfast_producer_release(NULL) == HOLDFAST_INVALID && holdfast_begin(NULL) == HOLDFAST_INVALID);
+    return unused;
+}
+
+static void destructors(void)
+{
+    pthread_t thread;
+    CHECK(pthread_key_create(&at_the_end, fails) == 0);
+    CHECK(pthread_create(&thread, NULL, ends_with_a_failure, NULL) == 0 && pthread_join(thread, NULL) == 0);
+    CHECK(ended == 2);
 }
 
 static void count(const char *name, void *context)
@@ -136,6 +320,8 @@ int main(int argc, char **argv)
     holdfast_consumer_close(consumer);
     handles(blocks);
     threads(blocks);
+    children(blocks);
+    destructors();
     CHECK(holdfast_blocks_close(blocks) == HOLDFAST_OK && holdfast_blocks_close(blocks) == HOLDFAST_INVALID);
     CHECK(holdfast_pinned_length(pinned) == 5 && holdfast_pinned_version(pinned) == 2);
     CHECK(memcmp(holdfast_pinned_data(pinned), "three", 5) == 0);

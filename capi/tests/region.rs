@@ -80,6 +80,31 @@ fn a_python_program_killed_in_a_transaction_is_repaired() {
     instance.stop();
 }
 
+/// It is not told that the view were another process's.
+#[test]
+fn who_views_a_region_that_was_given_up_is_told_so() {
+    let (place, directory) = (Place::new(), tempfile::tempdir().expect("a directory"));
+    let instance = place.start();
+    assert_eq!(stock(directory.path())(&place, &["apples", "7"]), "7 apples\n");
+    let mut viewer = start(python("tests/viewer.py").arg(place.run_dir()));
+    let mut said = lines(&mut viewer);
+    let mut stdin = viewer.stdin.take().expect("it is a pipe");
+    let mut look = |expected: &str| {
+        writeln!(stdin).expect("it reads");
+        says(&mut said, expected);
+    };
+    look("7");
+    instance.stop_leaving_visitors();
+    look("7");
+    // One of another size takes its place.
+    let instance = place.instance().region_size("8MiB").start();
+    look("Refused");
+    look("Refused");
+    drop(stdin);
+    succeeded(&viewer.wait_with_output().expect("it ends"));
+    instance.stop();
+}
+
 #[test]
 fn a_python_consumer_waits_for_a_c_producer() {
     let (place, directory) = (Place::new(), tempfile::tempdir().expect("a directory"));

@@ -1,5 +1,9 @@
 """The package against the real library. HOLDFAST_LIBRARY names it where it is not installed."""
 
+import array
+import contextlib
+import ctypes
+import math
 import os
 import pathlib
 import signal
@@ -7,9 +11,15 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 import unittest
+from typing import Any
+from unittest import mock
+
+import interrupts
 
 import holdfast
+from holdfast import _abi, _handle
 
 
 class BlocksTest(unittest.TestCase):
@@ -29,6 +39,50 @@ class BlocksTest(unittest.TestCase):
                     self.assertEqual(consumer.read(), bytes(content))
                     self.assertFalse(consumer.wait(0))
         self.assertEqual(self.blocks.names(), ["b"])
+
+    def test_whatever_has_bytes_is_content(self) -> None:
+        class Point(ctypes.BigEndianStructure):
+            _fields_ = [("x", ctypes.c_int16), ("y", ctypes.c_int16)]
+
+        points = (Point * 2)(Point(1, 2), Point(3, 4))
+        every_other = memoryview(bytearray(b"a-b-c-"))[::2]
+        rows = memoryview(bytearray(b"abcdef")).cast("B", (2, 3))
+        doubles = array.array("d", [1.5, 2.5])
+        with self.blocks.producer("b") as producer:
+            for content in (points, every_other, rows, doubles, (ctypes.c_double * 2)(1.5, 2.5)):
+                producer.publish(content, timeout=math.inf)
+                with self.blocks.consumer("b") as consumer:
+                    self.assertEqual(consumer.read(), memoryview(content).tobytes())
+            with self.assertRaises(holdfast.InvalidArgument):
+                producer.publish(bytearray())
+
+    def test_a_wait_is_interrupted(self) -> None:
+        group, producer = self.blocks.group("g"), self.blocks.producer("b", group="g")
+        producer.publish(b"1")
+        consumer = self.blocks.consumer("b")
+        consumer.read()
+        holder = self.blocks.producer("b")
+        holder.hold()
+        deeds = {
+            "consumer_wait": consumer.wait,
+            "consumer_lock": consumer.lock,
+            "producer_hold": producer.hold,
+            "producer_publish": lambda timeout: producer.publish(b"2", timeout),
+            "group_hold_for_reading": group.hold_for_reading,
+            "group_hold_for_writing": group.hold_for_writing,
+        }
+        for name, deed in deeds.items():
+            began = time.monotonic()
+            with self.assertRaises(KeyboardInterrupt), interrupts.within(name):
+                deed(timeout=20)
+            self.assertLess(time.monotonic() - began, 10, name)
+        for opened in (holder, producer, consumer, group):
+            opened.close()
+
+    def test_numbers_that_do_not_fit_are_refused(self) -> None:
+        for size in (-1, 2**64, 2**64 + 1):
+            with self.assertRaises(ValueError):
+                self.blocks.producer("b", size=size)
 
     def test_pinned_content_stays(self) -> None:
         with self.blocks.producer("b") as producer:
@@ -152,6 +206,55 @@ class BlocksTest(unittest.TestCase):
         self.assertEqual(waited, [True])
         with self.assertRaises(holdfast.OutOfOrder):
             consumer.read()
+
+    def test_who_closes_lets_a_wait_come_to_its_end(self) -> None:
+        producer = self.blocks.producer("b")
+        self.addCleanup(producer.close)
+        producer.publish(b"1")
+        consumer = self.blocks.consumer("b")
+        consumer.read()
+        pieces, waited, real = threading.Semaphore(0), [], _abi.call
+
+        def counted(name: str, *arguments: Any) -> None:
+            pieces.release()
+            real(name, *arguments)
+
+        with mock.patch.object(_handle, "call", counted):
+            thread = threading.Thread(target=lambda: waited.append(consumer.wait(60)))
+            thread.start()
+            self.assertTrue(pieces.acquire(timeout=30))
+            consumer.close()
+            for _ in range(2):
+                self.assertTrue(pieces.acquire(timeout=30))
+            producer.publish(b"2")
+            thread.join()
+        self.assertEqual((waited, consumer._left), ([True], None))
+        with self.assertRaises(holdfast.OutOfOrder):
+            consumer.read()
+
+    def test_a_child_that_was_forked_has_files_of_its_own(self) -> None:
+        producer, other = self.blocks.producer("b"), self.blocks.producer("b")
+        producer.publish(b"1" * 100_000)
+        producer.hold()
+        consumer = self.blocks.consumer("b")
+        pinned = consumer.pin()
+        child = os.fork()
+        if child == 0:
+            problem = 1
+            with contextlib.suppress(holdfast.Busy):
+                # Read it may, but not write.
+                problem = int(consumer.read() != b"1" * 100_000) * 2
+                producer.publish(b"x", timeout=0.01)
+                problem = 3
+            for opened in (producer, consumer, pinned):
+                opened.close()
+            os._exit(problem)
+        self.assertEqual(os.waitpid(child, 0)[1], 0)
+        with self.assertRaises(holdfast.Busy):
+            other.publish(b"x", timeout=0.01)
+        self.assertEqual(bytes(pinned.view), b"1" * 100_000)
+        for opened in (pinned, consumer, producer, other):
+            opened.close()
 
     def test_a_producer_is_killed_and_the_next_goes_on(self) -> None:
         program = (

@@ -1,11 +1,18 @@
 """The package against a running instance, whose run directory HOLDFAST_TEST_RUN_DIR names."""
 
+import math
 import os
 import threading
+import time
 import unittest
 import uuid
+from typing import Any
+from unittest import mock
+
+import interrupts
 
 import holdfast
+from holdfast import _abi, _region
 
 RUN_DIR = os.environ.get("HOLDFAST_TEST_RUN_DIR", "")
 
@@ -26,9 +33,51 @@ class RegionTest(unittest.TestCase):
         with self.assertRaises(KeyError):
             del stock[b"\0"]
         self.assertEqual(sorted(stock.entries()), [(b"apples", b"6"), (b"pears", b"")])
+        self.assertEqual((stock.pop(b"apples"), stock.pop(b"apples", None), stock.pop(b"apples", b"0")), (b"6", None, b"0"))
+        with self.assertRaises(KeyError):
+            stock.pop(b"apples")
+        self.assertEqual((stock.setdefault(b"plums", b"2"), stock.setdefault(b"plums", b"3")), (b"2", b"2"))
+        with self.session.transaction():
+            self.assertEqual((stock.pop(b"plums"), stock.setdefault(b"plums", b"4"), b"plums" in stock), (b"2", b"4", True))
+        self.assertEqual(sorted([stock.popitem(), stock.popitem()]), [(b"pears", b""), (b"plums", b"4")])
+        with self.assertRaises(KeyError):
+            stock.popitem()
+        stock.update({b"a": b"1", b"b": b"2"})
+        stock.clear()
+        self.assertEqual((len(stock), list(stock.keys())), (0, []))
+
+    def test_what_others_remove_meanwhile_is_no_failure(self) -> None:
+        stock = self.session.map(self.folder, "stock")
+        entries = {bytes([key]): b"x" for key in range(5)}
+        for view in (stock.items, stock.values):
+            stock.update(entries)
+            seen = 0
+            for _ in view():
+                seen += 1
+                stock.clear()
+            self.assertEqual((seen, len(stock)), (5, 0))
+        stock.update(entries)
+        self.assertEqual((dict(stock.items()), set(stock.values())), (entries, {b"x"}))
+        self.assertTrue((b"\1", b"x") in stock.items() and b"x" in stock.values())
+        self.assertFalse((b"\1", b"y") in stock.items() or (b"y", None) in stock.items() or b"y" in stock.values())
+
+    def test_a_deleted_map_is_no_empty_one(self) -> None:
+        stock = self.session.map(self.folder, "stock")
         self.session.delete(self.folder, "stock")
-        with self.assertRaises(holdfast.UnknownName):
-            stock[b"apples"]
+        deeds = (
+            lambda: stock[b"a"],
+            lambda: stock.get(b"a"),
+            lambda: b"a" in stock,
+            lambda: stock.pop(b"a", None),
+            lambda: stock.setdefault(b"a", b""),
+            lambda: (b"a", b"") in stock.items(),
+            lambda: list(stock.items()),
+            stock.popitem,
+            stock.clear,
+        )
+        for deed in deeds:
+            with self.assertRaises(holdfast.UnknownName):
+                deed()
 
     def test_a_transaction_is_wholly_there_or_not(self) -> None:
         with self.session.transaction() as txn:
@@ -88,6 +137,105 @@ class RegionTest(unittest.TestCase):
         with self.session.transaction():
             item = jobs.take_back(0) if len(jobs) else None
         self.assertIsNone(item)
+
+    def test_an_item_that_was_finished_in_vain_is_put_back(self) -> None:
+        jobs = self.session.queue(self.folder, "jobs")
+        jobs.push(b"a")
+        with self.assertRaises(ZeroDivisionError), jobs.take() as item, self.session.transaction():
+            item.finish()
+            raise ZeroDivisionError
+        self.assertEqual(len(jobs), 1)
+        with self.assertRaises(ZeroDivisionError), self.session.transaction(), jobs.take() as item:
+            item.finish()
+            raise ZeroDivisionError
+        self.assertEqual(len(jobs), 1)
+        for settle in (holdfast.Item.finish, lambda item: None):
+            item = jobs.take()
+            with self.assertRaises(ZeroDivisionError), self.session.transaction(), item:
+                settle(item)
+                raise ZeroDivisionError
+            self.assertEqual(len(jobs), 1)
+        item = jobs.take()
+        with self.assertRaises(holdfast.Exists), self.session.transaction(), item:
+            self.session.counter(self.folder, "jobs")
+        self.assertEqual(len(jobs), 1)
+        # Finished and not rolled back, it is gone whatever happens then.
+        with self.assertRaises(ZeroDivisionError), jobs.take() as item:
+            item.finish()
+            raise ZeroDivisionError
+        self.assertEqual(len(jobs), 0)
+        # At the end of its own `with` it is finished again.
+        jobs.push(b"b")
+        with jobs.take() as item:
+            with self.assertRaises(ZeroDivisionError), self.session.transaction():
+                item.finish()
+                raise ZeroDivisionError
+        with self.assertRaises(holdfast.UnknownName):
+            item.put_back()
+
+    def test_who_is_interrupted_has_changed_nothing(self) -> None:
+        jobs = self.session.queue(self.folder, "jobs", capacity=2)
+        jobs.push(b"a")
+        real, interrupts = _abi.call, ["begin_with_item", "begin_with_room", "begin", "commit"]
+
+        def interrupted(name: str, *arguments: Any) -> None:
+            if name == "commit":
+                raise KeyboardInterrupt
+            real(name, *arguments)
+            if name in interrupts:
+                raise KeyboardInterrupt
+
+        deeds = (jobs.pop, jobs.pop_back, jobs.take, lambda: jobs.push(b"b"), self.session.transaction().__enter__)
+        for _ in range(2):
+            for deed in deeds:
+                with mock.patch.object(_region, "call", interrupted), self.assertRaises(KeyboardInterrupt):
+                    deed()
+                self.assertEqual(len(jobs), 1)
+                with self.session.transaction():
+                    pass
+            # The next time only the end is.
+            interrupts.clear()
+            deeds = deeds[:-1]
+        # The outer one is not the one that was interrupted.
+        with self.session.transaction():
+            with mock.patch.object(_region, "call", interrupted), self.assertRaises(holdfast.OutOfOrder):
+                self.session.transaction().__enter__()
+            jobs.push(b"b")
+        self.assertEqual((jobs.pop(), jobs.pop()), (b"a", b"b"))
+
+    def test_a_wait_is_interrupted_and_may_be_unlimited(self) -> None:
+        full = self.session.queue(self.folder, "full", capacity=1)
+        full.push(b"job", timeout=math.inf)
+        empty = self.session.queue(self.folder, "empty")
+        deeds = {
+            "begin_with_item": lambda: self.session.transaction(item_of=empty, timeout=20).__enter__(),
+            "begin_with_room": lambda: full.push(b"more", timeout=20),
+        }
+        for name, deed in deeds.items():
+            began = time.monotonic()
+            with self.assertRaises(KeyboardInterrupt), interrupts.within(name):
+                deed()
+            self.assertLess(time.monotonic() - began, 10, name)
+        self.assertEqual((full.pop(timeout=math.inf), full.poll()), (b"job", None))
+
+    def test_numbers_that_do_not_fit_are_refused(self) -> None:
+        sold, label = self.session.counter(self.folder, "sold"), self.session.blob(self.folder, "label")
+        label.set(b"fresh")
+        sold.set(2**64 - 1)
+        self.assertEqual((sold.add(1), sold.add(-(2**64) + 1), sold.add(0)), (0, 1, 1))
+        deeds = (
+            lambda: sold.add(2**64),
+            lambda: sold.add(-(2**64)),
+            lambda: sold.set(2**64),
+            lambda: sold.set(-1),
+            lambda: label.read(2**64, 1),
+            lambda: label.write(2**64, b"X"),
+            lambda: self.session.queue(self.folder, "jobs", capacity=2**64 + 1),
+        )
+        for deed in deeds:
+            with self.assertRaises(ValueError):
+                deed()
+        self.assertEqual((sold.value, label.get()), (1, b"fresh"))
 
     def test_blobs_have_ranges(self) -> None:
         label = self.session.blob(self.folder, "label")

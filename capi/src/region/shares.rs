@@ -131,7 +131,8 @@ impl Share {
     fn is_mine(&mut self) -> bool {
         match &mut self.held {
             Held::Seated(seated) => seated.is_mine(),
-            Held::View(view) => view.region().is_ok(),
+            // A region that was given up is no reason to say that it is the parent's.
+            Held::View(view) => !matches!(view.region(), Err(TxnError::Forked)),
         }
     }
 

@@ -172,6 +172,7 @@ impl Consumer {
     /// # Errors
     /// The block was removed, or is damaged; no lock can be had.
     pub fn pin(&mut self) -> Result<Pinned> {
+        self.own()?;
         let began = Instant::now();
         loop {
             let head = self.head()?;
@@ -194,6 +195,7 @@ impl Consumer {
     /// then the next call that reads says so, and the lock is gone.
     pub fn lock(&mut self, limit: Duration) -> Result<()> {
         self.unlock();
+        self.own()?;
         loop {
             let taken = match self.block.group() {
                 Some(name) => {
@@ -225,8 +227,7 @@ impl Consumer {
             group.unlock();
         }
         if std::mem::take(&mut self.locked) {
-            // It fails for nothing that an open file with a lock can have.
-            let _ = range_lock::unlock(self.block.file(), &WRITER_LOCK);
+            self.block.unlock(&WRITER_LOCK);
         }
     }
 
@@ -248,11 +249,23 @@ impl Consumer {
         if self.blocks.leads_to(&self.name, &self.block)? {
             return Ok(false);
         }
-        if self.locked {
+        if self.locked && self.block.is_own() {
             // No producer makes another file under this lock: it was removed, and the lock is of no use for a new one.
             self.unlock();
             return Err(Failure::Removed(self.name.clone()));
         }
+        self.open_again()?;
+        Ok(true)
+    }
+
+    /// Sees to it that the file was opened by this process: to read, a child that was forked may use its parent's, but not to
+    /// lock.
+    fn own(&mut self) -> Result<()> {
+        if self.block.is_own() { Ok(()) } else { self.open_again() }
+    }
+
+    fn open_again(&mut self) -> Result<()> {
+        self.unlock();
         let Some(block) = Block::open(&self.blocks, &self.name, Access::Read)? else {
             return Err(Failure::Removed(self.name.clone()));
         };
@@ -264,7 +277,7 @@ impl Consumer {
             return Err(damaged());
         }
         self.block = Arc::new(block);
-        Ok(true)
+        Ok(())
     }
 
     fn overwritten(&self) -> Failure {
@@ -273,7 +286,7 @@ impl Consumer {
 }
 
 impl Drop for Consumer {
-    /// What is pinned keeps the block's file open, and with it a lock that was not given back.
+    /// What is pinned, or a child that was forked, keeps the block's file open, and with it a lock that was not given back.
     fn drop(&mut self) {
         self.unlock();
     }

@@ -2,6 +2,7 @@
 //! file's geometry before it is used.
 
 use std::fs::File;
+use std::ops::Range;
 use std::os::unix::fs::MetadataExt;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, SeqCst};
@@ -19,6 +20,7 @@ use nix::sys::stat::Mode;
 
 use super::directory::Blocks;
 use super::failure::{Doing, Failure, Result};
+use super::home::Home;
 use super::layout::{
     AT_BOOT, AT_BUFFERS, AT_CAPACITY, AT_FORMAT, AT_GROUP, AT_GROUP_LENGTH, AT_HEAD, AT_IDENTITY, AT_MAGIC,
     BUFFERS, FORMAT, Geometry, HEADER, Head, MAGIC, length_of, pin_lock, stamp_of,
@@ -44,6 +46,7 @@ pub struct Block {
     group: Option<String>,
     stale: bool,
     place: (u64, u64),
+    home: Home,
     /// How often each buffer is pinned through this opening: the kernel does not count.
     pins: Mutex<[u32; BUFFERS as usize]>,
 }
@@ -103,6 +106,7 @@ impl Block {
             identity: word(AT_IDENTITY),
             stale: word(AT_BOOT) != boot_word()?,
             place: (metadata.dev(), metadata.ino()),
+            home: Home::here(),
             pins: Mutex::default(),
             file,
             mapping,
@@ -125,6 +129,19 @@ impl Block {
 
     pub fn file(&self) -> &File {
         &self.file
+    }
+
+    /// Whether this process has opened it, and not one that it was forked from. Its locks are the opener's.
+    pub fn is_own(&self) -> bool {
+        self.home.is_here()
+    }
+
+    /// Takes a lock of this process off.
+    pub fn unlock(&self, bytes: &Range<u64>) {
+        if self.is_own() {
+            // It fails for nothing that an open file with a lock can have.
+            let _ = range_lock::unlock(&self.file, bytes);
+        }
     }
 
     pub fn mapping(&self) -> &Mapping {
@@ -245,12 +262,14 @@ impl Block {
 
     /// Lets writers have it again.
     pub fn unpin(&self, buffer: u64) {
+        if !self.is_own() {
+            return;
+        }
         let mut pins = self.pins.lock().unwrap_or_else(PoisonError::into_inner);
         let pinned = &mut pins[buffer as usize];
         *pinned = pinned.saturating_sub(1);
         if *pinned == 0 {
-            // It fails for nothing that an open file with a lock can have.
-            let _ = range_lock::unlock(&self.file, &pin_lock(buffer));
+            self.unlock(&pin_lock(buffer));
         }
     }
 }

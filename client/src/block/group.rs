@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::ops::Range;
+use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
 use common::sys::file::Lock;
@@ -13,6 +14,7 @@ use nix::sys::stat::Mode;
 use super::directory::Blocks;
 use super::failure::{Doing, Failure, Result};
 use super::file::Access;
+use super::home::Home;
 use super::producer::Producer;
 
 /// The file whose bytes are the groups' locks. It holds nothing.
@@ -25,10 +27,15 @@ const FILE: &str = ".groups";
 /// Each block is whole by itself: a writer that dies has written those that it had published.
 #[derive(Debug)]
 pub struct Group {
+    blocks: Blocks,
     name: String,
+    access: Access,
     file: File,
+    /// Device and inode of the file: groups of one name are the same in one directory only.
+    place: (u64, u64),
     byte: Range<u64>,
     writing: bool,
+    home: Home,
 }
 
 impl Group {
@@ -48,8 +55,18 @@ impl Group {
             }
             opened => File::from(opened.doing(|| format!("cannot open {}", blocks.path_of(FILE)))?),
         };
+        let metadata = file.metadata().doing(|| format!("cannot look at {}", blocks.path_of(FILE)))?;
         let byte = place_of(name);
-        Ok(Self { name: name.to_owned(), file, byte: byte..byte + 1, writing: false })
+        Ok(Self {
+            blocks: blocks.clone(),
+            name: name.to_owned(),
+            access,
+            file,
+            place: (metadata.dev(), metadata.ino()),
+            byte: byte..byte + 1,
+            writing: false,
+            home: Home::here(),
+        })
     }
 
     /// Its name.
@@ -85,7 +102,7 @@ impl Group {
     /// # Errors
     /// As there; a block of no group or of another one; a group that is not held.
     pub fn publish(&mut self, producer: &mut Producer, content: &[u8], limit: Duration) -> Result<u64> {
-        if !self.writing {
+        if !self.writing || !self.home.is_here() {
             return Err(Failure::Order("holding the group for writing"));
         }
         producer.publish_for(self, content, limit)
@@ -93,6 +110,9 @@ impl Group {
 
     fn hold(&mut self, lock: Lock, limit: Duration) -> Result<()> {
         self.release();
+        if !self.home.is_here() {
+            *self = Self::open(&self.blocks, &self.name, self.access)?;
+        }
         if !self.lock(lock, limit)? {
             return Err(Failure::Busy(format!("others have the lock of group {}", self.name)));
         }
@@ -106,12 +126,22 @@ impl Group {
     }
 
     pub(super) fn unlock(&self) {
-        // It fails for nothing that an open file with a lock can have.
-        let _ = range_lock::unlock(&self.file, &self.byte);
+        // In a child that was forked the lock is the parent's.
+        if self.home.is_here() {
+            // It fails for nothing that an open file with a lock can have.
+            let _ = range_lock::unlock(&self.file, &self.byte);
+        }
     }
 
     pub(super) fn is(&self, other: &Self) -> bool {
-        self.name == other.name
+        (self.place, &self.name) == (other.place, &other.name)
+    }
+}
+
+impl Drop for Group {
+    /// A child that was forked keeps the file open, and with it a lock that was not given back.
+    fn drop(&mut self) {
+        self.unlock();
     }
 }
 

@@ -16,6 +16,7 @@ use nix::sys::stat::Mode;
 use super::directory::Blocks;
 use super::failure::{Doing, Failure, Result};
 use super::file::{Access, Block, boot_word};
+use super::home::Home;
 use super::layout::{
     AT_BACKED, AT_BOOT, AT_BUFFERS, AT_CAPACITY, AT_FORMAT, AT_MAGIC, AT_PRODUCER, FIRST_BUFFERS, FORMAT,
     Geometry, HEADER, MAGIC, MAKER_LOCK, WRITER_LOCK,
@@ -30,6 +31,7 @@ pub struct Fresh {
     blocks: Blocks,
     name: Option<String>,
     block: Option<Block>,
+    home: Home,
 }
 
 impl Fresh {
@@ -37,7 +39,7 @@ impl Fresh {
     pub fn make(blocks: &Blocks, geometry: Geometry) -> Result<Self> {
         reclaim(blocks)?;
         let (name, file) = create(blocks)?;
-        let mut this = Self { blocks: blocks.clone(), name: Some(name), block: None };
+        let mut this = Self { blocks: blocks.clone(), name: Some(name), block: None, home: Home::here() };
         let doing = || format!("cannot reserve {} bytes for a block", geometry.buffer(FIRST_BUFFERS));
         file.set_len(geometry.file_length()).doing(doing)?;
         let first = if geometry.is_large() { FIRST_BUFFERS } else { geometry.buffers };
@@ -80,7 +82,8 @@ impl Fresh {
 
 impl Drop for Fresh {
     fn drop(&mut self) {
-        if let Some(name) = &self.name {
+        // In a child that was forked it is the parent's, who goes on with it.
+        if let Some(name) = self.name.as_ref().filter(|_| self.home.is_here()) {
             // Whoever makes the next one will see to it.
             let _ = self.blocks.unlink(name);
         }

@@ -11,6 +11,11 @@
 //! files keep order: producers exclude each other ([`Producer::hold`]), consumers keep every producer waiting
 //! ([`Consumer::lock`]), and a [`Group`] does both for several blocks. The kernel takes a dead process's locks off.
 //!
+//! A child that was forked may go on with its parent's producers, consumers and groups: it opens files of its own for them,
+//! and holds nothing at first. What its parent holds, has pinned or had begun to write stays the parent's. The child has the
+//! parent's files open all the same, until it uses or drops what they belong to or executes another program: should the
+//! parent die before, its locks are free only then.
+//!
 //! ```
 //! use std::time::Duration;
 //! use client::block::{Blocks, Options};
@@ -31,7 +36,7 @@
 //! # }
 //! ```
 //!
-//! In reading order: what a file holds (`layout`), where it is (`name`, `directory`), the file (`file`), reading it
+//! In reading order: what a file holds (`layout`), where it is (`name`, `directory`), the file (`file`, `home`), reading it
 //! (`consumer`, `pinned`), making one (`making`), writing it (`producer`, `place`), several at once (`group`).
 
 mod consumer;
@@ -39,6 +44,7 @@ mod directory;
 mod failure;
 mod file;
 mod group;
+mod home;
 mod layout;
 mod making;
 mod name;

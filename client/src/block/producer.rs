@@ -12,8 +12,9 @@ use common::sys::{copy, futex, process, range_lock};
 
 use super::directory::Blocks;
 use super::failure::{Doing, Failure, Result};
-use super::file::{Access, Block};
+use super::file::Block;
 use super::group::Group;
+use super::home::Home;
 use super::layout::{AT_HEAD, Geometry, MAX_CONTENT, REMOVAL_LOCK, RETIRED};
 use super::making::Fresh;
 use super::name;
@@ -36,22 +37,25 @@ pub struct Producer {
     blocks: Blocks,
     name: String,
     options: Options,
+    /// Whose lock it takes: the group that was asked for, or else that of the block that was found last.
     group: Option<Group>,
     block: Option<Block>,
     /// When the block was seen to have the name.
     named: Option<Instant>,
     held: Held,
+    /// Whether the lock, once taken, is kept from content to content.
+    keeps: bool,
     draft: Option<Draft>,
+    home: Home,
 }
 
 /// Why this producer may write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Held {
+    /// It may not, or not yet.
     No,
-    /// Until the content is there.
-    Once,
-    /// Until it is given back.
-    Kept,
+    /// Whatever there is to be locked, it has locked: before the first content there is nothing.
+    Own,
     /// A [`Group`] holds the lock, for all of its blocks.
     ByGroup,
 }
@@ -68,12 +72,23 @@ impl Producer {
         if let Some(size) = options.size.filter(|size| !(1..=MAX_CONTENT).contains(size)) {
             return Err(if size == 0 { Failure::Empty } else { Failure::TooLarge(size, MAX_CONTENT) });
         }
-        let group = match &options.group {
-            Some(group) => Some(Group::open(&blocks, name::checked(group)?, Access::Write)?),
-            None => None,
+        if let Some(group) = &options.group {
+            name::checked(group)?;
+        }
+        let mut this = Self {
+            blocks,
+            name: name.to_owned(),
+            options,
+            group: None,
+            block: None,
+            named: None,
+            held: Held::No,
+            keeps: false,
+            draft: None,
+            home: Home::here(),
         };
-        let name = name.to_owned();
-        Ok(Self { blocks, name, options, group, block: None, named: None, held: Held::No, draft: None })
+        this.join_asked()?;
+        Ok(this)
     }
 
     /// The block's name.
@@ -102,20 +117,27 @@ impl Producer {
     }
 
     /// Takes the lock and keeps it, so that no other producer writes, and none that follows pays for locks. Consumers that
-    /// want the lock wait as long; those that read without it do not.
+    /// want the lock wait as long; those that read without it do not. Content that was begun is abandoned.
+    ///
+    /// The lock is the block's: before the first content, and after a removal, there is nothing to hold unless the block has a
+    /// group, and others may hold the name likewise. Then whoever publishes first has the block and its lock, and the others'
+    /// next content waits for that lock: it fails if that takes too long, and whoever gets the lock keeps it from then on.
     ///
     /// # Errors
     /// Others have had the lock for longer than `limit`; a file that is not to be used.
     pub fn hold(&mut self, limit: Duration) -> Result<()> {
-        self.take(Held::Kept, limit)
+        self.come_home();
+        self.abandon();
+        self.take(limit)?;
+        self.keeps = true;
+        Ok(())
     }
 
     /// Gives the lock back.
     pub fn release(&mut self) {
         self.abandon();
-        if self.held == Held::Kept {
-            self.give_back();
-        }
+        self.keeps = false;
+        self.give_back_unless_kept();
     }
 
     /// Begins content of so many bytes, to be written in place.
@@ -131,8 +153,9 @@ impl Producer {
         if length > most {
             return Err(Failure::TooLarge(length, most));
         }
+        self.come_home();
         self.abandon();
-        self.take(Held::Once, limit)?;
+        self.take(limit)?;
         match self.place(length, limit) {
             Ok(place) => self.draft = Some(Draft { place, length }),
             Err(error) => {
@@ -177,6 +200,7 @@ impl Producer {
     /// Nothing was begun; the block was removed meanwhile, so that it has to be begun again.
     #[inline]
     pub fn commit(&mut self, limit: Duration) -> Result<u64> {
+        self.come_home();
         let committed = match self.draft.take() {
             None => return Err(Failure::Order("begin")),
             Some(Draft { place: Place::Buffer(buffer), length }) => self.show(buffer, length),
@@ -196,18 +220,18 @@ impl Producer {
 
     /// Writes under the lock that a group holds.
     pub(super) fn publish_for(&mut self, group: &Group, content: &[u8], limit: Duration) -> Result<u64> {
-        if self.group.as_ref().is_none_or(|own| !own.is(group)) {
-            return Err(Failure::Refused(format!("block {} is not of group {}", self.name, group.name())));
-        }
+        self.come_home();
         self.release();
+        self.find_for(group)?;
         self.held = Held::ByGroup;
-        let published = self.find().and_then(|()| self.publish(content, limit));
+        let published = self.publish(content, limit);
         self.held = Held::No;
         published
     }
 
     fn drafted(&self) -> Result<(&Block, u64, u64)> {
-        let draft = self.draft.as_ref().ok_or(Failure::Order("begin"))?;
+        // One that a child has of its parent is none of the child's.
+        let draft = self.draft.as_ref().filter(|_| self.home.is_here()).ok_or(Failure::Order("begin"))?;
         let (block, buffer) = match &draft.place {
             Place::Buffer(buffer) => (self.block.as_ref().ok_or(Failure::Order("begin"))?, *buffer),
             Place::Fresh(fresh) => (fresh.block()?, 0),
@@ -239,7 +263,7 @@ impl Producer {
     }
 
     fn group_name(&self) -> Option<&str> {
-        self.options.group.as_deref().or_else(|| self.block.as_ref()?.group())
+        self.group.as_ref().map(Group::name)
     }
 
     #[inline]
@@ -309,6 +333,13 @@ impl Producer {
         // The old one's locks go with it.
         self.block = Some(fresh.into_block()?);
         Ok(version)
+    }
+}
+
+impl Drop for Producer {
+    /// A child that was forked keeps the files open, and with them a lock that was not given back.
+    fn drop(&mut self) {
+        self.release();
     }
 }
 

@@ -204,6 +204,59 @@ fn locks_keep_order_and_a_dropped_one_is_free() {
     assert_eq!(other.publish(b"4", LIMIT), Ok(3));
 }
 
+#[track_caller]
+fn assert_busy<T: std::fmt::Debug>(outcome: &Result<T>) {
+    assert!(matches!(outcome, Err(Failure::Busy(_))), "{outcome:?}");
+}
+
+#[track_caller]
+fn assert_refused<T: std::fmt::Debug>(outcome: &Result<T>) {
+    assert!(matches!(outcome, Err(Failure::Refused(_))), "{outcome:?}");
+}
+
+/// Before the first content there is nothing to hold. Whoever was not the first has no lock, however often it tries.
+#[test]
+fn who_holds_a_name_without_a_block_writes_only_once_it_has_the_lock() {
+    let place = Place::new();
+    let (mut one, mut other) = (place.producer(), place.producer());
+    one.hold(LIMIT).unwrap();
+    other.hold(LIMIT).unwrap();
+    assert_eq!(other.publish(b"1", LIMIT), Ok(1));
+    (0..3).for_each(|_| assert_busy(&one.publish(b"torn", SHORT)));
+    assert_busy(&one.begin(1 << 20, SHORT));
+    assert_eq!(other.publish(b"2", LIMIT), Ok(2));
+    assert_eq!(read(&mut place.consumer()), b"2");
+    other.release();
+    assert_eq!(one.publish(b"3", LIMIT), Ok(3));
+    assert_busy(&other.publish(b"x", SHORT));
+
+    // The same where the block that was held is removed and another made.
+    place.blocks.remove("b", LIMIT).unwrap();
+    other.hold(LIMIT).unwrap();
+    assert_eq!(other.publish(b"another", LIMIT), Ok(1));
+    (0..3).for_each(|_| assert_busy(&one.publish(b"torn", SHORT)));
+    assert_eq!(read(&mut place.consumer()), b"another");
+    drop(other);
+    assert_eq!(one.publish(b"more", LIMIT), Ok(2));
+    assert_busy(&place.producer().publish(b"x", SHORT));
+}
+
+#[test]
+fn to_hold_abandons_what_was_begun() {
+    let place = Place::new();
+    let mut producer = place.producer();
+    producer.publish(b"1", LIMIT).unwrap();
+    for length in [1, 1 << 20] {
+        producer.begin(length, LIMIT).unwrap();
+        producer.hold(LIMIT).unwrap();
+        assert_eq!(producer.commit(LIMIT), Err(Failure::Order("begin")));
+        assert_busy(&place.producer().publish(b"x", SHORT));
+        producer.release();
+    }
+    assert_eq!(place.producer().publish(b"2", LIMIT), Ok(2));
+    assert_eq!(place.files(), ["b"]);
+}
+
 #[test]
 fn who_has_the_lock_of_a_removed_block_is_told_and_sees_no_other_one() {
     let place = Place::new();
@@ -269,6 +322,63 @@ fn a_group_has_one_lock() {
     let refused = place.blocks.producer("a", other).unwrap().publish(b"3", SHORT);
     assert!(matches!(refused, Err(Failure::Refused(_))), "{refused:?}");
     assert_eq!(place.blocks.names().unwrap(), ["a", "b"]);
+}
+
+/// Whoever asked for a group writes under its lock or not at all; whoever did not goes along with the block.
+#[test]
+fn the_lock_is_that_of_the_group_that_the_block_is_of() {
+    let place = Place::new();
+    let of = |group: &str| Options { size: None, group: Some(group.to_owned()) };
+    let producer = |group: &str| place.blocks.producer("b", of(group)).unwrap();
+    place.producer().publish(b"of none", LIMIT).unwrap();
+    let mut asking = producer("g");
+    let mut group = place.blocks.group("g").unwrap();
+    for _ in 0..3 {
+        assert_refused(&asking.publish(b"x", LIMIT));
+        assert_refused(&asking.hold(LIMIT));
+        group.hold_for_writing(LIMIT).unwrap();
+        assert_refused(&group.publish(&mut asking, b"x", LIMIT));
+        group.release();
+    }
+
+    let mut along = place.producer();
+    for made in ["g", "h", "", "g"] {
+        place.blocks.remove("b", LIMIT).unwrap();
+        let mut maker = if made.is_empty() { place.producer() } else { producer(made) };
+        assert_eq!(maker.publish(b"1", LIMIT), Ok(1));
+        let mut consumer = place.consumer();
+        consumer.lock(LIMIT).unwrap();
+        (0..2).for_each(|_| assert_busy(&along.publish(b"x", SHORT)));
+        consumer.unlock();
+        assert_eq!(along.publish(b"2", LIMIT), Ok(2));
+        group.hold_for_writing(LIMIT).unwrap();
+        for _ in 0..2 {
+            let published = group.publish(&mut along, b"3", LIMIT);
+            if made == "g" { assert!(published.is_ok()) } else { assert_refused(&published) }
+        }
+        group.release();
+    }
+    // What it makes anew is of the group that it has found last.
+    place.blocks.remove("b", LIMIT).unwrap();
+    group.hold_for_reading(LIMIT).unwrap();
+    assert_busy(&along.publish(b"1", SHORT));
+    group.release();
+    assert_eq!(along.publish(b"1", LIMIT), Ok(1));
+    assert_eq!(place.blocks.look_at("b").unwrap().unwrap().group.as_deref(), Some("g"));
+}
+
+#[test]
+fn groups_of_one_name_in_two_directories_are_two() {
+    let (place, elsewhere) = (Place::new(), Place::new());
+    let options = Options { size: None, group: Some("g".to_owned()) };
+    let mut producer = place.blocks.producer("b", options).unwrap();
+    let mut other = elsewhere.blocks.group("g").unwrap();
+    other.hold_for_writing(LIMIT).unwrap();
+    assert_refused(&other.publish(&mut producer, b"1", LIMIT));
+    let again = Blocks::open(&place.directory.path().join("run/blocks")).unwrap();
+    let mut group = again.group("g").unwrap();
+    group.hold_for_writing(LIMIT).unwrap();
+    assert_eq!(group.publish(&mut producer, b"1", LIMIT), Ok(1));
 }
 
 #[test]

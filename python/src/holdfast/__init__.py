@@ -26,8 +26,10 @@ The region of a running instance has maps, counters, queues and blobs, changed i
 Whoever is killed within a transaction has changed nothing, and what it had locked is free; an item that it had taken is in its
 queue again. A View only reads.
 
-Times are in seconds. Every wait is bounded, and lets other threads run. Threads may share whatever belongs to blocks, and take
-turns then; sessions and views are each thread's own (WrongThread otherwise).
+Times are in seconds. Every wait is bounded, unless it is for math.inf, lets other threads run, and ends soon after Ctrl-C.
+Threads may share whatever belongs to blocks, and take turns then; sessions and views are each thread's own (WrongThread
+otherwise). A child that was forked may use its parent's blocks, and has locks of its own then; to the region it attaches for
+itself.
 """
 
 from ._abi import version

@@ -1,12 +1,14 @@
 """The C library: found, and each function with its types. See capi/include/holdfast.h."""
 
 import ctypes
+import math
 import os
 import pathlib
+import time
 from ctypes import POINTER, c_char_p, c_int, c_size_t, c_uint64, c_void_p
-from typing import Any, Dict, Tuple
+from typing import Any, Callable, Dict, Tuple
 
-from ._errors import BY_CODE, HoldfastError
+from ._errors import BY_CODE, Busy, HoldfastError, InvalidArgument
 
 TIMED_OUT = 5
 
@@ -139,9 +141,28 @@ def opened(name: str, *arguments: Any) -> int:
     return handle.value or 0
 
 
-def milliseconds(seconds: float) -> int:
-    """A time as the C library takes it."""
-    return max(0, min(int(seconds * 1000), 2**63))
+#: So long a call of the C library waits at most, in seconds: until it returns, Python sees to no signal.
+PIECE = 0.1
+
+
+def patiently(timeout: float, call: Callable[[int], None]) -> None:
+    """Makes a call that waits for so many milliseconds, until it gets what it waits for or the time is over. A piece of the
+    wait that was in vain has changed nothing."""
+    deadline = time.monotonic() + timeout
+    while True:
+        left = deadline - time.monotonic()
+        try:
+            return call(max(0, math.ceil(min(left, PIECE) * 1000)))
+        except Busy:
+            if left <= PIECE:
+                raise
+
+
+def word(number: int, what: str) -> int:
+    """A number as the C library takes it, which would lose the upper bits of a larger one without a word."""
+    if not 0 <= number < 2**64:
+        raise InvalidArgument(f"{what} of {number} is not from 0 to 2**64 - 1; give another")
+    return number
 
 
 def version() -> str:

@@ -2,12 +2,13 @@
 
 import contextlib
 import ctypes
+import math
 import os
 import weakref
 from typing import Any, Iterator, List, Optional, Union
 
 from . import _abi
-from ._abi import call, milliseconds, opened
+from ._abi import call, opened, patiently, word
 from ._content import Content, path, pointer, text
 from ._errors import Busy, OutOfOrder
 from ._handle import Handle
@@ -34,6 +35,7 @@ class Blocks(Handle):
     def producer(self, name: str, *, size: int = 0, group: Optional[str] = None) -> "Producer":
         """A producer of the block `name`, which is there from the first content on. `size` bytes are reserved, and no
         more accepted; without it the block grows as needed. `group` is the group whose lock it shares."""
+        size = word(size, "a size")
         return Producer(opened("producer_open", self._open, text(name), size, group and text(group)))
 
     def consumer(self, name: str) -> "Consumer":
@@ -46,7 +48,8 @@ class Blocks(Handle):
 
     def remove(self, name: str, timeout: float = DEFAULT_TIMEOUT) -> None:
         """Takes a block's name away. Consumers are told, producers begin another block."""
-        call("blocks_remove", self._open, text(name), milliseconds(timeout))
+        encoded = text(name)
+        patiently(timeout, lambda piece: call("blocks_remove", self._open, encoded, piece))
 
     def names(self) -> List[str]:
         """The name of every block, in order."""
@@ -68,18 +71,17 @@ class Producer(Handle):
         """Makes this the block's content, and gives its version."""
         version = ctypes.c_uint64()
         at, length, _kept = pointer(content)
-        with self._within(timeout) as left:
-            call("producer_publish", self._open, at, length, left, ctypes.byref(version))
+        self._patiently(timeout, "producer_publish", at, length, after=(ctypes.byref(version),))
         return version.value
 
     def hold(self, timeout: float = DEFAULT_TIMEOUT) -> None:
-        """Takes the block's lock and keeps it: no other producer writes, and none that follows pays for locks."""
-        with self._within(timeout) as left:
-            call("producer_hold", self._open, left)
+        """Takes the block's lock and keeps it: no other producer writes, and none that follows pays for locks. Before the
+        first content there is nothing to hold: whoever publishes first has the lock, and the others wait for it then."""
+        self._patiently(timeout, "producer_hold")
 
     def release(self) -> None:
         """Gives the lock back."""
-        with self._turn:
+        with self._within(math.inf):
             call("producer_release", self._open)
 
 
@@ -90,8 +92,8 @@ class Consumer(Handle):
 
     def wait(self, timeout: float = DEFAULT_TIMEOUT) -> bool:
         """Waits for something newer than what was read or pinned last; whether there is."""
-        with contextlib.suppress(Busy), self._within(timeout) as left:
-            call("consumer_wait", self._open, left)
+        with contextlib.suppress(Busy):
+            self._patiently(timeout, "consumer_wait")
             return True
         return False
 
@@ -102,7 +104,7 @@ class Consumer(Handle):
 
     def pin(self) -> "Pinned":
         """The newest content as it lies in memory."""
-        with self._turn:
+        with self._within(math.inf):
             return Pinned(opened("consumer_pin", self._open))
 
     def follow(self, timeout: float = DEFAULT_TIMEOUT) -> Iterator[bytes]:
@@ -112,12 +114,11 @@ class Consumer(Handle):
 
     def lock(self, timeout: float = DEFAULT_TIMEOUT) -> None:
         """Keeps every producer of the block, and of its group, waiting."""
-        with self._within(timeout) as left:
-            call("consumer_lock", self._open, left)
+        self._patiently(timeout, "consumer_lock")
 
     def unlock(self) -> None:
         """Lets them go on."""
-        with self._turn:
+        with self._within(math.inf):
             call("consumer_unlock", self._open)
 
 
@@ -168,23 +169,22 @@ class Group(Handle):
 
     def hold_for_reading(self, timeout: float = DEFAULT_TIMEOUT) -> None:
         """Keeps every producer of the group waiting: what is read from its blocks meanwhile was there together."""
-        with self._within(timeout) as left:
-            call("group_hold_for_reading", self._open, left)
+        self._patiently(timeout, "group_hold_for_reading")
 
     def hold_for_writing(self, timeout: float = DEFAULT_TIMEOUT) -> None:
         """Keeps every other producer of the group waiting, and every consumer that wants its lock."""
-        with self._within(timeout) as left:
-            call("group_hold_for_writing", self._open, left)
+        self._patiently(timeout, "group_hold_for_writing")
 
     def publish(self, producer: Producer, content: Content, timeout: float = DEFAULT_TIMEOUT) -> int:
         """As Producer.publish, for a block of the group, which is held for writing."""
         version = ctypes.c_uint64()
         at, length, _kept = pointer(content)
-        with self._within(timeout) as left, producer._within(left / 1000) as rest:
-            call("group_publish", self._open, producer._open, at, length, rest, ctypes.byref(version))
+        with self._within(timeout) as left, producer._within(left) as rest:
+            those = (self._open, producer._open, at, length)
+            patiently(rest, lambda piece: call("group_publish", *those, piece, ctypes.byref(version)))
         return version.value
 
     def release(self) -> None:
         """Gives the lock back."""
-        with self._turn:
+        with self._within(math.inf):
             call("group_release", self._open)

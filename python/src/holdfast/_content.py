@@ -27,13 +27,16 @@ def path(path: Union[str, "os.PathLike[str]", None]) -> Optional[bytes]:
 
 
 def pointer(content: Content) -> Tuple[Any, int, Any]:
-    """Where the bytes are, how many, and what keeps them there meanwhile. Only what is read-only and no `bytes` is copied."""
+    """Where the bytes are, how many, and what keeps them there meanwhile. What is read-only and no `bytes` is copied, and what
+    does not lie there as plain bytes, row after row."""
     if isinstance(content, bytes):
         return ctypes.c_char_p(content), len(content), content
     view = memoryview(content)
-    if view.readonly or not view.contiguous:
-        copy = view.tobytes()
-        return ctypes.c_char_p(copy), len(copy), copy
-    view = view.cast("B")
-    array = (ctypes.c_ubyte * len(view)).from_buffer(view)
-    return ctypes.cast(array, ctypes.c_void_p), len(view), array
+    try:
+        plain = None if view.readonly else view.cast("B")
+    except TypeError:
+        plain = None
+    if plain is None:
+        return pointer(view.tobytes())
+    array = (ctypes.c_ubyte * len(plain)).from_buffer(plain)
+    return ctypes.cast(array, ctypes.c_void_p), len(plain), array

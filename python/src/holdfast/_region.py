@@ -1,11 +1,12 @@
 """The region of a running instance: sessions, views and transactions."""
 
+import contextlib
 import os
 from types import TracebackType
-from typing import Any, Dict, Optional, Type, Union
+from typing import Any, ContextManager, Dict, List, Optional, Type, Union
 
 from . import _abi
-from ._abi import call, milliseconds, opened
+from ._abi import call, opened, patiently, word
 from ._content import path, text
 from ._errors import HoldfastError, WrongThread
 from ._handle import Handle
@@ -15,6 +16,7 @@ from ._objects import (
     BlobView,
     Counter,
     CounterView,
+    Item,
     Kind,
     Map,
     MapView,
@@ -91,8 +93,13 @@ class Session(Share):
 
     A process that is killed is repaired: what it had half done is undone, what it had locked is free."""
 
+    #: Whether a transaction is open.
+    _transacting = False
+
     def __init__(self, run_dir: Union[str, "os.PathLike[str]", None] = None) -> None:
         super().__init__(opened("session_attach", path(run_dir)))
+        #: Items about which something was done in the transaction that is open.
+        self._items: List[Item] = []
 
     def map(self, folder: str, name: str) -> Map:
         """The map of this name in the folder at this path (names with `/` between them); what is not there is made."""
@@ -104,7 +111,7 @@ class Session(Share):
 
     def queue(self, folder: str, name: str, capacity: int = 0) -> Queue:
         """The queue of this name, likewise; one that is made takes at most `capacity` items, or any number with 0."""
-        return Queue(self, folder, name, capacity)
+        return Queue(self, folder, name, word(capacity, "a capacity"))
 
     def blob(self, folder: str, name: str) -> Blob:
         """The blob of this name, likewise."""
@@ -146,6 +153,10 @@ class Session(Share):
         queue has an item, with `room_in` once that has room; Busy if that takes longer than `timeout`."""
         return Transaction(self, item_of, room_in, timeout)
 
+    def _together(self, **waits: Any) -> ContextManager[Any]:
+        """The transaction that is open, or else one of its own, which waits for an item or for room."""
+        return contextlib.nullcontext() if self._transacting else self.transaction(**waits)
+
 
 class Transaction:
     """Changes that are there wholly or not at all, whoever is killed. What is used in it is locked to its end: keep it short.
@@ -162,14 +173,35 @@ class Transaction:
         self._item_of, self._room_in, self._timeout = item_of, room_in, timeout
 
     def __enter__(self) -> "Transaction":
-        session, timeout = self._session._open, milliseconds(self._timeout)
+        session = self._session
+        if session._transacting:
+            # That is told, and the one that is open stays.
+            call("begin", session._open)
+        try:
+            self._begin(session._open)
+            session._transacting = True
+        except HoldfastError:
+            raise
+        except BaseException:
+            self._undo()
+            raise
+        return self
+
+    def _undo(self) -> None:
+        """After an interruption nobody knows whether the transaction is open: it is not from here on."""
+        self._session._transacting = False
+        with contextlib.suppress(HoldfastError):
+            call("rollback", self._session._open)
+
+    def _begin(self, session: int) -> None:
         if self._item_of is not None:
-            call("begin_with_item", session, self._item_of._object, timeout)
+            queue = self._item_of._object
+            patiently(self._timeout, lambda piece: call("begin_with_item", session, queue, piece))
         elif self._room_in is not None:
-            call("begin_with_room", session, self._room_in._object, timeout)
+            queue = self._room_in._object
+            patiently(self._timeout, lambda piece: call("begin_with_room", session, queue, piece))
         else:
             call("begin", session)
-        return self
 
     def __exit__(
         self,
@@ -177,7 +209,19 @@ class Transaction:
         error: Optional[BaseException],
         trace: Optional[TracebackType],
     ) -> None:
-        call("commit" if kind is None else "rollback", self._session._open)
+        session, committed = self._session, False
+        try:
+            call("commit" if kind is None else "rollback", session._open)
+            committed = kind is None
+        except HoldfastError:
+            raise
+        except BaseException:
+            self._undo()
+            raise
+        finally:
+            items, session._items, session._transacting = session._items, [], False
+            for item in () if committed else items:
+                item._undo()
 
     def map(self, folder: str, name: str) -> Map:
         """As Session.map."""
