@@ -1,6 +1,6 @@
 //! `recovery dump`: what a region says, as text or as JSON. Nothing is judged here; see `verify`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt::Write as _;
 use std::path::Path;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
@@ -8,11 +8,12 @@ use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use common::error::{Context as _, Result};
 use common::heap::Usage;
 use common::layout;
+use common::output::print;
 use common::region::{Region, UnverifiedRegion};
 use common::slots::{Counter, Totals};
 use serde::Serialize;
 
-use crate::offline::{open_region, print};
+use crate::offline::open_region;
 
 mod objects;
 
@@ -109,13 +110,16 @@ impl Dump {
         let Usage { bytes, used } = Usage::of(region);
         let objects = objects::Objects::of(region);
         let users = objects.users(region);
+        let mut met = HashSet::new();
         Self {
             header: HeaderDump::of(region),
             journal: JournalDump::of(&region.header().journal),
             totals: Counts::of_totals(&region.totals()),
             heap: HeapDump { bytes, used },
             users,
-            slots: slots.map(|(index, slot)| SlotDump::of(region, index, slot, &objects.paths)).collect(),
+            slots: slots
+                .map(|(index, slot)| SlotDump::of(region, index, slot, &objects.paths, &mut met))
+                .collect(),
             folders: objects.folders,
             unnamed: objects.unnamed,
         }

@@ -11,13 +11,14 @@ use common::error::{Context as _, Error, Result};
 use common::ids::SlotIndex;
 use common::objects::queue::End;
 use common::objects::{Folder, Map, Queue};
+use common::output::print;
 use common::region::Region;
 use common::sys::file::{Lock, rename_unless_taken, try_lock};
 use common::tally::{self, Sent};
 use common::txn::{Seat, TxnError};
 use common::units::Size;
 
-use crate::offline::{directory_of, lock_run_directory, print};
+use crate::offline::{directory_of, lock_run_directory};
 use crate::restore::remove;
 use crate::tidy::with_seat;
 use crate::verify;

@@ -2,12 +2,13 @@
 //! share.
 
 use std::fs::File;
-use std::io::{self, Write as _};
+use std::io;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
 use common::error::{Context as _, Error, Result};
 use common::journal::spool::{Spool, data_name};
+use common::output::print;
 use common::places;
 use common::region::{Region, UnverifiedRegion};
 use common::sys::file::{Lock, is_any_byte_locked, try_lock};
@@ -26,18 +27,6 @@ pub fn open_region(path: &Path, writable: bool) -> Result<File> {
     opened.map_err(|error| {
         Error::usage(format!("cannot open {}: {error}; give the path of a region's file", path.display()))
     })
-}
-
-/// Writes to stdout. A reader that has gone away is no error.
-///
-/// # Errors
-/// What write reports besides that.
-pub fn print(text: &str) -> Result<()> {
-    let mut stdout = io::stdout().lock();
-    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        outcome => outcome.context(|| "cannot write to stdout".to_owned()),
-    }
 }
 
 /// `recovery repair`: repairs every slot and says whether the region is sound now.

@@ -1,6 +1,6 @@
 //! The insides of one object, read while others change it: at one moment where that is possible, else bucket by
 //! bucket. Nothing is changed, nobody is waited for, and whatever was scribbled there the work is bounded by the
-//! region's size.
+//! region's size, of one object and of all together.
 
 use std::sync::atomic::Ordering::{Acquire, SeqCst};
 use std::sync::atomic::fence;
@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use common::heap::most_blocks;
 use common::ids::SlotIndex;
+use common::limits::PAGE_SIZE;
 use common::lock::{self, WAITERS};
 use common::objects::survey::{Before, Flaw, Part, Survey};
 use common::objects::{Handle, Kind};
@@ -26,6 +27,30 @@ const NAP: Duration = Duration::from_micros(50);
 
 /// So many steps are made between two looks whether the object is still the same.
 const STRIDE: u64 = 64;
+
+/// How many bytes may still be read. Sound objects have no block in common, so all of them have no more than the heap. They may be
+/// met twice while they are changed, one part in two steps of an object or in two objects: it is twice as much for one of
+/// them, and four times for all. What was scribbled can lead to the same blocks again and again.
+#[derive(Debug)]
+pub struct Budget {
+    of_one: u64,
+    left: u64,
+}
+
+impl Budget {
+    /// For all objects of a region.
+    pub fn of(region: &Region) -> Self {
+        let heap = u64::from(region.geometry().page_count) * PAGE_SIZE;
+        Self { of_one: 2 * heap, left: 4 * heap }
+    }
+
+    /// Takes so many bytes of it; false where there are not so many left.
+    pub fn spend(&mut self, bytes: u64) -> bool {
+        let enough = bytes <= self.left;
+        self.left = self.left.saturating_sub(bytes);
+        enough
+    }
+}
 
 /// What was read of an object.
 #[derive(Debug)]
@@ -60,19 +85,23 @@ pub enum Gap {
     Flaw(Flaw),
 }
 
-/// Reads the object at `index`; `take` notes what it wants of each part of a bucket.
+/// Reads the object at `index`; `take` notes what it wants of each part of a bucket, and gives how many bytes more than the
+/// part has it needs for that.
 pub fn read<F>(
     region: &Region,
     index: u32,
-    take: impl Fn(&Survey<'_>, u64, &[Part<'_>], &mut Vec<F>),
+    budget: &mut Budget,
+    take: impl Fn(&Survey<'_>, u64, &[Part<'_>], &mut Vec<F>) -> usize,
 ) -> Picture<F> {
-    let mut reading = Reading { region, index, take, found: Vec::new(), parts: 0 };
+    let most = budget.of_one.min(budget.left);
+    let mut reading = Reading { region, index, take, found: Vec::new(), read: Amount::default(), most };
     let identity = |survey: &Survey<'_>| (survey.handle(), survey.kind());
     let Some((handle, kind)) = reading.window(STEP_TRIES, |survey, _| identity(survey)) else {
         let handle = Handle { index, generation: 0 };
         return Picture { handle, kind: None, found: Vec::new(), at_once: None, gap: Some(Gap::Busy) };
     };
     let (at_once, gap) = reading.read(|survey| identity(survey) == (handle, kind));
+    budget.spend(reading.read.bytes);
     Picture { handle, kind, found: reading.found, at_once, gap }
 }
 
@@ -81,11 +110,19 @@ struct Reading<'r, F, T> {
     index: u32,
     take: T,
     found: Vec<F>,
-    /// Parts that were read and stand.
-    parts: u64,
+    /// What was read and stands.
+    read: Amount,
+    /// Most bytes of it.
+    most: u64,
 }
 
-impl<F, T: Fn(&Survey<'_>, u64, &[Part<'_>], &mut Vec<F>)> Reading<'_, F, T> {
+#[derive(Clone, Copy, Default)]
+struct Amount {
+    parts: u64,
+    bytes: u64,
+}
+
+impl<F, T: Fn(&Survey<'_>, u64, &[Part<'_>], &mut Vec<F>) -> usize> Reading<'_, F, T> {
     fn read(&mut self, same: impl Fn(&Survey<'_>) -> bool) -> (Option<Shape>, Option<Gap>) {
         for _ in 0..WHOLE_TRIES {
             self.found.clear();
@@ -96,13 +133,13 @@ impl<F, T: Fn(&Survey<'_>, u64, &[Part<'_>], &mut Vec<F>)> Reading<'_, F, T> {
             }
         }
         self.found.clear();
-        self.parts = 0;
+        self.read = Amount::default();
         (None, self.by_steps(same).err())
     }
 
     /// All of it at one moment; `None` where there was no such moment.
     fn whole(&mut self, same: impl Fn(&Survey<'_>) -> bool) -> Option<Result<Shape, Gap>> {
-        self.parts = 0;
+        self.read = Amount::default();
         let begun = self.moment();
         let survey = Survey::of(self.region, self.index, &begun.before)?;
         let outcome = if same(&survey) { self.every_step(&survey, &begun)? } else { Err(Gap::Busy) };
@@ -132,10 +169,10 @@ impl<F, T: Fn(&Survey<'_>, u64, &[Part<'_>], &mut Vec<F>)> Reading<'_, F, T> {
     fn by_steps(&mut self, same: impl Fn(&Survey<'_>) -> bool) -> Result<(), Gap> {
         let mut number = 0;
         loop {
-            let (known, parts) = (self.found.len(), self.parts);
+            let (known, before) = (self.found.len(), self.read);
             let read = self.window(STEP_TRIES, |survey, this| {
                 this.found.truncate(known);
-                this.parts = parts;
+                this.read = before;
                 if !same(survey) {
                     return Err(Gap::Busy);
                 }
@@ -155,13 +192,30 @@ impl<F, T: Fn(&Survey<'_>, u64, &[Part<'_>], &mut Vec<F>)> Reading<'_, F, T> {
     }
 
     fn step(&mut self, survey: &Survey<'_>, number: u64) -> Result<(), Gap> {
-        let mut parts = Vec::new();
-        survey.step(number, |part| parts.push(part)).map_err(Gap::Flaw)?;
-        self.parts += parts.len() as u64;
-        if self.parts > 2 * most_blocks(self.region) {
-            return Err(Gap::Flaw(Flaw("it has more entries than the heap has blocks".to_owned())));
+        self.check_amount()?;
+        let (mut parts, mut bytes, most) = (Vec::new(), self.read.bytes, self.most);
+        let read = survey.step(number, |part| {
+            bytes = bytes.saturating_add(length_of(&part));
+            if bytes <= most {
+                parts.push(part);
+            }
+        });
+        // Also where it leads to nothing: so many bytes were looked at.
+        self.read = Amount { parts: self.read.parts + parts.len() as u64, bytes };
+        read.map_err(Gap::Flaw)?;
+        self.check_amount()?;
+        self.read.bytes += (self.take)(survey, number, &parts, &mut self.found) as u64;
+        self.check_amount()
+    }
+
+    fn check_amount(&self) -> Result<(), Gap> {
+        let flaw = |text: &str| Err(Gap::Flaw(Flaw(text.to_owned())));
+        if self.read.parts > 2 * most_blocks(self.region) {
+            return flaw("it has more entries than the heap has blocks");
         }
-        (self.take)(survey, number, &parts, &mut self.found);
+        if self.read.bytes > self.most || self.most == 0 {
+            return flaw("together with the objects before it, it has more bytes than the heap");
+        }
         Ok(())
     }
 
@@ -186,6 +240,15 @@ impl<F, T: Fn(&Survey<'_>, u64, &[Part<'_>], &mut Vec<F>)> Reading<'_, F, T> {
     fn still(&self, begun: &Moment) -> bool {
         fence(Acquire);
         begun.words == Words::of(self.region, self.index)
+    }
+}
+
+/// Bytes of the block that a part needs.
+fn length_of(part: &Part<'_>) -> u64 {
+    match part {
+        Part::Page(_) => PAGE_SIZE,
+        Part::Item(item) => item.bytes() as u64,
+        Part::Piece(piece) => piece.size as u64,
     }
 }
 

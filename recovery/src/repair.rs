@@ -66,8 +66,9 @@ impl Remains {
 /// Why a slot could not be repaired. It is not free then.
 #[derive(Debug)]
 pub enum Setback {
-    /// It holds what no owner leaves; what. Nothing was changed, unless that showed where the items that it had taken were put
-    /// back to their queues, whose content nobody looks through before: then all but those items is settled.
+    /// It holds what no owner leaves; what. Nothing was changed, unless that showed in the journal, which is not read before
+    /// the death is counted; or where the items that it had taken were put back to their queues, whose content nobody looks
+    /// through before: then all but those items is settled.
     Damage(String),
     /// The file system does not let it be decided now. To be tried again.
     Io(io::Error),
@@ -169,11 +170,23 @@ impl Corpse<'_> {
     /// more threads than one, and its first, which alone is asked about, may end before the one that has the slot: for such
     /// a program the supervisor waits, unless all others are gone.
     fn is_ending(&self) -> bool {
-        let (slot, pid) = (self.slot, self.slot.pid());
-        matches!(slot.standing().1, Some(State::Live | State::Dead))
-            && slot.knell.has_tolled()
-            && knell::is_ending(pid).unwrap_or(false)
-            && (!slot.is_a_clients() || knell::is_down_to_one_thread(pid).unwrap_or(false))
+        self.is_ending_by(|slot, pid| {
+            knell::is_ending(pid).unwrap_or(false)
+                && (!slot.is_a_clients() || knell::is_down_to_one_thread(pid).unwrap_or(false))
+        })
+    }
+
+    /// The slot is looked at once more after the kernel: whoever has ended may have left it before, and it may have been
+    /// another's since. From a slot that still is a dead one's only the supervisor's order takes it, and to us.
+    fn is_ending_by(&self, ask: impl FnOnce(&Slot, Pid) -> bool) -> bool {
+        let slot = self.slot;
+        self.is_lived_in() && slot.knell.has_tolled() && ask(slot, slot.pid()) && self.is_lived_in()
+    }
+
+    /// Whether somebody lives in the slot as this owner, or died there.
+    fn is_lived_in(&self) -> bool {
+        let (generation, state) = self.slot.standing();
+        generation == self.owner.generation && matches!(state, Some(State::Live | State::Dead))
     }
 
     /// Steps 2 to 4.
@@ -215,7 +228,7 @@ impl Corpse<'_> {
     /// EMPTY with an intent in force is decided too: the record may stand, committed, or may never have counted.
     fn settle_logs(&self) -> Result<Fate, Setback> {
         let verdict = self.decide().map_err(|error| match error.kind() {
-            // The intent has changed since it was validated.
+            // What stands in the range is another's, or the intent has changed since it was validated.
             io::ErrorKind::InvalidData => Setback::Damage(error.to_string()),
             _ => Setback::Io(error),
         })?;

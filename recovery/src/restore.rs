@@ -12,6 +12,7 @@ use common::error::{Context as _, Error, Result};
 use common::ids::{Offset, SlotIndex};
 use common::journal::spool::Spool;
 use common::layout::{Geometry, HEADER_SIZE, Slot};
+use common::output::print;
 use common::planted::{self, Bug};
 use common::region::{Region, UnverifiedRegion};
 use common::slots::{self, State, owner_word};
@@ -19,7 +20,7 @@ use common::sys::{file, process};
 
 use crate::checkpoint::format::{self, Head, Moment, Unfit};
 use crate::checkpoint::store::{DIRECTORY, Store, name_of};
-use crate::offline::{lock_run_directory, open_spool, print};
+use crate::offline::{lock_run_directory, open_spool};
 use crate::repair::{self, Fate, Setback};
 use crate::verify;
 
@@ -265,7 +266,7 @@ fn note(region: &Region, number: u64, head: &Head, moment: &Moment, replayed: u6
     header.history.taken_ns.store(moment.taken_ns, SeqCst);
 }
 
-/// The slot that counts what the journal has beyond a checkpoint.
+/// The slot that counts what the journal has beyond a checkpoint, as far as it has room for that.
 const COUNTER: SlotIndex = SlotIndex(0);
 
 /// For tests elsewhere: the region that the bytes of a checkpoint show, without the journal.

@@ -77,15 +77,16 @@ pub fn take_over(region: &Region, spool: &Spool, attached: &[Attached]) -> Resul
     gate::throw_open(&region.header().gate.word, region.header().gate.word.load(SeqCst));
     let taken_over = repair_all(region, Repairer::new(region, spool).with_sealed(durable), attached)?;
     if !attached.iter().any(|client| client.lives) {
+        // First, since it says which lock it is that keeps items from going back.
+        check_objects(region)?;
         none_is_left(&taken_over)?;
-        look_after_objects(region)?;
+        tidy_up(region);
     }
     prepare_journal(region, spool, durable)?;
     Ok(taken_over)
 }
 
-fn look_after_objects(region: &Region) -> Result<(), Obstacle> {
-    check_objects(region)?;
+fn tidy_up(region: &Region) {
     match tidy(region) {
         Ok(tidied) => {
             log::debug!("{} deleted objects freed, {} slabs given back", tidied.dropped, tidied.slabs);
@@ -93,7 +94,6 @@ fn look_after_objects(region: &Region) -> Result<(), Obstacle> {
         // It harms nobody, and `verify` says why.
         Err(error) => log::warn!("what deleted objects hold cannot be freed: {error}"),
     }
-    Ok(())
 }
 
 /// With every slot repaired and nobody at work the objects are whole, and no lock is held. Were they not, every
@@ -116,11 +116,13 @@ pub fn sweep(region: &Region, spool: &Spool, attached: &[Attached]) -> Result<Ta
     repair_all(region, Repairer::new(region, spool), attached)
 }
 
+/// With nobody at work nobody will ever give a lock back that the repair of all slots has not: to try again is in vain.
 fn none_is_left(done: &TakenOver) -> Result<(), Obstacle> {
-    if done.later.is_empty() {
-        return Ok(());
-    }
-    Err(Obstacle::Io(io::Error::new(io::ErrorKind::WouldBlock, "a queue that items go back to is locked")))
+    let Some(owner) = done.later.keys().next() else { return Ok(()) };
+    Err(Obstacle::Refused(
+        *owner,
+        "a queue that its items go back to is locked, and nobody has the lock".to_owned(),
+    ))
 }
 
 /// One slot that cannot be repaired does not keep the others from it: what is sound is made whole in any case.

@@ -8,10 +8,11 @@ use std::time::Duration;
 use common::error::{Error, Result};
 use common::ids::{Offset, SlotIndex};
 use common::objects::Handle;
+use common::output::print;
 use common::region::{Region, UnverifiedRegion};
 use common::slots::State;
 
-use crate::offline::{open_region, print};
+use crate::offline::open_region;
 
 mod words;
 
@@ -26,6 +27,10 @@ mod users;
 /// What looks wrong is looked at again after each of these pauses, in milliseconds. The longer ones are for processes that lost their
 /// processor in the middle of a change.
 const PAUSES: [u64; 8] = [1, 2, 4, 8, 16, 32, 64, 128];
+
+/// So many blocks that are lost are told, and as many that are had twice: nobody reads more, and all of them would take more
+/// memory than the region.
+const MOST_BLOCKS: usize = 10_000;
 
 /// One thing that is not as it must be.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -120,10 +120,13 @@ fn what_the_disk_keeps_from_being_decided_is_delayed_and_done_later() {
         let mut seat = Seat::take(&instance.region, owner).unwrap();
         message(&instance, &mut seat);
         die_in_transaction(&mut seat);
-        let minute = instance.region.header().journal.open_minute().minute;
+        let journal = &instance.region.header().journal;
+        let minute = journal.open_minute().minute;
         let intent = &instance.slot(owner).intent;
         intent.announce(minute, 10);
-        intent.place(0);
+        let end = journal.claimed(minute).expect("a minute is open");
+        journal.entry(minute).tail.fetch_add(10, SeqCst);
+        intent.place(end);
         let path = data_path(&instance.spool_path(), minute);
         let aside = instance.directory.path().join("aside");
         std::fs::rename(&path, &aside).unwrap();
@@ -146,6 +149,7 @@ fn what_the_disk_keeps_from_being_decided_is_delayed_and_done_later() {
         let still = |report: &Report| delayed(report) || *report == Report::TriesAgain(Some(owner));
         let last = std::iter::from_fn(|| child.next()).find(|report| !still(report));
         assert_eq!(last, Some(Report::Repaired(owner)));
+        assert_eq!(instance.records(), 1);
         assert_eq!(child.dismiss(), Some(0));
     }
 }

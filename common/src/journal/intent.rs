@@ -67,11 +67,17 @@ impl Intent {
     /// whole; asked again, the verdict is the same.
     ///
     /// # Errors
-    /// What the file system reports; an intent that no writer makes (`InvalidData`).
+    /// What the file system reports; an intent that no writer makes (`InvalidData`), also one whose range another's record is in:
+    /// nothing is blanked then.
     pub fn decide(&self, spool: &Spool, epoch: u64, owner: Owner) -> io::Result<Verdict> {
         match self.find(spool, epoch, owner)? {
             Found::Nothing => Ok(Verdict::Back),
             Found::Whole => Ok(Verdict::Forward),
+            Found::Other { off, len } => {
+                let text =
+                    format!("the journal intent names {len} bytes at {off}, where another's record is");
+                Err(io::Error::new(io::ErrorKind::InvalidData, text))
+            }
             Found::Torn { file, off, len } => {
                 blank(&file, off, len)?;
                 Ok(Verdict::Back)
@@ -86,7 +92,7 @@ impl Intent {
     pub fn read_verdict(&self, spool: &Spool, epoch: u64, owner: Owner) -> io::Result<Verdict> {
         Ok(match self.find(spool, epoch, owner)? {
             Found::Whole => Verdict::Forward,
-            Found::Nothing | Found::Torn { .. } => Verdict::Back,
+            Found::Nothing | Found::Torn { .. } | Found::Other { .. } => Verdict::Back,
         })
     }
 
@@ -106,8 +112,12 @@ impl Intent {
             opened => opened?,
         };
         let id = RecordId { epoch, owner, seq: self.seq.load(Acquire) };
-        let whole = record::is_whole(&read_up_to(&file, off, len as usize)?, id);
-        Ok(if whole { Found::Whole } else { Found::Torn { file, off, len } })
+        let bytes = read_up_to(&file, off, len as usize)?;
+        Ok(match record::is_whole(&bytes, id) {
+            true => Found::Whole,
+            false if is_torn(&bytes, len as usize, id) => Found::Torn { file, off, len },
+            false => Found::Other { off, len },
+        })
     }
 }
 
@@ -117,8 +127,27 @@ enum Found {
     Nothing,
     /// The record.
     Whole,
-    /// Something else.
+    /// A part of it, or blanks.
     Torn { file: File, off: u64, len: u64 },
+    /// What its owner has not written.
+    Other { off: u64, len: u64 },
+}
+
+/// Whether a range of `len` bytes has nothing but a part of this record, or what an earlier repair was making of that. The file
+/// may end before the range does.
+///
+/// A record is written from its beginning, and so is it blanked. So without its last byte, its only newline, it ends with what
+/// was never written, or all of it is blank. Another's record that stands in the range or reaches into it is not taken for it:
+/// its newline is there, or it goes on behind the range, and no NUL stands in a record.
+fn is_torn(bytes: &[u8], len: usize, id: RecordId) -> bool {
+    if bytes.iter().all(|&byte| byte == b' ') {
+        return true;
+    }
+    let begins = format!(r#"{{"id":"{id}","#).into_bytes();
+    let written = bytes.split(|&byte| byte == 0).next().unwrap_or_default();
+    let ours = written.starts_with(b" ") || written.starts_with(&begins) || begins.starts_with(written);
+    let ends_unwritten = bytes.len() < len || bytes.ends_with(&[0]);
+    ours && ends_unwritten && !bytes.contains(&b'\n')
 }
 
 fn read_up_to(file: &File, offset: u64, length: usize) -> io::Result<Vec<u8>> {
@@ -225,14 +254,46 @@ mod tests {
     }
 
     #[test]
-    fn another_owners_record_is_not_ours() {
+    fn another_owners_record_is_not_ours_and_stays_wherever_an_intent_points() {
         let scene = Scene::new();
-        scene.slot().intent.next_seq();
-        scene.slot().intent.next_seq();
-        scene.slot().intent.announce(MINUTE, scene.line.len() as u64);
-        scene.slot().intent.place(0);
-        scene.write(&scene.line, 0);
-        assert_eq!(scene.decide(), Verdict::Back, "sequence number 1 is not 2");
+        let (intent, len) = (&scene.slot().intent, scene.line.len() as u64);
+        // Sequence number 1 is not 2.
+        intent.next_seq();
+        intent.next_seq();
+        scene.write(&[&scene.line[..], b"   ", &scene.line].concat(), 0);
+        let content = || read_up_to(&scene.spool.open_minute(MINUTE).unwrap(), 0, 3 * len as usize).unwrap();
+        let before = content();
+        for (off, length) in
+            [(0, len), (0, len + 3), (1, len), (len - 1, 1), (len - 1, 5), (len, len), (len, len + 3)]
+                .into_iter()
+                .chain((0..len - 20).map(|off| (off, 20)))
+        {
+            intent.announce(MINUTE, length);
+            intent.place(off);
+            let refused = intent.decide(&scene.spool, EPOCH, scene.owner).unwrap_err();
+            assert_eq!(refused.kind(), io::ErrorKind::InvalidData, "{length} bytes at {off}");
+            assert_eq!(intent.read_verdict(&scene.spool, EPOCH, scene.owner).unwrap(), Verdict::Back);
+        }
+        assert!(content() == before);
+    }
+
+    #[test]
+    fn whatever_a_death_leaves_of_a_record_or_of_its_blanks_is_torn() {
+        let Scene { line, owner, .. } = Scene::new();
+        let id = RecordId { epoch: EPOCH, owner, seq: 1 };
+        for written in 0..line.len() {
+            for blanked in 0..=line.len() {
+                let mut bytes = line.clone();
+                bytes[written..].fill(0);
+                bytes[..blanked].fill(b' ');
+                assert!(is_torn(&bytes, line.len(), id), "{written} {blanked}");
+                // The file may end there.
+                assert!(is_torn(&bytes[..written.max(blanked)], line.len(), id), "{written} {blanked}");
+            }
+        }
+        assert!(!is_torn(&line, line.len(), id));
+        let other = RecordId { seq: 2, ..id };
+        (9..line.len()).for_each(|cut| assert!(!is_torn(&line[..cut], cut, other), "{cut}"));
     }
 
     #[test]

@@ -2,24 +2,31 @@
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt as _};
 
 use crate::ids::Minute;
 use crate::journal::generated;
 use crate::journal::intent::blank;
-use crate::journal::spool::Spool;
+use crate::journal::spool::{Spool, data_name};
+use crate::limits::{MAX_RECORD, MAX_SLOTS};
+
+/// So many bytes of a minute's file may have no place on the disk. Whoever claims some has reserved them before; and were that
+/// otherwise, on file systems that tell less than they have, it is what all slots together leave behind.
+const MOST_UNRESERVED: u64 = MAX_SLOTS as u64 * MAX_RECORD as u64;
 
 /// Makes a minute immutable: its holes become blanks, the space reserved beyond its end goes back, it is on the disk,
 /// its records are counted, `SPOOL/sealed` says so, and its lock is gone. A file without a record is removed. The caller has made sure that
 /// nobody writes and that every earlier minute is sealed. Can be repeated from the start after a death anywhere.
 ///
 /// # Errors
-/// What the file system reports; the lock stays then.
+/// What the file system reports; a file that somebody has made far longer than what was written to it: blanks would fill the
+/// disk. The lock stays then.
 pub fn seal(spool: &Spool, minute: Minute) -> io::Result<()> {
     match spool.open_minute(minute) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         file => {
             let file = file?;
+            check_length(&file, minute)?;
             let length = mend(&file)?;
             // Also where the length stays the same: it gives the space reserved beyond it back.
             file.set_len(length)?;
@@ -37,47 +44,73 @@ pub fn seal(spool: &Spool, minute: Minute) -> io::Result<()> {
     spool.remove_lock(minute)
 }
 
+fn check_length(file: &File, minute: Minute) -> io::Result<()> {
+    const UNIT: u64 = 512;
+    let metadata = file.metadata()?;
+    let missing = metadata.len().saturating_sub(metadata.blocks().saturating_mul(UNIT));
+    if missing <= MOST_UNRESERVED {
+        return Ok(());
+    }
+    Err(io::Error::other(format!(
+        "{missing} bytes of {} were never written, and no writer leaves so many; cut it behind its last record",
+        data_name(minute)
+    )))
+}
+
 /// Blanks what no record owns: holes, and what stands torn before a hole or at the end. Gives the length up to and
 /// including the last newline.
 fn mend(file: &File) -> io::Result<u64> {
     let mut chunk = vec![0; 1 << 20];
     let mut at = 0;
-    let mut line_start = 0;
+    let mut line = Line::default();
     loop {
         let count = match file.read_at(&mut chunk, at) {
-            Ok(0) => return Ok(line_start),
+            Ok(0) => return Ok(line.start),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             count => count?,
         };
-        line_start = mend_chunk(file, &chunk[..count], at, line_start)?;
+        line.mend(file, &chunk[..count], at)?;
         at += count as u64;
     }
 }
 
-/// Mends one chunk, which begins at `at`; gives where the last, perhaps unfinished line begins. A NUL stands in no
-/// record, so all of a line up to its last NUL is torn: whole records begin after it.
-fn mend_chunk(file: &File, chunk: &[u8], at: u64, mut line_start: u64) -> io::Result<u64> {
-    let mut rest = 0;
-    while let Some(found) = chunk[rest..].iter().position(|&byte| byte == 0) {
-        let hole = rest + found;
-        if let Some(newline) = chunk[rest..hole].iter().rposition(|&byte| byte == b'\n') {
-            line_start = at + (rest + newline) as u64 + 1;
+/// The line that is being mended.
+#[derive(Default)]
+struct Line {
+    start: u64,
+    /// From its start it is blank up to here.
+    blank_to: u64,
+}
+
+impl Line {
+    /// Mends one chunk, which begins at `at`; the line is the last, perhaps unfinished one then. A NUL stands in no record,
+    /// so all of a line up to its last NUL is torn: whole records begin after it.
+    fn mend(&mut self, file: &File, chunk: &[u8], mut at: u64) -> io::Result<()> {
+        for part in chunk.split_inclusive(|&byte| byte == b'\n') {
+            if let Some(last) = part.iter().rposition(|&byte| byte == 0) {
+                self.blank(file, at + last as u64 + 1)?;
+            }
+            at += part.len() as u64;
+            if part.ends_with(b"\n") {
+                self.start = at;
+            }
         }
-        let end =
-            chunk[hole..].iter().position(|&byte| byte != 0).map_or(chunk.len(), |length| hole + length);
-        blank(file, line_start, at + end as u64 - line_start)?;
-        rest = end;
+        Ok(())
     }
-    match chunk[rest..].iter().rposition(|&byte| byte == b'\n') {
-        Some(newline) => Ok(at + (rest + newline) as u64 + 1),
-        None => Ok(line_start),
+
+    /// Each byte once, however many holes the line has.
+    fn blank(&mut self, file: &File, end: u64) -> io::Result<()> {
+        let from = self.start.max(self.blank_to);
+        self.blank_to = end;
+        blank(file, from, end - from)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::{Duration, Instant};
+
     use super::*;
-    use crate::journal::spool::data_name;
 
     fn sealed(content: &[u8]) -> Option<Vec<u8>> {
         let directory = tempfile::tempdir().unwrap();
@@ -119,5 +152,26 @@ mod tests {
         assert_eq!(mended.len(), content.len());
         assert!(!mended.contains(&0));
         assert_eq!(&mended[filler.len()..], [b"\n".as_slice(), &[b' '; 25], b"{a}\n"].concat());
+    }
+    /// The file alone is looked at: with such a one to seal, a failure would fill the disk.
+    #[test]
+    fn a_file_that_somebody_has_made_far_longer_than_what_was_written_is_refused() {
+        let file = tempfile::tempfile().unwrap();
+        file.write_all_at(b"{a}\n", 0).unwrap();
+        file.set_len(1 << 30).unwrap();
+        check_length(&file, Minute(7)).unwrap();
+        file.set_len(1 << 40).unwrap();
+        let told = check_length(&file, Minute(7)).unwrap_err().to_string();
+        assert!(told.contains("of 7.dat") && told.contains("cut it behind its last record"), "{told}");
+    }
+
+    /// Blanked again from its beginning at each hole, such a line would take longer than anybody waits.
+    #[test]
+    fn a_line_of_many_holes_takes_no_longer_than_its_bytes() {
+        let began = Instant::now();
+        let torn = b"x\0".repeat(1 << 18);
+        let mended = sealed(&[b"{a}\n", &torn[..], b"{b}\n"].concat()).unwrap();
+        assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+        assert!(mended == [b"{a}\n", &vec![b' '; torn.len()][..], b"{b}\n"].concat());
     }
 }

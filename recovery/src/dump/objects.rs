@@ -5,16 +5,17 @@ use std::fmt::Write as _;
 
 use common::ids::SlotIndex;
 use common::layout::Slot;
+use common::limits::MAX_DEPTH;
 use common::objects::folder::Entry;
 use common::objects::queue::End;
-use common::objects::survey::{Before, Item, Part, Survey};
+use common::objects::survey::{Before, Item, Part, Survey, is_name};
 use common::objects::{self, Handle, Kind, ROOT_OBJECT, in_flight};
 use common::region::Region;
 use common::tally::{Row, Sent};
 use common::undo::UndoLog;
 use serde::Serialize;
 
-use crate::picture::{self, Gap};
+use crate::picture::{self, Budget, Gap};
 
 /// Everything that the object table has.
 pub(super) struct Objects {
@@ -104,6 +105,19 @@ pub(super) struct SentDump {
     pub bytes: u64,
 }
 
+/// A folder that is to be shown.
+struct Waiting {
+    path: String,
+    handle: Handle,
+    depth: usize,
+}
+
+/// How much may still be read: of names, and of everything.
+struct Budgets {
+    names: Budget,
+    contents: Budget,
+}
+
 /// An object that a name stands for, or one of the two others.
 struct Named {
     name: Vec<u8>,
@@ -114,43 +128,52 @@ impl Objects {
     pub fn of(region: &Region) -> Self {
         let mut this = Self { folders: Vec::new(), unnamed: Vec::new(), paths: Paths::default() };
         this.paths.0.insert(ROOT_OBJECT, "/".to_owned());
+        let mut budgets = Budgets { names: Budget::of(region), contents: Budget::of(region) };
+        let root =
+            Waiting { path: String::new(), handle: Handle { index: ROOT_OBJECT, generation: 0 }, depth: 0 };
         // The root has folders only: what else was scribbled there has no folder to be shown in.
-        let mut waiting = this.named_in(region, ROOT_OBJECT, "").1;
-        while let Some((path, handle)) = waiting.pop() {
-            let (objects, folders) = this.named_in(region, handle.index, &path);
+        let mut waiting = this.named_in(region, &root, &mut budgets).1;
+        while let Some(folder) = waiting.pop() {
+            let (objects, folders) = this.named_in(region, &folder, &mut budgets);
             waiting.extend(folders);
-            let object = ObjectDump::without_entries(region, handle);
-            this.folders.push(FolderDump { name: path, object, objects });
+            let object = ObjectDump::without_entries(region, folder.handle, &mut budgets.contents);
+            this.folders.push(FolderDump { name: folder.path, object, objects });
         }
         this.folders.sort_by(|one, other| one.name.cmp(&other.name));
         for (handle, kind, _) in objects::all(region) {
             if kind != Kind::Heap && !this.paths.0.contains_key(&handle.index) {
-                this.unnamed.push(ObjectDump::of(region, handle.index));
+                this.unnamed.push(ObjectDump::of(region, handle.index, &mut budgets.contents));
             }
         }
         this
     }
 
     /// What is in a folder: its objects, and the folders with their paths. Scribbled, one may stand in many folders: each
-    /// is shown once.
+    /// is shown once. One that is deeper than a folder can be, or has a name that none can have, is shown as unnamed: else
+    /// the paths could be longer than all the rest.
     fn named_in(
         &mut self,
         region: &Region,
-        folder: u32,
-        path: &str,
-    ) -> (Vec<NamedDump>, Vec<(String, Handle)>) {
+        folder: &Waiting,
+        budgets: &mut Budgets,
+    ) -> (Vec<NamedDump>, Vec<Waiting>) {
         let (mut objects, mut folders) = (Vec::new(), Vec::new());
-        for Named { name, entry } in names_in(region, folder) {
-            let name = shown(&name);
+        let (path, depth) = (&folder.path, folder.depth + 1);
+        for Named { name: bytes, entry } in names_in(region, folder.handle.index, &mut budgets.names) {
+            let name = shown(&bytes);
             let Some(Entry { handle, kind }) = entry else { continue };
+            if kind == Kind::Folder && (depth > MAX_DEPTH || !is_name(&bytes)) {
+                continue;
+            }
             let below = if path.is_empty() { name.clone() } else { format!("{path}/{name}") };
             if !self.paths.add(handle, format!("/{below}")) {
                 continue;
             }
             if kind == Kind::Folder {
-                folders.push((below, handle));
+                folders.push(Waiting { path: below, handle, depth });
             } else {
-                objects.push(NamedDump { name, object: ObjectDump::of(region, handle.index) });
+                let object = ObjectDump::of(region, handle.index, &mut budgets.contents);
+                objects.push(NamedDump { name, object });
             }
         }
         objects.sort_by(|one, other| one.name.cmp(&other.name));
@@ -159,14 +182,14 @@ impl Objects {
 
     /// What the users have sent, by the maps in the folder that they are kept in.
     pub fn users(&self, region: &Region) -> BTreeMap<String, SentDump> {
-        let mut users = BTreeMap::new();
+        let (mut users, mut budget) = (BTreeMap::new(), Budget::of(region));
         for map in
             self.folders.iter().filter(|folder| folder.name == "users").flat_map(|folder| &folder.objects)
         {
             if map.object.kind != Kind::Map.to_string() {
                 continue;
             }
-            for (user, value) in pairs(region, map.object.object).found {
+            for (user, value) in pairs(region, map.object.object, &mut budget).found {
                 let sent = match map.name.as_str() {
                     "rows" => Row::read(&value).map(|row| row.sum(region)),
                     _ => Sent::read(&value),
@@ -194,11 +217,12 @@ impl Paths {
     }
 }
 
-fn names_in(region: &Region, folder: u32) -> Vec<Named> {
-    let picture = picture::read(region, folder, |survey, _, parts, found| {
+fn names_in(region: &Region, folder: u32, budget: &mut Budget) -> Vec<Named> {
+    let picture = picture::read(region, folder, budget, |survey, _, parts, found| {
         if survey.kind() == Some(Kind::Folder) {
             found.extend(items(parts).map(|item| Named { name: item.key(), entry: item.named() }));
         }
+        0
     });
     picture.found
 }
@@ -207,9 +231,10 @@ fn items<'p, 'a>(parts: &'p [Part<'a>]) -> impl Iterator<Item = &'p Item<'a>> {
     parts.iter().filter_map(|part| if let Part::Item(item) = part { Some(item) } else { None })
 }
 
-fn pairs(region: &Region, index: u32) -> picture::Picture<(Vec<u8>, Vec<u8>)> {
-    picture::read(region, index, |_: &Survey<'_>, _, parts, found| {
+fn pairs(region: &Region, index: u32, budget: &mut Budget) -> picture::Picture<(Vec<u8>, Vec<u8>)> {
+    picture::read(region, index, budget, |_: &Survey<'_>, _, parts, found| {
         found.extend(items(parts).map(|item| (item.key(), item.value())));
+        0
     })
 }
 
@@ -219,22 +244,26 @@ enum Content {
     Piece(Vec<u8>),
 }
 
-fn contents(region: &Region, index: u32) -> picture::Picture<Content> {
-    picture::read(region, index, |_: &Survey<'_>, _, parts, found| {
+fn contents(region: &Region, index: u32, budget: &mut Budget) -> picture::Picture<Content> {
+    picture::read(region, index, budget, |_: &Survey<'_>, _, parts, found| {
         found.extend(parts.iter().filter_map(|part| match part {
             Part::Page(_) => None,
             Part::Item(item) => Some(Content::Entry(item.key(), item.value())),
             Part::Piece(piece) => Some(Content::Piece(piece.bytes())),
         }));
+        0
     })
 }
 
 /// The items of a queue that are in flight, as they were before an unfinished change.
-fn taken_from(region: &Region, queue: Handle) -> Vec<TakenDump> {
+fn taken_from(region: &Region, queue: Handle, budget: &mut Budget) -> Vec<TakenDump> {
     let of_slot = |(index, slot): (SlotIndex, &Slot)| {
         let before = UndoLog::of(region, index).map_or_else(Before::default, |log| Before::of(&log));
         let mut taken = in_flight::taken_before(region, index, &before);
-        taken.retain(|taken| taken.queue.handle() == queue);
+        taken.retain(|taken| {
+            let bytes = in_flight::size(region, taken).unwrap_or_default() as u64;
+            taken.queue.handle() == queue && budget.spend(bytes)
+        });
         taken.sort_by_key(|taken| taken.serial);
         let generation = slot.standing().0.0;
         taken.into_iter().map(move |taken| TakenDump {
@@ -259,8 +288,8 @@ impl FolderDump {
 
 impl ObjectDump {
     /// The object at `index` with everything in it.
-    fn of(region: &Region, index: u32) -> Self {
-        let picture = contents(region, index);
+    fn of(region: &Region, index: u32, budget: &mut Budget) -> Self {
+        let picture = contents(region, index, budget);
         let (kind, handle) = (picture.kind, picture.handle);
         let is = |wanted: fn(Kind) -> bool| kind.is_some_and(wanted);
         let (is_map, is_queue, is_blob) = (is(Kind::has_buckets), is(Kind::has_items), is(Kind::has_chunks));
@@ -287,7 +316,7 @@ impl ObjectDump {
             capacity: number(is_queue, |shape| shape.extent),
             entries: is_map.then_some(entries),
             items: is_queue.then_some(items),
-            in_flight: (kind == Some(Kind::Queue)).then(|| taken_from(region, handle)),
+            in_flight: (kind == Some(Kind::Queue)).then(|| taken_from(region, handle, budget)),
             content: is_blob.then(|| Bytes::of(content)),
             error: picture.gap.map(|gap| match gap {
                 Gap::Busy => "it was being changed all the time".to_owned(),
@@ -297,8 +326,8 @@ impl ObjectDump {
     }
 
     /// A folder, whose entries are shown as objects.
-    fn without_entries(region: &Region, handle: Handle) -> Self {
-        Self { entries: None, ..Self::of(region, handle.index) }
+    fn without_entries(region: &Region, handle: Handle, budget: &mut Budget) -> Self {
+        Self { entries: None, ..Self::of(region, handle.index, budget) }
     }
 
     pub fn write(&self, path: &str, text: &mut String) {

@@ -1,6 +1,6 @@
 //! The slots: who is attached, and what each has half-done.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt::Write as _;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
@@ -65,7 +65,14 @@ struct UndoDump {
 }
 
 impl SlotDump {
-    pub(super) fn of(region: &Region, index: SlotIndex, slot: &Slot, paths: &Paths) -> Self {
+    /// `met` has the slabs that were counted: none is in two lists, or twice in one, unless that was scribbled.
+    pub(super) fn of(
+        region: &Region,
+        index: SlotIndex,
+        slot: &Slot,
+        paths: &Paths,
+        met: &mut HashSet<u32>,
+    ) -> Self {
         let (generation, state) = slot.standing();
         let off = slot.intent.off.load(SeqCst);
         Self {
@@ -92,7 +99,7 @@ impl SlotDump {
             crashes: slot.crashes.load(SeqCst) as u32,
             recoveries: slot.recoveries.load(SeqCst) as u32,
             held: slots::held(slot).map(|held| paths.name(held)).collect(),
-            slabs: slabs(region, slot),
+            slabs: slabs(region, slot, met),
             doing: slot.doing(),
             in_use: needs_repair(slot),
         }
@@ -140,14 +147,15 @@ fn undo_records(log: Option<UndoLog<'_>>) -> Vec<UndoDump> {
         .collect()
 }
 
-/// How many slabs of each class are in the slot's lists.
-fn slabs(region: &Region, slot: &Slot) -> BTreeMap<String, u32> {
+/// How many slabs of each class are in the slot's lists; up to one that was met before.
+fn slabs(region: &Region, slot: &Slot, met: &mut HashSet<u32>) -> BTreeMap<String, u32> {
     let mut counts = BTreeMap::new();
     for (class, head) in slot.slabs.iter().enumerate() {
         let size = heap::SIZES.get(class).map_or_else(|| "pages".to_owned(), ToString::to_string);
         let (mut link, mut count) = (head.load(Relaxed), 0);
-        while let Some(slab) = link.checked_sub(1).and_then(|index| region.slab(index))
-            && count < region.geometry().page_count
+        while let Some(index) = link.checked_sub(1)
+            && let Some(slab) = region.slab(index)
+            && met.insert(index)
         {
             count += 1;
             link = slab.next.load(Relaxed);

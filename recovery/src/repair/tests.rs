@@ -254,6 +254,30 @@ fn what_does_not_validate_is_refused_before_the_first_store() {
     assert!(matches!(repairer(&scene).repair(nowhere, true), Err(Setback::Damage(_))));
 }
 
+/// What is acknowledged stays in the journal, wherever in what was claimed a dead one's intent points.
+#[test]
+fn an_intent_that_points_at_anothers_record_is_damage_and_the_record_stays() {
+    for last in [Step::Placed, Step::HalfWritten, Step::Written] {
+        for off in [0, 1, 40] {
+            let scene = Scene::new();
+            with_open_minute(&scene);
+            let owner = die_after(&scene, SLOT, 9, last);
+            scene.slot(SLOT).intent.off.store(off, SeqCst);
+            scene.slot(SLOT).intent.len.fetch_min(60, SeqCst);
+            let before = (file_bytes(&scene), scene.slot(SLOT).undo.load(SeqCst));
+            for _ in 0..2 {
+                let refused = repairer(&scene).repair(owner, true);
+                let about = format!("{last:?} {off}: {refused:?}");
+                assert!(
+                    matches!(refused, Err(Setback::Damage(why)) if why.contains("another's record")),
+                    "{about}"
+                );
+            }
+            assert!((file_bytes(&scene), scene.slot(SLOT).undo.load(SeqCst)) == before);
+        }
+    }
+}
+
 fn file_bytes(scene: &Scene) -> Vec<u8> {
     let minute = scene.journal().open_minute().minute;
     std::fs::read(common::journal::spool::data_path(scene.directory.path(), minute)).unwrap()

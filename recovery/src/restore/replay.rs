@@ -9,10 +9,10 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, BufRead as _, BufReader};
 
-use common::ids::Minute;
+use common::ids::{Minute, SlotIndex};
 use common::journal::record::{self, RecordId};
 use common::journal::spool::Spool;
-use common::limits::MAX_RECORD;
+use common::limits::{MAX_RECORD, MAX_USER};
 use common::planted::{self, Bug};
 use common::region::Region;
 use common::tally::{self, Sent};
@@ -20,9 +20,9 @@ use common::txn::TxnError;
 use serde::Deserialize;
 
 use self::files::Files;
-use super::{COUNTER, failed};
+use super::{COUNTER, bad};
 use crate::checkpoint::format::{Head, Moment, Unfit};
-use crate::tidy::with_seat;
+use crate::tidy::{tidy, with_seat};
 
 mod files;
 
@@ -72,11 +72,44 @@ pub(super) fn count(region: &Region, spool: &Spool, seen: &Seen) -> Result<u64, 
             }
         })?;
     }
-    let counted = with_seat(region, COUNTER, |seat| {
-        users.iter().try_for_each(|(user, sent)| tally::credit(seat, user, *sent))
-    });
-    counted.unwrap_or(Err(TxnError::Disturbed)).map_err(|error| failed(&error))?;
+    let mut left = users.iter().collect();
+    credit(region, COUNTER, &mut left)?;
+    if !left.is_empty() {
+        credit_wherever_there_is_room(region, &mut left)?;
+    }
     Ok(users.values().map(|sent| sent.messages).sum())
+}
+
+type Credits<'u> = Vec<(&'u String, &'u Sent)>;
+
+/// Free blocks belong to slots, and new users need some. In whichever slot they are counted, they have sent the sum over all.
+fn credit_wherever_there_is_room(region: &Region, left: &mut Credits<'_>) -> Result<(), Unfit> {
+    if let Err(error) = tidy(region) {
+        log::warn!("what deleted objects hold cannot be freed: {error}");
+    }
+    for (index, _) in region.slots() {
+        credit(region, index, left)?;
+        if left.is_empty() {
+            return Ok(());
+        }
+    }
+    Err(bad(format!("it has no room for {} new users whose messages the journal has beyond it", left.len())))
+}
+
+/// Counts in one slot; those that there is no room for are left.
+fn credit(region: &Region, index: SlotIndex, left: &mut Credits<'_>) -> Result<(), Unfit> {
+    let counted = with_seat(region, index, |seat| {
+        for (user, sent) in std::mem::take(left) {
+            match tally::credit(seat, user, *sent) {
+                Ok(()) => {}
+                Err(TxnError::Full | TxnError::TooManyObjects) => left.push((user, sent)),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    });
+    let why = |error| bad(format!("what the journal has beyond it cannot be counted: {error}"));
+    counted.unwrap_or(Err(TxnError::Disturbed)).map_err(why)
 }
 
 /// Gives every whole record of a file, with its user and the length of its message. What is torn, blank or no record of
@@ -91,6 +124,7 @@ fn read(file: &File, mut found: impl FnMut(RecordId, String, u64)) -> io::Result
         let Ok(Line { id, user, message }) = serde_json::from_slice(&rest[begin..]) else { continue };
         if let Some(id) = RecordId::read(id)
             && record::is_whole(&rest[begin..], id)
+            && user.len() <= MAX_USER
         {
             found(id, user, message.len() as u64);
         }

@@ -228,6 +228,73 @@ fn what_a_restored_region_counted_is_counted_again_after_another_loss() {
     assert_eq!(sent(&second.region, "anna"), (3, 6 + 5 + 18));
 }
 
+/// Fills the heap with values of all sizes; gives how many entries the map has then.
+fn fill(seat: &mut Seat<'_>, map: Map) -> u64 {
+    let mut entries = 0_u64;
+    for size in [5000, 1000, 200, 40, 8] {
+        while put(seat, map, &entries.to_le_bytes(), &vec![1; size]).is_ok() {
+            entries += 1;
+        }
+    }
+    entries
+}
+
+fn remove(seat: &mut Seat<'_>, map: Map, key: u64) {
+    let mut txn = seat.begin().unwrap();
+    assert!(txn.map(map).unwrap().remove(&key.to_le_bytes()).unwrap());
+    txn.commit().unwrap();
+}
+
+#[test]
+fn users_that_a_full_heap_has_room_for_in_one_slot_only_are_counted_there() {
+    let scene = Scene::new();
+    with_objects(&scene);
+    let (mut one, mut other) = (scene.seat(3, 1), scene.seat(4, 1));
+    let map = scene.map("empty");
+    scene.record(&mut one, "anna", "before");
+    (0..100_u64)
+        .for_each(|key| put(&mut other, scene.map("stock"), &(key << 32).to_le_bytes(), b"some").unwrap());
+    fill(&mut one, map);
+    // The other one's page has free blocks again, and stays its own.
+    for key in (0..100_u64).step_by(2) {
+        remove(&mut other, scene.map("stock"), key << 32);
+    }
+    scene.checkpoint(5, 1).unwrap();
+    scene.record(&mut other, "bert", "new here");
+    scene.record(&mut one, "anna", "after");
+    let Restoration { region, restored, directory: _directory } = restore(&scene).unwrap();
+    assert_eq!((restored.number, restored.replayed), (1, 2));
+    assert_eq!((sent(&region, "anna"), sent(&region, "bert")), ((2, 6 + 5), (1, 8)));
+    assert_eq!(region.totals().messages, 3);
+}
+
+#[test]
+fn a_full_one_that_new_users_have_no_room_in_gives_way_to_the_one_before() {
+    let scene = Scene::new();
+    with_objects(&scene);
+    // In the slot whose slabs all others are, too.
+    let (mut seat, map) = (scene.seat(30, 2), scene.map("empty"));
+    scene.record(&mut seat, "anna", "before");
+    scene.checkpoint(5, 1).unwrap();
+    let entries = fill(&mut seat, map);
+    scene.checkpoint(5, 2).unwrap();
+    for key in 0..entries {
+        remove(&mut seat, map, key);
+    }
+    scene.record(&mut seat, "bert", "there was room for him");
+    let first = std::fs::read(checkpoint_path(&scene, 1)).unwrap();
+    std::fs::remove_file(checkpoint_path(&scene, 1)).unwrap();
+    let error = restore(&scene).err().expect("refused");
+    assert_eq!(error.exit(), Exit::Region);
+    let told = error.to_string();
+    assert!(told.contains("no room for 1 new users") && told.contains("move the region"), "{told}");
+
+    std::fs::write(checkpoint_path(&scene, 1), first).unwrap();
+    let Restoration { region, restored, directory: _directory } = restore(&scene).unwrap();
+    assert_eq!((restored.number, restored.replayed), (1, 1));
+    assert_eq!((sent(&region, "anna"), sent(&region, "bert")), ((1, 6), (1, 22)));
+}
+
 #[test]
 fn what_both_cover_is_written_down_and_shipped_minutes_before_it_go() {
     let scene = Scene::new();

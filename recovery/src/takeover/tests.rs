@@ -2,12 +2,16 @@ use std::time::Instant;
 
 use common::journal::spool::{data_name, lock_name};
 use common::limits::JOURNAL_RING;
+use common::lock;
+use common::objects::Folder;
 use common::wire::control::Sync;
 use proptest::prelude::*;
 
 use super::*;
 use crate::keeper::Keeper;
-use crate::scene::{STEPS, Scene, Step, counts, die_after, with_objects, with_open_minute};
+use crate::scene::{
+    STEPS, Scene, Step, counts, die_after, with_objects, with_open_minute, with_queue_and_blob,
+};
 
 #[test]
 fn every_slot_is_repaired_whatever_its_owner_was_at() {
@@ -97,6 +101,31 @@ fn damaged_objects_are_not_served_from() {
         "{outcome:?}"
     );
     assert!(scene.snapshot() == before);
+}
+
+/// Whether it is free again or the queue's lock keeps its item, nobody is left who would give that lock back.
+#[test]
+fn an_item_that_cannot_go_back_since_nobody_has_its_queues_lock_is_damage() {
+    for word in [7 << 32 | 5, 1 << 32 | 4, lock::WAITERS, 9 << 32] {
+        let scene = Scene::new();
+        with_objects(&scene);
+        with_queue_and_blob(&scene);
+        let jobs =
+            Folder::open(&scene.region, "shop/back").unwrap().open_queue(&scene.region, "jobs").unwrap();
+        let mut seat = scene.seat(3, 1);
+        let mut txn = seat.begin().unwrap();
+        txn.queue(jobs).unwrap().take_front().unwrap().unwrap();
+        txn.commit().unwrap();
+        std::mem::forget(seat);
+        scene.region.object(jobs.handle().index).unwrap().lock.store(word, SeqCst);
+        for start in ["the first", "another"] {
+            let outcome = take_over(&scene.region, &scene.spool, &[]);
+            assert!(
+                matches!(&outcome, Err(Obstacle::Refused(_, why)) if why.contains("/shop/back/jobs: ")),
+                "{word:#x}, {start}: {outcome:?}"
+            );
+        }
+    }
 }
 
 #[test]

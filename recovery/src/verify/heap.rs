@@ -15,7 +15,7 @@ use common::objects::survey::Before;
 use common::region::Region;
 use common::undo::UndoLog;
 
-use super::{Place, Wrong, Wrongs};
+use super::{MOST_BLOCKS, Place, Wrong, Wrongs};
 use crate::picture::slot_of;
 
 /// How often the slab table is read until it stands still for that long, and the pause between.
@@ -70,7 +70,8 @@ pub(super) fn taken(region: &Region) -> Marks {
 pub(super) fn lost(region: &Region, before: &Marks, reached: &Marks) -> Wrongs {
     let mut wrongs = Wrongs::new();
     each_taken(region, |block, state| {
-        if before.has(block.offset) && !reached.has(block.offset) {
+        let is_lost = before.has(block.offset) && !reached.has(block.offset);
+        if is_lost && wrongs.len() < MOST_BLOCKS {
             let (kind, what) = match state {
                 USED => ("lost", "in use, and nothing refers to it".to_owned()),
                 _ => match state.checked_sub(heap::pending(SlotIndex(0))).map(u32::from) {

@@ -15,11 +15,14 @@ use common::region::Region;
 use common::slots::{self, State};
 
 use super::heap::Marks;
-use super::{Place, Wrong, Wrongs, in_flight};
-use crate::picture::{self, Gap, Picture};
+use super::{MOST_BLOCKS, Place, Wrong, Wrongs, in_flight};
+use crate::picture::{self, Budget, Gap, Picture};
 
 /// What is wrong with what a key, a value or an item is filled up with.
 const UNFILLED: &str = "stand other bytes than zeros";
+
+/// So much that is wrong with one object is told.
+const MOST_OF_AN_OBJECT: usize = 100;
 
 /// What a walk over all objects gave.
 pub(super) struct Walk {
@@ -51,6 +54,7 @@ struct Known {
 /// Looks at every object once.
 pub(super) fn walk(region: &Region) -> Walk {
     let mut walk = Walk { wrongs: Wrongs::new(), reached: Marks::of(region), complete: true };
+    let mut budget = Budget::of(region);
     let in_flight = in_flight::all(region);
     let mut known = Vec::new();
     for index in 0..region.geometry().object_count {
@@ -59,8 +63,10 @@ pub(super) fn walk(region: &Region) -> Walk {
         if is_quietly_free(object) && wrongs.is_empty() && index > ROOT_OBJECT {
             continue;
         }
-        let picture = picture::read(region, index, |survey, number, parts, notes| {
+        let picture = picture::read(region, index, &mut budget, |survey, number, parts, notes| {
+            let known = notes.len();
             check_step(region, survey, number, parts, notes);
+            notes[known..].iter().map(Note::length).sum()
         });
         known.push(walk.take(picture, wrongs));
     }
@@ -80,9 +86,16 @@ pub(super) fn walk(region: &Region) -> Walk {
         }
         let place = Place::Object(*handle, path);
         let wrong = |(kind, text)| Wrong { place: place.clone(), kind, text };
-        walk.wrongs.extend(wrongs.drain(..).map(wrong));
+        walk.wrongs.extend(wrongs.drain(..).take(MOST_OF_AN_OBJECT).map(wrong));
     }
     walk
+}
+
+impl Note {
+    /// Bytes of words for people: where everything is wrong they are more than what they are about.
+    fn length(&self) -> usize {
+        if let Self::Wrong(_, text) = self { text.len() } else { 0 }
+    }
 }
 
 impl Walk {
@@ -127,7 +140,7 @@ impl Walk {
     }
 
     pub fn reach(&mut self, offset: Offset) {
-        if !self.reached.set(offset) {
+        if !self.reached.set(offset) && self.wrongs.len() < MOST_BLOCKS {
             let text = "more than one object, or one of them twice, is made of it".to_owned();
             self.wrongs.push(Wrong { place: Place::Block(offset), kind: "shared", text });
         }
@@ -139,7 +152,8 @@ fn is_quietly_free(object: &Object) -> bool {
     Kind::of(object.identity.load(SeqCst)) == Some(Kind::Free) && object.seq.load(SeqCst) & 1 == 0
 }
 
-/// The paths of what the folders name. Folders that the root does not lead to are named by their numbers.
+/// The paths of what the folders name. Folders that the root does not lead to in as many steps as there can be, or by names that
+/// are some, are named by their numbers: paths are no longer than they can be, whatever leads to what.
 fn paths(known: &[Known]) -> HashMap<Handle, Vec<String>> {
     let mut paths: HashMap<Handle, Vec<String>> = HashMap::new();
     let folders: HashMap<Handle, &Known> =
@@ -147,19 +161,23 @@ fn paths(known: &[Known]) -> HashMap<Handle, Vec<String>> {
     let root = folders.values().find(|folder| folder.handle.index == ROOT_OBJECT);
     let mut level: Vec<(String, &Known)> = root.map(|root| (String::new(), *root)).into_iter().collect();
     let mut met: HashSet<Handle> = level.iter().map(|(_, folder)| folder.handle).collect();
-    while !level.is_empty() {
+    for _ in 0..=MAX_DEPTH {
         let mut next = Vec::new();
         for (path, folder) in level {
             for (name, entry) in &folder.names {
                 let below = format!("{path}/{name}");
                 // However often it is named, what is in it is named once.
-                if let Some(folder) = folders.get(&entry.handle).filter(|_| met.insert(entry.handle)) {
+                let folder = folders.get(&entry.handle).filter(|_| is_name(name.as_bytes()));
+                if let Some(folder) = folder.filter(|_| met.insert(entry.handle)) {
                     next.push((below.clone(), *folder));
                 }
                 paths.entry(entry.handle).or_default().push(below);
             }
         }
         level = next;
+    }
+    for (_, too_deep) in level {
+        met.remove(&too_deep.handle);
     }
     for folder in folders.values().filter(|folder| !met.contains(&folder.handle)) {
         for (name, entry) in &folder.names {

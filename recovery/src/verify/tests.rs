@@ -7,6 +7,8 @@ use super::*;
 use crate::repair::Repairer;
 use crate::scene::{STEPS, Scene, die_after, with_open_minute};
 
+mod bounds;
+
 mod damage;
 
 mod online;

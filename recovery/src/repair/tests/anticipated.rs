@@ -89,6 +89,27 @@ fn nobody_is_at_its_end_by_what_the_slot_says_alone() {
     assert!(undone());
 }
 
+/// The one that was told of leaves and ends, and the next one is at work in the slot, while the kernel is asked.
+#[test]
+fn nobody_is_at_its_end_whose_slot_is_anothers_by_the_kernels_answer() {
+    let (scene, corpse) = (Scene::new(), Corpse::new());
+    let owner = die_after(&scene, SLOT, 9, Step::Live);
+    belongs_to(&scene, corpse.0.id(), true);
+    let former = repairer(&scene).corpse(owner).unwrap().unwrap();
+    assert!(former.is_ending());
+    let succeeds = |slot: &Slot| {
+        slots::detach(slot, owner_word(owner.generation, State::Live));
+        assert!(!former.is_lived_in(), "it has left");
+        scene.free(SLOT);
+        die_after(&scene, SLOT, 10, Step::Changed);
+        belongs_to(&scene, corpse.0.id(), true);
+    };
+    assert!(!former.is_ending_by(|slot, pid| {
+        succeeds(slot);
+        knell::is_ending(pid).unwrap()
+    }));
+}
+
 #[test]
 fn what_does_not_validate_is_left_alone() {
     let (scene, corpse) = (Scene::new(), Corpse::new());
