@@ -1,5 +1,6 @@
 //! The log: one line a record, one write a line, so that lines of many processes in one file never mix.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
@@ -50,6 +51,9 @@ struct Unwaiting<W> {
     missed: u64,
 }
 
+/// A longer line is cut. With what is said before it, it is no more than a pipe takes at once that says it is ready.
+const LONGEST_LINE: usize = 3 * 1024;
+
 impl<W: Write + AsFd> Unwaiting<W> {
     /// Whether a line fits, by what a pipe says: as much as it takes at once.
     fn is_ready(&self) -> bool {
@@ -66,13 +70,23 @@ impl<W: Write + AsFd> Write for Unwaiting<W> {
         }
         let missed = std::mem::take(&mut self.missed);
         let before = if missed > 0 { missing(missed) } else { String::new() };
-        self.to.write_all(&[before.as_bytes(), line].concat())?;
+        self.to.write_all(&[before.as_bytes(), &cut(line)].concat())?;
         Ok(line.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
         self.to.flush()
     }
+}
+
+fn cut(line: &[u8]) -> Cow<'_, [u8]> {
+    if line.len() <= LONGEST_LINE {
+        return Cow::Borrowed(line);
+    }
+    let kept = &line[..LONGEST_LINE - " ...\n".len()];
+    // A letter that is cut in two goes as a whole.
+    let kept = kept.utf8_chunks().map(|chunk| chunk.valid()).collect::<String>();
+    Cow::Owned(format!("{kept} ...\n").into_bytes())
 }
 
 fn missing(lines: u64) -> String {
@@ -185,6 +199,19 @@ mod tests {
         let rest: Vec<_> = rest.lines().collect();
         assert!(rest[0].ends_with("3 lines are missing here: nobody read them"), "{rest:?}");
         assert_eq!(rest.len(), 2);
+    }
+
+    #[test]
+    fn a_line_is_never_more_than_fits_at_once() {
+        assert_eq!(cut(b"a line\n"), &b"a line\n"[..]);
+        let long = "ü".repeat(LONGEST_LINE) + "\n";
+        let cut = String::from_utf8(cut(long.as_bytes()).into_owned()).unwrap();
+        assert!(
+            cut.len() <= LONGEST_LINE && cut.starts_with("üü") && cut.ends_with("ü ...\n"),
+            "{}",
+            cut.len()
+        );
+        assert!(LONGEST_LINE + missing(u64::MAX).len() < 4096);
     }
 
     #[test]

@@ -248,10 +248,15 @@ fn show(line: &[u8]) -> bool {
     takes && stderr.write_all(printable(line).as_bytes()).is_ok()
 }
 
-/// Without what a terminal would take for a command; who writes may be anybody's prey. With a newline.
+/// Without what a terminal would take for a command; who writes may be anybody's prey. With a newline. No longer than what a
+/// pipe takes at once that says it is ready.
 fn printable(line: &[u8]) -> String {
+    const LONGEST_LETTER: usize = r"\u{10ffff}".len();
     let mut text = String::with_capacity(line.len() + 1);
     for letter in String::from_utf8_lossy(line).chars() {
+        if text.len() + LONGEST_LETTER >= LONGEST_LINE {
+            break;
+        }
         match letter {
             '\t' => text.push(letter),
             letter if letter.is_control() => text.extend(letter.escape_default()),
@@ -362,5 +367,6 @@ mod tests {
     fn what_a_terminal_would_obey_is_spelt_out() {
         assert_eq!(printable("a\u{1b}[31m\tb\u{7} ü".as_bytes()), "a\\u{1b}[31m\tb\\u{7} ü\n");
         assert_eq!(printable(b"a\xffb"), "a\u{fffd}b\n");
+        assert!(printable(&[7; LONGEST_LINE]).len() <= LONGEST_LINE);
     }
 }

@@ -7,6 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use nix::fcntl::{FcntlArg, fcntl};
+
 use crate::{DEADLINE, eventually};
 
 /// A started program whose output is being collected. Dropping it kills the program and waits for it.
@@ -45,7 +47,10 @@ impl Running {
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap_or_else(|error| panic!("cannot start {command:?}: {error}"));
         let stdout = Collected::from(child.stdout.take().expect("stdout is a pipe"));
-        let stderr = Collected::from(child.stderr.take().expect("stderr is a pipe"));
+        let stderr = child.stderr.take().expect("stderr is a pipe");
+        // Who logs more than fits is not waited for. A smaller pipe is one all the same.
+        let _ = fcntl(&stderr, FcntlArg::F_SETPIPE_SZ(1 << 20));
+        let stderr = Collected::from(stderr);
         Self { child, status: None, stdout, stderr }
     }
 

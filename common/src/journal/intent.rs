@@ -116,7 +116,9 @@ impl Intent {
         Ok(match record::is_whole(&bytes, id) {
             true => Found::Whole,
             false if is_torn(&bytes, len as usize, id) => Found::Torn { file, off, len },
-            false => Found::Other { off, len },
+            false if spool.lock_is_ours(minute)? => Found::Other { off, len },
+            // A minute of another program's, in another spool than the one that was written to.
+            false => Found::Nothing,
         })
     }
 }
@@ -184,6 +186,7 @@ pub fn blank(file: &File, offset: u64, length: u64) -> io::Result<()> {
 mod tests {
     use super::*;
     use crate::ids::{Generation, Pid, SlotIndex};
+    use crate::journal::names::lock_name;
     use crate::journal::record::Record;
     use crate::layout::Slot;
     use crate::region::Region;
@@ -275,6 +278,23 @@ mod tests {
             assert_eq!(intent.read_verdict(&scene.spool, EPOCH, scene.owner).unwrap(), Verdict::Back);
         }
         assert!(content() == before);
+    }
+
+    #[test]
+    fn nothing_of_ours_is_in_another_programs_minute() {
+        let scene = Scene::new();
+        let (intent, len) = (&scene.slot().intent, scene.line.len() as u64);
+        scene.write(&scene.line, 0);
+        intent.next_seq();
+        intent.announce(MINUTE, len - 1);
+        intent.place(1);
+        scene.spool.remove_lock(MINUTE).unwrap();
+        assert_eq!(scene.decide(), Verdict::Back);
+        let mut lock = scene.spool.open_or_create_file(&lock_name(MINUTE)).unwrap();
+        io::Write::write_all(&mut lock, b"another's").unwrap();
+        assert_eq!(scene.decide(), Verdict::Back);
+        let content = read_up_to(&scene.spool.open_minute(MINUTE).unwrap(), 0, len as usize + 1).unwrap();
+        assert_eq!(content, scene.line);
     }
 
     #[test]

@@ -24,7 +24,7 @@ from typing import (
 from . import _abi
 from ._abi import InFlight, Object, call, word
 from ._content import Content, pointer, text
-from ._errors import Busy, InvalidArgument, NoSuchKey, OutOfOrder, UnknownName
+from ._errors import Busy, HoldfastError, InvalidArgument, NoSuchKey, OutOfOrder, UnknownName
 
 if TYPE_CHECKING:
     from ._region import Session, Share
@@ -360,10 +360,10 @@ class Item:
                 self.put_back()
 
     def _undo(self) -> None:
-        """What was done about it was rolled back: it is this session's as before, unless that took it too."""
-        self._settled = False
+        """What was done about it was rolled back: it is this session's as before, unless that took it too. What is in the
+        way of its return is not what the caller is to hear of: then it goes back with the session."""
         if self._left:
-            with contextlib.suppress(UnknownName):
+            with contextlib.suppress(HoldfastError):
                 self.put_back()
 
 

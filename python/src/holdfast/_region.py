@@ -220,8 +220,11 @@ class Transaction:
             raise
         finally:
             items, session._items, session._transacting = session._items, [], False
-            for item in () if committed else items:
-                item._undo()
+            if not committed:
+                for item in items:
+                    item._settled = False
+                for item in items:
+                    item._undo()
 
     def map(self, folder: str, name: str) -> Map:
         """As Session.map."""

@@ -112,6 +112,10 @@ impl Producer {
 
     /// Finds the block for a group that holds the lock.
     pub(super) fn find_for(&mut self, group: &Group) -> Result<()> {
+        if self.group.as_ref().is_some_and(|own| !own.is(group)) {
+            // Its file may have been removed by hand, and made anew.
+            self.group = None;
+        }
         self.join_asked()?;
         self.find()?;
         self.is_of_its_group()?;
