@@ -32,6 +32,8 @@ class _Told:
 def within(name: str) -> Iterator[None]:
     """Interrupts this thread as soon as it is in this function."""
     told, this = _Told(name), threading.get_ident()
+    # Whoever was started in the background by a shell ignores it.
+    former = signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def interrupt() -> None:
         if told.called.wait(30):
@@ -44,3 +46,4 @@ def within(name: str) -> Iterator[None]:
             yield
         finally:
             thread.join()
+            signal.signal(signal.SIGINT, former)
