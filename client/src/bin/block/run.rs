@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use client::block::{Blocks, Consumer, Failure, MAX_CONTENT, Options, default_directory};
 use common::error::{Context, Error, Result};
+use common::output;
 
 use crate::cli::{Arguments, Command, Place};
 
@@ -98,11 +99,6 @@ fn list(place: Place) -> Result<()> {
             Err(failure) => refused = Some(failure),
         }
     }
-    match io::stdout().lock().write_all(lines.as_bytes()) {
-        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
-            return Err(error).context(|| "cannot print the list".to_owned());
-        }
-        _ => {}
-    }
+    output::print(&lines)?;
     refused.map_or(Ok(()), |failure| Err(failure.into()))
 }
