@@ -66,6 +66,8 @@ fn nobody_leaves_a_core_unless_it_is_wanted() {
         let place = Place::new();
         let starting = place.instance().args(arguments);
         let instance = starting.wrapped_by(&["prlimit", "--core=4194304:8388608"]).start();
+        // Whoever takes the first checkpoint is gone at some moment.
+        instance.wait_for_log("checkpoint 1:");
         let children = children_of(instance.pid());
         for pid in children.into_iter().chain([instance.pid()]) {
             assert_eq!(cores(pid), (expected.to_owned(), "8388608".to_owned()), "{arguments:?}");
