@@ -42,7 +42,7 @@ pub enum Stay {
 pub fn run(stay: Stay) -> Result<()> {
     common::logging::init("recovery");
     let Some(attachment) = Attachment::receive()? else { return Ok(()) };
-    scheduling::raise_priority();
+    scheduling::preempt_others();
     process::shed_privileges();
     attachment.warm();
     if !attachment.report(&Report::Ready)? {

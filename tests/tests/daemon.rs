@@ -375,12 +375,22 @@ fn everything_but_the_supervisor_runs_as_another_user() {
     assert_eq!(field(&read(daemon.proc("status")), "Uid"), "0 0 0 0");
     let all_are_nobody = || daemon.children().iter().for_each(|child| assert_nobody(child.pid));
     all_are_nobody();
-    let nice = |pid: i32| {
+    // The nice value, and the policy: 0 = SCHED_OTHER, 2 = SCHED_RR.
+    let scheduled = |pid: i32| {
         let stat = read(format!("/proc/{pid}/stat"));
-        stat.rsplit_once(')').unwrap().1.split_whitespace().nth(16).unwrap().to_owned()
+        let fields: Vec<_> = stat.rsplit_once(')').unwrap().1.split_whitespace().map(str::to_owned).collect();
+        (fields[16].clone(), fields[38].clone())
     };
     let recovery = daemon.status()["recovery_pid"].as_i64().unwrap() as i32;
-    assert_eq!(nice(recovery), nice(daemon.pid), "recovery is as eager as the supervisor");
+    let (nice, policy) = scheduled(daemon.pid);
+    let permitted =
+        std::process::Command::new("chrt").args(["--rr", "1", "true"]).status().unwrap().success();
+    let first = if permitted { "2" } else { "0" };
+    assert_eq!(
+        (scheduled(recovery), policy.as_str()),
+        ((nice, first.to_owned()), "0"),
+        "recovery goes first"
+    );
 
     for number in 0..40 {
         daemon.say(&format!("message {number}"));

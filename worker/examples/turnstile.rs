@@ -3,6 +3,7 @@
 //!
 //! - `pid` is answered with the worker's pid;
 //! - `hold NAME` changes the map NAME in a transaction and stays in it, holding the map's lock, until it is killed;
+//! - `hold NAME MS` does so for that many milliseconds, and commits; the answer is `held`;
 //! - `touch NAME` makes such a transaction and commits it; the answer is the moment at which it ran with the lock, in
 //!   nanoseconds of `CLOCK_MONOTONIC`, which all processes share.
 //!
@@ -34,7 +35,7 @@ impl Service for Turnstile {
         let text = std::str::from_utf8(request).unwrap_or_default();
         let answer = match text.split_once(' ') {
             None if text == "pid" => exchange.pid().to_string(),
-            Some(("hold", name)) => hold(name, exchange)?,
+            Some(("hold", words)) => hold(words, exchange)?,
             Some(("touch", name)) => touch(name, exchange)?.to_string(),
             _ => return self.lines.handle(request, exchange),
         };
@@ -44,15 +45,18 @@ impl Service for Turnstile {
     }
 }
 
-/// Changes the map, and waits with its lock to be killed: in the way in which a transaction waits for another lock, the
-/// one thing that it sleeps for.
-fn hold(name: &str, exchange: &mut Exchange<'_>) -> Result<String, Refusal> {
+/// Changes the map, and waits with its lock to be killed, or for its time to be over: in the way in which a transaction
+/// waits for another lock, the one thing that it sleeps for.
+fn hold(words: &str, exchange: &mut Exchange<'_>) -> Result<String, Refusal> {
+    let (name, limit) = match words.split_once(' ') {
+        Some((name, limit)) => (name, limit.parse().map(Duration::from_millis).unwrap_or(Duration::ZERO)),
+        None => (words, Duration::MAX),
+    };
     let map = map(name, exchange)?;
     exchange.change(|txn| {
-        txn.map(map)?.put(KEY, b"never committed")?;
-        loop {
-            wake_at_once(|| std::thread::sleep(Duration::MAX));
-        }
+        txn.map(map)?.put(KEY, b"held")?;
+        wake_at_once(|| std::thread::sleep(limit));
+        Ok("held".to_owned())
     })
 }
 

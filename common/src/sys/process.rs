@@ -65,6 +65,8 @@ pub enum Priority {
     Raisable,
     /// This process's own.
     Kept,
+    /// Before everybody's, see [`scheduling::preempt_others`]; this process's own where that is not permitted.
+    Foremost,
 }
 
 /// Starts a program with `channel` as its descriptor [`CHANNEL_FD`]. Every other descriptor is close-on-exec. It dies
@@ -160,11 +162,14 @@ fn place_channel(raw: RawFd) -> io::Result<()> {
 
 /// In the child between fork and exec. The priority comes first: the user may not be allowed to change it.
 fn settle_terms(terms: &Terms) -> io::Result<()> {
-    if terms.priority != Priority::Kept {
-        scheduling::restore_priority();
-    }
-    if terms.priority == Priority::Raisable {
-        scheduling::permit_precedence();
+    match terms.priority {
+        Priority::Usual => scheduling::restore_priority(),
+        Priority::Raisable => {
+            scheduling::restore_priority();
+            scheduling::permit_precedence();
+        }
+        Priority::Kept => {}
+        Priority::Foremost => scheduling::permit_preemption(),
     }
     if let Some(identity) = &terms.identity {
         identity.assume()?;

@@ -21,6 +21,21 @@ pub fn raise_priority() -> bool {
     raised
 }
 
+/// From now on this process runs as soon as it is woken and until it sleeps again, before everyone who is not real-time:
+/// for recovery, which many may wait for and which never has much to do. What it forks is as others are. Where that is
+/// not permitted, as [`raise_priority`]. A nice value alone does not do it, not even the highest: whoever slept while others
+/// ran has time to claim, is let in before who has claimed more, and several of them one after another.
+pub fn preempt_others() {
+    if schedule_in_real_time().is_err() {
+        raise_priority();
+    }
+}
+
+/// In the child between fork and exec, for a program that will [`preempt_others`] as a user who may not.
+pub(super) fn permit_preemption() {
+    let _ = schedule_in_real_time();
+}
+
 /// The nice value that programs which this process starts get back; `None` = its own.
 pub fn former_priority() -> Option<i32> {
     Some(FORMER_NICE.load(Ordering::SeqCst)).filter(|nice| *nice != UNCHANGED)
@@ -58,6 +73,7 @@ pub fn prepare_patience() {
     let Ok(usual) = rustix::process::getpriority_process(None) else { return };
     let raised = |nice: &i32| *nice < usual && schedule(libc::SCHED_OTHER, SHORT_SLICE_NS, *nice).is_ok();
     let preceding = [HIGHEST_PRIORITY, PRECEDING_NICE].into_iter().find(raised).unwrap_or(usual);
+    PREEMPTING.store(schedule_in_real_time().is_ok(), Ordering::Relaxed);
     let _ = schedule(libc::SCHED_OTHER, 0, usual);
     USUAL.store(usual, Ordering::Relaxed);
     PRECEDING.store(preceding, Ordering::Relaxed);
@@ -92,20 +108,26 @@ static PATIENT: AtomicBool = AtomicBool::new(false);
 static USUAL: AtomicI32 = AtomicI32::new(0);
 static PRECEDING: AtomicI32 = AtomicI32::new(0);
 
+/// Whether it may wait for another in real time.
+static PREEMPTING: AtomicBool = AtomicBool::new(false);
+
 thread_local! {
     /// Whether this thread has precedence at the moment.
     static PRECEDES: Cell<bool> = const { Cell::new(false) };
 }
 
 /// From now on this process runs as soon as it is woken, whatever [`wake_without_interrupting`] says: for who has waited
-/// long enough for another process of the same service, and may keep others waiting. With the highest priority, where
-/// that is permitted (`RLIMIT_NICE`): a process that has used up its share would otherwise have to stand back for
-/// everybody who is ready to run, for milliseconds where that is many. False where it has precedence already.
+/// long enough for another process of the same service, and may keep others waiting. In real time, where that is permitted
+/// (`CAP_SYS_NICE`, `RLIMIT_RTPRIO`), or with the highest priority that is (`RLIMIT_NICE`): a process that has used up its
+/// share would otherwise have to stand back for everybody who is ready to run, for milliseconds where that is many. False
+/// where it has precedence already.
 pub fn take_precedence() -> bool {
     if !PATIENT.load(Ordering::Relaxed) || PRECEDES.replace(true) {
         return false;
     }
-    let _ = schedule(libc::SCHED_OTHER, SHORT_SLICE_NS, PRECEDING.load(Ordering::Relaxed));
+    if !PREEMPTING.load(Ordering::Relaxed) || schedule_in_real_time().is_err() {
+        let _ = schedule(libc::SCHED_OTHER, SHORT_SLICE_NS, PRECEDING.load(Ordering::Relaxed));
+    }
     true
 }
 
@@ -165,20 +187,47 @@ const HIGHEST_PRIORITY: i32 = -20;
 /// own slice: the shortest that the kernel grants (from Linux 6.12 on; before, it is ignored).
 const SHORT_SLICE_NS: u64 = 100_000;
 
-/// Gives this process a policy, the length of its slices, 0 = as the kernel likes, and a nice value.
+/// Gives this process a policy, the length of its slices, 0 = as the kernel likes, and a nice value. Whoever was in real
+/// time without the right to be so for good may not take back what that meant for its children, and keeps it.
 fn schedule(policy: libc::c_int, slice_ns: u64, nice: i32) -> io::Result<()> {
     let attributes = libc::sched_attr {
-        size: size_of::<libc::sched_attr>() as u32,
         sched_policy: policy as u32,
-        sched_flags: 0,
         sched_nice: nice,
-        sched_priority: 0,
         sched_runtime: slice_ns,
+        ..attributes()
+    };
+    set(&attributes).or_else(|_| set(&libc::sched_attr { sched_flags: CHILDREN_ARE_USUAL, ..attributes }))
+}
+
+/// Gives this process the lowest priority in real time, and its children none.
+fn schedule_in_real_time() -> io::Result<()> {
+    set(&libc::sched_attr {
+        sched_policy: libc::SCHED_RR as u32,
+        sched_priority: 1,
+        sched_flags: CHILDREN_ARE_USUAL,
+        ..attributes()
+    })
+}
+
+/// See `SCHED_RESET_ON_FORK` in sched(7).
+const CHILDREN_ARE_USUAL: u64 = libc::SCHED_FLAG_RESET_ON_FORK as u64;
+
+fn attributes() -> libc::sched_attr {
+    libc::sched_attr {
+        size: size_of::<libc::sched_attr>() as u32,
+        sched_policy: 0,
+        sched_flags: 0,
+        sched_nice: 0,
+        sched_priority: 0,
+        sched_runtime: 0,
         sched_deadline: 0,
         sched_period: 0,
-    };
-    // SAFETY: the kernel reads as many bytes as the structure says that it has; pid 0 is this process.
-    let returned = unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const attributes, 0) };
+    }
+}
+
+fn set(attributes: &libc::sched_attr) -> io::Result<()> {
+    // SAFETY: the kernel reads as many bytes as the structure says that it has; pid 0 is this thread.
+    let returned = unsafe { libc::syscall(libc::SYS_sched_setattr, 0, std::ptr::from_ref(attributes), 0) };
     super::cerr(returned).map(drop)
 }
 
@@ -186,19 +235,28 @@ fn schedule(policy: libc::c_int, slice_ns: u64, nice: i32) -> io::Result<()> {
 mod tests {
     use super::*;
 
+    /// This thread's own policy.
+    fn policy() -> libc::c_int {
+        // SAFETY: asks for a number.
+        unsafe { libc::sched_getscheduler(0) & !libc::SCHED_RESET_ON_FORK }
+    }
+
     #[test]
     fn a_patient_process_is_impatient_while_it_waits_for_another() {
-        // SAFETY: asks for this thread's own policy.
-        let policy = || unsafe { libc::sched_getscheduler(0) };
-        std::thread::spawn(move || {
+        std::thread::spawn(|| {
+            let permitted = schedule_in_real_time().is_ok();
+            let preceding = if permitted { libc::SCHED_RR } else { libc::SCHED_OTHER };
             prepare_patience();
+            assert_eq!(policy(), libc::SCHED_OTHER);
             wake_without_interrupting().unwrap();
-            assert_eq!(wake_at_once(policy), libc::SCHED_OTHER);
+            assert_eq!(wake_at_once(policy), preceding);
             assert_eq!(policy(), libc::SCHED_BATCH);
             assert!(take_precedence());
             assert!(!take_precedence(), "has it");
-            assert_eq!(wake_at_once(policy), libc::SCHED_OTHER);
-            assert_eq!(policy(), libc::SCHED_OTHER, "kept after a wait");
+            assert_eq!(wake_at_once(policy), preceding);
+            assert_eq!(policy(), preceding, "kept after a wait");
+            let children_policy = std::thread::spawn(policy).join().unwrap();
+            assert_eq!(children_policy, libc::SCHED_OTHER, "nobody has it by birth");
             give_precedence_back();
             assert_eq!(policy(), libc::SCHED_BATCH);
         })

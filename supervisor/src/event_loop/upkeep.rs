@@ -104,8 +104,9 @@ impl Supervisor {
     ) -> Result<Child> {
         let is_template = role == "template";
         let priority = match role {
-            // To notice a death also while every core is busy.
-            "standby" | "once" | "checkpoint" => Priority::Kept,
+            // To repair also while every core is busy.
+            "standby" | "once" => Priority::Foremost,
+            "checkpoint" => Priority::Kept,
             "template" => Priority::Raisable,
             _ => Priority::Usual,
         };
