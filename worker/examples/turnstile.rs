@@ -14,7 +14,6 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use common::sys::scheduling::wake_at_once;
 use rustix::time::{ClockId, clock_gettime};
 use worker::line_service::LineService;
 use worker::objects::{Folder, Map};
@@ -45,8 +44,8 @@ impl Service for Turnstile {
     }
 }
 
-/// Changes the map, and waits with its lock to be killed, or for its time to be over: in the way in which a transaction
-/// waits for another lock, the one thing that it sleeps for.
+/// Changes the map, and waits with its lock to be killed, or for its time to be over: without precedence, as one that has
+/// waited for nobody.
 fn hold(words: &str, exchange: &mut Exchange<'_>) -> Result<String, Refusal> {
     let (name, limit) = match words.split_once(' ') {
         Some((name, limit)) => (name, limit.parse().map(Duration::from_millis).unwrap_or(Duration::ZERO)),
@@ -55,7 +54,7 @@ fn hold(words: &str, exchange: &mut Exchange<'_>) -> Result<String, Refusal> {
     let map = map(name, exchange)?;
     exchange.change(|txn| {
         txn.map(map)?.put(KEY, b"held")?;
-        wake_at_once(|| std::thread::sleep(limit));
+        std::thread::sleep(limit);
         Ok("held".to_owned())
     })
 }

@@ -73,8 +73,9 @@ pub fn prepare_patience() {
     let Ok(usual) = rustix::process::getpriority_process(None) else { return };
     let raised = |nice: &i32| *nice < usual && schedule(libc::SCHED_OTHER, SHORT_SLICE_NS, *nice).is_ok();
     let preceding = [HIGHEST_PRIORITY, PRECEDING_NICE].into_iter().find(raised).unwrap_or(usual);
-    PREEMPTING.store(schedule_in_real_time().is_ok(), Ordering::Relaxed);
+    let preempting = may_schedule() && schedule_in_real_time().is_ok();
     let _ = schedule(libc::SCHED_OTHER, 0, usual);
+    PREEMPTING.store(preempting, Ordering::Relaxed);
     USUAL.store(usual, Ordering::Relaxed);
     PRECEDING.store(preceding, Ordering::Relaxed);
     PATIENT.store(true, Ordering::Relaxed);
@@ -117,10 +118,9 @@ thread_local! {
 }
 
 /// From now on this process runs as soon as it is woken, whatever [`wake_without_interrupting`] says: for who has waited
-/// long enough for another process of the same service, and may keep others waiting. In real time, where that is permitted
-/// (`CAP_SYS_NICE`, `RLIMIT_RTPRIO`), or with the highest priority that is (`RLIMIT_NICE`): a process that has used up its
-/// share would otherwise have to stand back for everybody who is ready to run, for milliseconds where that is many. False
-/// where it has precedence already.
+/// long enough for another process of the same service, and may keep others waiting. In real time, with `CAP_SYS_NICE`, or
+/// with the highest priority that is permitted (`RLIMIT_NICE`): a process that has used up its share would otherwise have to
+/// stand back for everybody who is ready to run, for milliseconds where that is many. False where it has precedence already.
 pub fn take_precedence() -> bool {
     if !PATIENT.load(Ordering::Relaxed) || PRECEDES.replace(true) {
         return false;
@@ -141,7 +141,9 @@ pub fn give_precedence_back() {
 
 #[cold]
 fn become_patient() {
-    let _ = schedule(libc::SCHED_BATCH, 0, USUAL.load(Ordering::Relaxed));
+    // A service that has given its rights up meanwhile may go back to no negative nice value; real time ends all the same.
+    let patient = |nice| schedule(libc::SCHED_BATCH, 0, nice);
+    let _ = patient(USUAL.load(Ordering::Relaxed)).or_else(|_| patient(0));
     PRECEDES.set(false);
 }
 
@@ -187,8 +189,15 @@ const HIGHEST_PRIORITY: i32 = -20;
 /// own slice: the shortest that the kernel grants (from Linux 6.12 on; before, it is ignored).
 const SHORT_SLICE_NS: u64 = 100_000;
 
-/// Gives this process a policy, the length of its slices, 0 = as the kernel likes, and a nice value. Whoever was in real
-/// time without the right to be so for good may not take back what that meant for its children, and keeps it.
+/// Whether this process may take any priority, and go back to any. A limit that permits real time (`RLIMIT_RTPRIO`) is not
+/// enough: what real time means for children could not be taken back.
+fn may_schedule() -> bool {
+    rustix::thread::capabilities(None)
+        .is_ok_and(|sets| sets.effective.contains(rustix::thread::CapabilitySet::SYS_NICE))
+}
+
+/// Gives this process a policy, the length of its slices, 0 = as the kernel likes, and a nice value. Whoever has given up
+/// its rights in real time may not take back what that meant for its children, and keeps it.
 fn schedule(policy: libc::c_int, slice_ns: u64, nice: i32) -> io::Result<()> {
     let attributes = libc::sched_attr {
         sched_policy: policy as u32,
@@ -244,7 +253,7 @@ mod tests {
     #[test]
     fn a_patient_process_is_impatient_while_it_waits_for_another() {
         std::thread::spawn(|| {
-            let permitted = schedule_in_real_time().is_ok();
+            let permitted = may_schedule() && schedule_in_real_time().is_ok();
             let preceding = if permitted { libc::SCHED_RR } else { libc::SCHED_OTHER };
             prepare_patience();
             assert_eq!(policy(), libc::SCHED_OTHER);
