@@ -1,12 +1,13 @@
 /* Load at a given rate: an open model, where a request is due when its time has come, whoever is still being served.
  *
  *     gcc -O2 -Wall -Wextra -o drip drip.c
- *     drip PORT RATE SECONDS
+ *     drip PORT RATE SECONDS [FILE]
  *
  * Every request has a connection of its own to 127.0.0.1; its latency counts from the moment at which it was due, so
  * that a server that stands still for a moment is not spared the requests that it kept from being sent. At the end it
  * prints one JSON object: requests (answered), errors, late (not answered at the end), seconds (that it took),
- * latency_us {p50 p90 p99 p999 max}.
+ * latency_us {p50 p90 p99 p999 max}. FILE is given two 64-bit words for each request that was answered: when it was due, by
+ * CLOCK_MONOTONIC, and its latency, both in nanoseconds.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -26,7 +27,9 @@
 
 static const char message[] = "arijort:bench\n";
 static uint64_t due_at[MOST_OPEN]; /* by descriptor */
-static uint32_t *latencies;
+static struct request {
+    uint64_t due, latency;
+} *requests; /* answered */
 static size_t answered, errors, open_now;
 static struct sockaddr_in server = {.sin_family = AF_INET};
 static int events;
@@ -94,29 +97,39 @@ static void take(struct epoll_event *event)
     }
     ssize_t got = recv(conn, reply, sizeof reply, 0);
     if (got > 7 && reply[got - 1] == '\n' && !memcmp(reply, "server ", 7)) {
-        latencies[answered++] = (now_ns() - due_at[conn]) / 1000;
+        requests[answered++] = (struct request){due_at[conn], now_ns() - due_at[conn]};
         done(conn);
     } else {
         failed(conn);
     }
 }
 
-static int by_size(const void *a, const void *b)
+static int by_latency(const void *a, const void *b)
 {
-    uint32_t x = *(const uint32_t *)a, y = *(const uint32_t *)b;
+    uint64_t x = ((const struct request *)a)->latency, y = ((const struct request *)b)->latency;
     return (x > y) - (x < y);
 }
 
-static uint32_t quantile(double q)
+static uint64_t quantile_us(double q)
 {
-    return answered ? latencies[(size_t)(q * (answered - 1))] : 0;
+    return answered ? requests[(size_t)(q * (answered - 1))].latency / 1000 : 0;
+}
+
+static int write_down(const char *path)
+{
+    FILE *file = fopen(path, "w");
+    int written = file && fwrite(requests, sizeof *requests, answered, file) == answered;
+    if (!file || fclose(file) || !written)
+        perror(path);
+    return written;
 }
 
 int main(int argc, char **argv)
 {
-    double rate = argc == 4 ? atof(argv[2]) : 0, seconds = argc == 4 ? atof(argv[3]) : 0;
+    int given = argc == 4 || argc == 5;
+    double rate = given ? atof(argv[2]) : 0, seconds = given ? atof(argv[3]) : 0;
     if (rate < 1 || seconds <= 0) {
-        fprintf(stderr, "usage: drip PORT RATE SECONDS\n");
+        fprintf(stderr, "usage: drip PORT RATE SECONDS [FILE]\n");
         return 2;
     }
     struct rlimit files = {MOST_OPEN, MOST_OPEN};
@@ -124,9 +137,9 @@ int main(int argc, char **argv)
     server.sin_port = htons(atoi(argv[1]));
     server.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
     size_t planned = rate * seconds, sent = 0;
-    latencies = calloc(planned, sizeof *latencies);
+    requests = calloc(planned, sizeof *requests);
     events = epoll_create1(0);
-    if (!latencies || events < 0)
+    if (!requests || events < 0)
         return 1;
 
     uint64_t begun = now_ns(), last = begun + seconds * 1e9 + PATIENCE_MS * 1000000ull;
@@ -146,10 +159,12 @@ int main(int argc, char **argv)
             take(&ready[i]);
     }
     double took = (now_ns() - begun) / 1e9;
-    qsort(latencies, answered, sizeof *latencies, by_size);
-    printf("{\"requests\": %zu, \"errors\": %zu, \"late\": %zu, \"seconds\": %.3f, \"latency_us\": {\"p50\": %u, \"p90\": %u, "
-           "\"p99\": %u, \"p999\": %u, \"max\": %u}}\n",
-           answered, errors, planned - answered - errors, took, quantile(.5), quantile(.9), quantile(.99),
-           quantile(.999), quantile(1));
+    if (argc == 5 && !write_down(argv[4]))
+        return 1;
+    qsort(requests, answered, sizeof *requests, by_latency);
+    printf("{\"requests\": %zu, \"errors\": %zu, \"late\": %zu, \"seconds\": %.3f, \"latency_us\": {\"p50\": %lu, \"p90\": %lu, "
+           "\"p99\": %lu, \"p999\": %lu, \"max\": %lu}}\n",
+           answered, errors, planned - answered - errors, took, quantile_us(.5), quantile_us(.9), quantile_us(.99),
+           quantile_us(.999), quantile_us(1));
     return 0;
 }
