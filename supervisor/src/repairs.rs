@@ -134,6 +134,11 @@ impl Repairs {
         self.cases.is_empty()
     }
 
+    /// Since when the one that has waited longest has been known.
+    pub fn oldest(&self) -> Option<Clock> {
+        self.cases.values().map(|case| case.known).min()
+    }
+
     /// Whether there is something that recovery has not been told.
     pub fn has_untold(&self) -> bool {
         !self.untold.is_empty()
@@ -291,6 +296,11 @@ impl Repairs {
             Task::TakeOver | Task::Sweep => "the region as a whole".to_owned(),
             Task::Slot(owner) => owner.to_string(),
         })
+    }
+
+    /// How long the last repair took, in microseconds.
+    pub fn last_us(&self) -> u64 {
+        self.last_us
     }
 
     /// How long repairs took.

@@ -159,7 +159,7 @@ impl Supervisor {
         let now = self.now();
         if self.repairs.repaired(owner, now) {
             self.pool.repaired(owner);
-            self.crash_reports.repaired(owner, self.repairs.durations().last);
+            self.crash_reports.repaired(owner, self.repairs.last_us());
         }
         self.extend_repair_deadline();
     }

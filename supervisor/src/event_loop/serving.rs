@@ -18,6 +18,9 @@ use super::{CLONE_DEADLINE, NEVER, Supervisor, TICK};
 /// However long it takes to add up the total.
 const TOTAL_AT_LEAST_EVERY: Duration = Duration::from_secs(60);
 
+/// So long after a death its repair comes before new workers.
+const REPAIRS_FIRST: Duration = Duration::from_millis(10);
+
 /// So long at least a worker waits for its client to pause.
 const SHORTEST_PATIENCE: Duration = Duration::from_millis(100);
 
@@ -63,15 +66,26 @@ impl Supervisor {
         }
         let plan = self.policy.plan(now, counts);
         self.ask_again = plan.ask_again;
-        // Not while somebody may be waiting for a repair: a clone takes longer.
-        if plan.start > 0 && self.others_due.is_none() {
-            self.start_worker(now);
+        if plan.start > 0 {
+            self.start_worker_unless_repairs_come_first(now);
         } else if self.template.ready().is_some() && self.pool.reserved().is_none() {
             // Nothing is wanted of it that it could fail at.
             self.template.does_well();
         }
         self.retire(plan.retire_outdated, plan.retire_surplus, now);
         self.watch_spare(plan.watch_spare);
+    }
+
+    /// Not while somebody may be waiting for a repair: a clone takes longer. But a repair that takes its time, or cannot be
+    /// done now, does not keep the pool small.
+    fn start_worker_unless_repairs_come_first(&mut self, now: Clock) {
+        let first_until =
+            self.repairs.oldest().map(|known| known + REPAIRS_FIRST).filter(|until| now < *until);
+        if let Some(until) = first_until {
+            self.ask_again = Some(self.ask_again.map_or(until, |then| then.min(until)));
+        } else if self.others_due.is_none() {
+            self.start_worker(now);
+        }
     }
 
     /// Asks the template for one worker; one at a time is outstanding.
