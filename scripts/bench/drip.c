@@ -119,7 +119,9 @@ static int write_down(const char *path)
 {
     FILE *file = fopen(path, "w");
     int written = file && fwrite(requests, sizeof *requests, answered, file) == answered;
-    if (!file || fclose(file) || !written)
+    if (file && fclose(file))
+        written = 0;
+    if (!written)
         perror(path);
     return written;
 }

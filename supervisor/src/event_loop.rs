@@ -234,6 +234,8 @@ struct Supervisor {
     /// When the last SIGCHLD was taken, and when those that it did not name are looked for.
     noticed_ns: u64,
     others_due: Option<Clock>,
+    /// Since when there has always been something to repair.
+    repairing_since: Option<Clock>,
     crashes: Vec<deaths::Crash>,
     crash_reports: CrashReports,
     crash_log: LogLimit,
@@ -367,6 +369,7 @@ impl Supervisor {
             failure_said: None,
             noticed_ns: 0,
             others_due: None,
+            repairing_since: None,
             crashes: Vec::new(),
             crash_reports: CrashReports::default(),
             crash_log: LogLimit::default(),
@@ -529,6 +532,8 @@ impl Supervisor {
     /// Does what is due.
     fn advance(&mut self) {
         let now = self.now();
+        // This is the turn that was asked for.
+        self.ask_again.take_if(|then| *then <= now);
         if now >= self.next_tick {
             self.tick(now);
         }

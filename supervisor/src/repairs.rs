@@ -134,11 +134,6 @@ impl Repairs {
         self.cases.is_empty()
     }
 
-    /// Since when the one that has waited longest has been known.
-    pub fn oldest(&self) -> Option<Clock> {
-        self.cases.values().map(|case| case.known).min()
-    }
-
     /// Whether there is something that recovery has not been told.
     pub fn has_untold(&self) -> bool {
         !self.untold.is_empty()

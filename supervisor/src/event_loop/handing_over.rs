@@ -229,6 +229,7 @@ impl Supervisor {
             failure_said: state.failure_said,
             noticed_ns: 0,
             others_due: None,
+            repairing_since: None,
             crashes: Vec::new(),
             crash_reports: state.crash_reports,
             crash_log: LogLimit::default(),

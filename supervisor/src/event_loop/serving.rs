@@ -18,7 +18,7 @@ use super::{CLONE_DEADLINE, NEVER, Supervisor, TICK};
 /// However long it takes to add up the total.
 const TOTAL_AT_LEAST_EVERY: Duration = Duration::from_secs(60);
 
-/// So long after a death its repair comes before new workers.
+/// For so long repairs come before new workers.
 const REPAIRS_FIRST: Duration = Duration::from_millis(10);
 
 /// So long at least a worker waits for its client to pause.
@@ -66,8 +66,9 @@ impl Supervisor {
         }
         let plan = self.policy.plan(now, counts);
         self.ask_again = plan.ask_again;
+        let repairs_first_until = self.repairs_first_until(now);
         if plan.start > 0 {
-            self.start_worker_unless_repairs_come_first(now);
+            self.start_worker_after_repairs(repairs_first_until, now);
         } else if self.template.ready().is_some() && self.pool.reserved().is_none() {
             // Nothing is wanted of it that it could fail at.
             self.template.does_well();
@@ -76,12 +77,19 @@ impl Supervisor {
         self.watch_spare(plan.watch_spare);
     }
 
-    /// Not while somebody may be waiting for a repair: a clone takes longer. But a repair that takes its time, or cannot be
-    /// done now, does not keep the pool small.
-    fn start_worker_unless_repairs_come_first(&mut self, now: Clock) {
-        let first_until =
-            self.repairs.oldest().map(|known| known + REPAIRS_FIRST).filter(|until| now < *until);
-        if let Some(until) = first_until {
+    /// Until when repairs come before new workers: somebody may be waiting for one, and a clone takes longer. But recovery that
+    /// is away, or has much to do, does not keep the pool small: only the first moments of its work are its own.
+    fn repairs_first_until(&mut self, now: Clock) -> Option<Clock> {
+        if !self.repairs.is_at_work() && !self.repairs.has_untold() {
+            self.repairing_since = None;
+            return None;
+        }
+        let until = *self.repairing_since.get_or_insert(now) + REPAIRS_FIRST;
+        Some(until).filter(|until| now < *until)
+    }
+
+    fn start_worker_after_repairs(&mut self, repairs_first_until: Option<Clock>, now: Clock) {
+        if let Some(until) = repairs_first_until {
             self.ask_again = Some(self.ask_again.map_or(until, |then| then.min(until)));
         } else if self.others_due.is_none() {
             self.start_worker(now);
