@@ -438,6 +438,33 @@ fn a_recovery_that_hangs_is_replaced() {
     instance.stop();
 }
 
+/// Repairs come before new workers, but not for long.
+#[test]
+fn workers_are_replaced_while_recovery_stands_still() {
+    let place = Place::new();
+    let instance = place.start();
+    let mut killer = Killer::of(&instance);
+    let all = instance.wait_for_rest()["workers"]["idle"].clone();
+    until("a worker is replaced before the dead one is repaired", || {
+        let repaired = instance.total("recoveries");
+        let recovery = instance.children_in_role("standby");
+        if !recovery.iter().all(|pid| instance.stop_child(*pid)) {
+            return false;
+        }
+        killer.kill_idle(0);
+        let status = instance.wait_for_status("it is replaced", |status| status["workers"]["idle"] == all);
+        // Recovery is not waited for for ever: another may have done it by now.
+        let replaced_first = status["totals"]["recoveries"] == repaired;
+        for pid in recovery {
+            instance.signal_child(pid, Signal::SIGCONT);
+        }
+        instance.wait_for_rest();
+        replaced_first
+    });
+    killer.assert_counted();
+    instance.stop();
+}
+
 #[test]
 fn a_takeover_that_fails_three_times_is_damage() {
     for play in ["segv", "panic"] {
