@@ -5,7 +5,8 @@
 //! - `hold NAME` changes the map NAME in a transaction and stays in it, holding the map's lock, until it is killed;
 //! - `hold NAME MS` does so for that many milliseconds, and commits; the answer is `held`;
 //! - `touch NAME` makes such a transaction and commits it; the answer is the moment at which it ran with the lock, in
-//!   nanoseconds of `CLOCK_MONOTONIC`, which all processes share.
+//!   nanoseconds of `CLOCK_MONOTONIC`, which all processes share;
+//! - `touch NAME MS` answers so many milliseconds later, out of the way of who waits for other locks.
 //!
 //! `supervisor --worker target/release/examples/turnstile`; `scripts/bench/recovery` drives it.
 
@@ -35,7 +36,7 @@ impl Service for Turnstile {
         let answer = match text.split_once(' ') {
             None if text == "pid" => exchange.pid().to_string(),
             Some(("hold", words)) => hold(words, exchange)?,
-            Some(("touch", name)) => touch(name, exchange)?.to_string(),
+            Some(("touch", words)) => touch(words, exchange)?.to_string(),
             _ => return self.lines.handle(request, exchange),
         };
         exchange.reply(answer.as_bytes());
@@ -47,27 +48,34 @@ impl Service for Turnstile {
 /// Changes the map, and waits with its lock to be killed, or for its time to be over: without precedence, as one that has
 /// waited for nobody.
 fn hold(words: &str, exchange: &mut Exchange<'_>) -> Result<String, Refusal> {
-    let (name, limit) = match words.split_once(' ') {
-        Some((name, limit)) => (name, limit.parse().map(Duration::from_millis).unwrap_or(Duration::ZERO)),
-        None => (words, Duration::MAX),
-    };
+    let (name, limit) = name_and_time(words);
     let map = map(name, exchange)?;
     exchange.change(|txn| {
         txn.map(map)?.put(KEY, b"held")?;
-        std::thread::sleep(limit);
+        std::thread::sleep(limit.unwrap_or(Duration::MAX));
         Ok("held".to_owned())
     })
 }
 
-/// Waits for the lock, and gives the moment at which it was there.
-fn touch(name: &str, exchange: &mut Exchange<'_>) -> Result<u64, Refusal> {
+/// Waits for the lock, and gives the moment at which it was there, at once or after a while.
+fn touch(words: &str, exchange: &mut Exchange<'_>) -> Result<u64, Refusal> {
+    let (name, later) = name_and_time(words);
     let map = map(name, exchange)?;
-    exchange.change(|txn| {
+    let ran = exchange.change(|txn| {
         let mut map = txn.map(map)?;
         let now = monotonic_ns();
         map.put(KEY, &now.to_le_bytes())?;
         Ok(now)
-    })
+    })?;
+    std::thread::sleep(later.unwrap_or_default());
+    Ok(ran)
+}
+
+fn name_and_time(words: &str) -> (&str, Option<Duration>) {
+    match words.split_once(' ') {
+        Some((name, time)) => (name, Some(time.parse().map(Duration::from_millis).unwrap_or_default())),
+        None => (words, None),
+    }
 }
 
 /// Found without a lock where it is there already: creating takes the folder's.
