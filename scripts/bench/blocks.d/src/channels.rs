@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::path::Path;
+use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use client::block::{Blocks, Consumer, Options, Producer};
@@ -121,6 +122,37 @@ impl Channel for Pipe {
     }
 }
 
+/// iceoryx2's own, but for the names of its files: they begin with this program's number, so that what those leave who are
+/// ended can be told from what others have.
+static CONFIG: LazyLock<Config> = LazyLock::new(|| {
+    let mut config = Config::default();
+    let name = format!("holdfast-bench-iox2-{}-", std::process::id());
+    let root = format!("/dev/shm/{name}root");
+    config.global.prefix = FileName::new(name.as_bytes()).expect("a name of a file");
+    config.global.set_root_path(&iceoryx2::prelude::Path::new(root.as_bytes()).expect("a path"));
+    config
+});
+
+/// Removes what iceoryx2 has left in memory, at the end. Made before any process that uses it is forked.
+pub struct Traces(String);
+
+impl Traces {
+    pub fn new() -> Self {
+        Self(CONFIG.global.prefix.to_string())
+    }
+}
+
+impl Drop for Traces {
+    fn drop(&mut self) {
+        for entry in std::fs::read_dir("/dev/shm").into_iter().flatten().flatten() {
+            if entry.file_name().to_string_lossy().starts_with(&self.0) {
+                // What is no file is the directory.
+                let _ = std::fs::remove_file(entry.path()).or_else(|_| std::fs::remove_dir_all(entry.path()));
+            }
+        }
+    }
+}
+
 pub struct Iceoryx {
     publisher: Publisher<ipc::Service, Message, ()>,
     subscriber: Subscriber<ipc::Service, Message, ()>,
@@ -134,7 +166,7 @@ impl Iceoryx {
     /// `id` tells the services of one measurement from those of others.
     pub fn open(id: u64, first: bool, notice: Notice) -> Self {
         set_log_level(LogLevel::Error);
-        let node = NodeBuilder::new().create::<ipc::Service>().expect("a node");
+        let node = NodeBuilder::new().config(&CONFIG).create::<ipc::Service>().expect("a node");
         let [out, back] = names(first).map(|name| format!("holdfast-bench/{id}/{name}"));
         let data = |name: &str| {
             let name = name.try_into().expect("a name");

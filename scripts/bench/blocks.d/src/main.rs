@@ -48,6 +48,7 @@ fn main() -> ExitCode {
     }
     let effort = if options.is_empty() { FULL } else { QUICK };
     processes::prefer();
+    let _traces = channels::Traces::new();
     let mut table = Table::default();
     for (name, run) in SECTIONS {
         if wanted.is_empty() || wanted.iter().any(|wanted| wanted == name) {

@@ -112,7 +112,6 @@ fn beside<T>(there: impl FnOnce(), here: impl FnOnce() -> T) -> T {
         libc::kill(pid, libc::SIGTERM);
         libc::waitpid(pid, std::ptr::null_mut(), 0);
     }
-    clean();
     outcome
 }
 
@@ -188,11 +187,4 @@ fn begin(channel: &mut dyn Channel) -> Message {
             return message;
         }
     }
-}
-
-/// What a child that was ended has left of iceoryx2's.
-fn clean() {
-    use iceoryx2::prelude::*;
-    let node = NodeBuilder::new().create::<ipc::Service>().expect("a node");
-    let _ = node.try_cleanup_dead_nodes();
 }
