@@ -297,16 +297,17 @@ class Table:
         keep(name=name, ours=ours, theirs=floor, spread=ratio, target=target, ok=ok, **figures)
 
     def pairs(self, name, pairs, unit, at_least=None, at_most=None):
-        """One line for [(ours, floor)] of several rounds, judged by the median ratio."""
+        """One line for [(ours, floor)] of several rounds, judged by the median ratio. Gives that and its spread, in words."""
         ratios = [mine / theirs for mine, theirs in pairs]
         ratio = statistics.median(ratios)
         ok = (not at_least or ratio >= at_least) and (not at_most or ratio <= at_most)
         target = f">= {at_least}" if at_least else f"<= {at_most}" if at_most else ""
         mine, theirs = (statistics.median(side) for side in zip(*pairs))
-        self.row(name, f"{mine:,.0f} {unit}", f"{theirs:,.0f} {unit}",
-                 f"{ratio:.2f} ({min(ratios):.2f}..{max(ratios):.2f})", target, ok,
+        spread = f"{ratio:.2f} ({min(ratios):.2f}..{max(ratios):.2f})"
+        self.row(name, f"{mine:,.0f} {unit}", f"{theirs:,.0f} {unit}", spread, target, ok,
                  ratio_value=ratio, least=min(ratios), most=max(ratios),
                  more=bool(at_least) or (not at_most and unit.endswith("/s")))
+        return spread
 
 
 def keep(**row):
